@@ -1,0 +1,36 @@
+"""Data sets with a fixed split, verified at every load.
+
+>>> from dither import data
+>>> digits = data.digits()
+>>> digits.train
+Split(1,197 x 64)
+>>> digits.train.x.view(-1, *digits.shape).shape
+torch.Size([1197, 1, 8, 8])
+"""
+
+import os
+
+from dither.data._digits import digits
+from dither.data._errors import CorruptData
+from dither.data._mnist import fashion_mnist, mnist
+from dither.data._types import Dataset, Split
+
+__all__ = ["NAMES", "CorruptData", "Dataset", "Split", "digits", "fashion_mnist", "load", "mnist"]
+
+NAMES = ("digits", "mnist", "fashion_mnist")
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """The data set called `name`, one of `NAMES`.
+
+    `data_dir` is the folder that holds a folder `name` of its files (`digits` is embedded and needs none).
+    Raises ValueError for another name, FileNotFoundError for a missing file, CorruptData for a damaged one.
+    """
+    match name:
+        case "digits":
+            return digits()
+        case "mnist":
+            return mnist(data_dir)
+        case "fashion_mnist":
+            return fashion_mnist(data_dir)
+    raise ValueError(f"there is no data set {name!r}; choose one of {', '.join(NAMES)}")
