@@ -1,0 +1,9 @@
+"""Gradient estimators: an estimator is to gradients what an optimizer is to updates."""
+
+from dither.estimators._estimator import Estimator, Site
+from dither.estimators._exact import Exact
+from dither.estimators._per_node import PerNode
+from dither.estimators._score_function import ScoreFunction
+from dither.estimators._straight_through import StraightThrough
+
+__all__ = ["Estimator", "Exact", "PerNode", "ScoreFunction", "Site", "StraightThrough"]

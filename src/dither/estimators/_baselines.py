@@ -1,0 +1,186 @@
+"""Baselines of the score function: what is subtracted from the cost. All are out-of-sample: none sees the cost that it is
+subtracted from, so none biases the gradient (an in-sample mean would make a one-example gradient exactly 0)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators._estimator import Site
+
+
+class Baseline(ABC):
+    """credit (K, batch, *units or ones) -> what to subtract from it, broadcastable to it."""
+
+    minimum_samples = 1
+
+    @abstractmethod
+    def value(self, site: Site, credit: Tensor) -> Tensor | float:
+        """The baseline of each credit; computed before `update` has seen it."""
+
+    def update(self, site: Site, credit: Tensor) -> None:
+        """Learn from this call for the next ones."""
+
+    def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
+        """A scalar to minimise by the user's optimizer, for baselines with parameters."""
+        return None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state but was given {', '.join(sorted(state))}")
+
+
+class Zero(Baseline):
+    def value(self, site: Site, credit: Tensor) -> float:
+        return 0.0
+
+
+class LeaveOneOut(Baseline):
+    """The mean cost of the same example's other K - 1 samples (Kool et al. 2019; Salimans & Knowles 2014)."""
+
+    minimum_samples = 2
+
+    def value(self, site: Site, credit: Tensor) -> Tensor:
+        return (credit.sum(0, keepdim=True) - credit) / (len(credit) - 1)
+
+
+class _Moving(Baseline):
+    """A ratio of two moving averages per site, x and w: b = E[w L] / E[w] over previous calls."""
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}: the moving average needs 0 <= decay < 1, such as 0.99")
+        self.decay = decay
+        self.averages: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def weight(self, site: Site, credit: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def value(self, site: Site, credit: Tensor) -> Tensor | float:
+        if site.name not in self.averages:
+            return 0.0
+        numerator, denominator = self.averages[site.name]
+        known = denominator > 0  # a unit that has only ever been certain has no score to weigh costs by
+        return torch.where(known, numerator / torch.where(known, denominator, 1), 0)
+
+    @torch.no_grad()
+    def update(self, site: Site, credit: Tensor) -> None:
+        weight = self.weight(site, credit)
+        new = torch.stack(((weight * credit).mean((0, 1)), weight.expand_as(weight * credit).mean((0, 1))))
+        new = _mean_over_ranks(new)
+        old = self.averages.get(site.name)
+        if old is not None and old[0].shape != new[0].shape:
+            raise ValueError(
+                f"node '{site.name}' has units of shape {tuple(new[0].shape)}, but its baseline was kept for "
+                f"{tuple(old[0].shape)}: use baseline='leave-one-out' for units whose number changes"
+            )
+        start = torch.zeros_like(new) if old is None else torch.stack(old)
+        averages = torch.lerp(new, start.to(new), self.decay)
+        self.averages[site.name] = (averages[0], averages[1])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{part}": tensor
+            for name, pair in self.averages.items()
+            for part, tensor in zip(("numerator", "denominator"), pair, strict=True)
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        names = sorted({key.rpartition(".")[0] for key in state})
+        expected = {f"{name}.{part}" for name in names for part in ("numerator", "denominator")}
+        if set(state) != expected:
+            raise ValueError(
+                f"the state of a {type(self).__name__} baseline holds numerator and denominator per node, got {sorted(state)}"
+            )
+        self.averages = {n: (state[f"{n}.numerator"].clone(), state[f"{n}.denominator"].clone()) for n in names}
+
+
+class RunningMean(_Moving):
+    """The moving average of the cost over previous calls (per unit when credit is local)."""
+
+    def weight(self, site: Site, credit: Tensor) -> Tensor:
+        return torch.ones_like(credit)
+
+
+class Optimal(_Moving):
+    """Per unit, the constant of least variance, E[|score|^2 L] / E[|score|^2] (Bengio 2013, Corollary 1, Eq. 7), kept as
+    two moving averages over previous calls. For a binary unit |score|^2 = (h - sigmoid(a))^2."""
+
+    def weight(self, site: Site, credit: Tensor) -> Tensor:
+        return site.score_weight.to(credit.dtype)
+
+
+class Learned(Baseline):
+    """A module of the node's logits, trained by squared error through the returned loss.
+
+    It sees what the decision was drawn from and nothing of the decision itself, so the gradient stays unbiased. The module
+    maps logits (batch, *units) to (batch,), (batch, 1) or one value per unit; a ModuleDict has one module per node, under
+    the node's name with "." written as "_". Its parameters are in `estimator.parameters()`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def _module(self, site: Site) -> Callable[[Tensor], Tensor]:
+        if not isinstance(self.module, nn.ModuleDict):
+            return self.module
+        key = site.name.partition(":")[0].replace(".", "_")
+        if key not in self.module:
+            raise ValueError(f"baseline has no module for node '{key}': its keys are {', '.join(self.module)}")
+        return self.module[key]
+
+    def value(self, site: Site, credit: Tensor) -> Tensor:
+        logits = site.logits.detach()
+        value = self._module(site)(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+        units = site.log_prob.shape
+        if value.shape == units:
+            return value
+        if value.numel() == logits.shape[0] * logits.shape[1]:
+            return site.over_units(value.reshape(logits.shape[:2]))
+        raise ValueError(
+            f"the baseline module gave shape {tuple(value.shape[1:])} for node '{site.name}': one value per example, "
+            f"(batch,), or one per unit, {tuple(units[1:])}, is needed"
+        )
+
+    def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
+        assert isinstance(value, Tensor)
+        return (value - credit.expand(torch.broadcast_shapes(value.shape, credit.shape))).square().mean()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.module.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.module.load_state_dict(state)
+
+
+def _mean_over_ranks(values: Tensor) -> Tensor:
+    """Every data-parallel rank keeps the same baseline, that of the whole batch."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return values
+    distributed.all_reduce(values)
+    return values / distributed.get_world_size()
+
+
+def make_baseline(baseline: str | nn.Module | Baseline | None, decay: float) -> Baseline:
+    if isinstance(baseline, Baseline):
+        return baseline
+    if isinstance(baseline, nn.Module):
+        return Learned(baseline)
+    if baseline is None:
+        return Zero()
+    if baseline == "mean":
+        return RunningMean(decay)
+    if baseline == "optimal":
+        return Optimal(decay)
+    if baseline == "leave-one-out":
+        return LeaveOneOut()
+    raise ValueError(
+        f"baseline is {baseline!r}: it must be None, 'mean', 'optimal', 'leave-one-out' or a torch.nn.Module of the logits"
+    )

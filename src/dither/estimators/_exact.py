@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dither import exact
+from dither.estimators._estimator import Closure, Estimator, checked_cost
+from dither.nodes import Node
+
+
+class Exact(Estimator):
+    """The exact gradient, by summing over all joint outcomes of the nodes. For small nets, and to judge the others.
+
+    Estimates   d E[L] / d theta without error (continuous nodes: to the accuracy of their quadrature).
+    Formula     sum over outcomes h of P(h; theta) L(h; theta).
+    Requires    one evaluation of the closure on every outcome at once: 2^n for n binary units per example.
+    Raises      exact.TooManyOutcomes, with the count, beyond max_outcomes.
+    """
+
+    unbiased = True
+    reference = "enumeration"
+    composable = False
+
+    def __init__(self, model: nn.Module, max_outcomes: int = exact.MAX_OUTCOMES, *, vectorize: bool = True) -> None:
+        super().__init__(model, vectorize=vectorize)
+        self.max_outcomes = max_outcomes
+        self.outcomes = 0
+
+    @property
+    def evaluations(self) -> int:
+        """The number of joint outcomes, known after the first call."""
+        return self.outcomes or 1
+
+    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        raise TypeError("Exact sums over all nodes of a model together: it cannot be one of PerNode's estimators")
+
+    def __call__(self, closure: Closure) -> Tensor:
+        self.calls += 1
+        result = exact.expectation(
+            self.nodes, lambda: checked_cost(closure()), max_outcomes=self.max_outcomes, vectorize=self.vectorize
+        )
+        self.outcomes = result.outcomes
+        self._check(result.cost.unsqueeze(0), [])
+        return result.cost.sum(-1).mean()

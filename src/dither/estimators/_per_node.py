@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from dither.estimators._estimator import Estimator, Site
+from dither.nodes import Node
+
+
+class PerNode(Estimator):
+    """A different estimator for different nodes of one model.
+
+    >>> from functools import partial
+    >>> import torch, dither
+    >>> net = torch.nn.ModuleDict({"gate": dither.Bernoulli(), "code": dither.Categorical()})
+    >>> dither.PerNode(net, {"gate": partial(dither.ScoreFunction, baseline="optimal"), "code": dither.StraightThrough})
+    PerNode(samples=1, nodes=[gate, code])
+
+    estimators: module name, or shell-style pattern ("encoder.*"), -> anything that builds an estimator on a model; the
+    first that matches a node wins. Nodes that none matches back-propagate by their own sampler. All must use the same
+    number of samples: they share the runs of the closure. Unbiased if every estimator is, and no discrete node is left over.
+    """
+
+    reference = "composition"
+
+    def __init__(
+        self, model: nn.Module, estimators: Mapping[str, Callable[[nn.Module], Estimator]], *, vectorize: bool = True
+    ) -> None:
+        super().__init__(model, vectorize=vectorize)
+        self.children: dict[str, Estimator] = {}
+        self._owner: dict[int, Estimator] = {}
+        for pattern, build in estimators.items():
+            matched = {n: node for n, node in self.nodes.items() if n == pattern or fnmatchcase(n, pattern)}
+            if not matched:
+                raise ValueError(f"no node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
+            child = build(model)
+            if not child.composable:
+                raise TypeError(f"{type(child).__name__} for {pattern!r} takes all nodes of a model together: use it by itself")
+            child.nodes = {n: node for n, node in matched.items() if id(node) not in self._owner}
+            self._owner.update({id(node): child for node in child.nodes.values()})
+            self.children[pattern] = child
+        counts = {pattern: child.samples for pattern, child in self.children.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"samples differ, {counts}: the estimators of PerNode share their runs, give all the same number")
+        self.samples = max(counts.values(), default=1)
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        left_over = [node for node in self.nodes.values() if node.discrete and id(node) not in self._owner]
+        return not left_over and all(child.unbiased for child in self.children.values())
+
+    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        owner = self._owner.get(id(node))
+        return owner.respond(node, logits, noise) if owner else (node.propagate(logits, noise), None)
+
+    @property
+    def local_credit(self) -> bool:  # type: ignore[override]
+        return any(child.local_credit for child in self.children.values())
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
+        owner = self._owner.get(id(site.node))
+        return owner.surrogate(site, costs) if owner else None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for child in self.children.values():
+                stack.enter_context(child.frozen())
+            yield
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"{pattern}/{name}": tensor
+            for pattern, child in self.children.items()
+            for name, tensor in child.state_dict().items()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        unknown = {name for name in state if name.partition("/")[0] not in self.children}
+        if unknown:
+            raise ValueError(f"state for {sorted(unknown)}, but the estimators are {', '.join(self.children)}")
+        for pattern, child in self.children.items():
+            prefix = f"{pattern}/"
+            child.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        for child in self.children.values():
+            yield from child.parameters()

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dither import functional
+from dither.estimators._estimator import Estimator
+from dither.nodes import Bernoulli, Categorical, Node
+
+_SAMPLERS = {
+    "identity": functional.bernoulli_straight_through,
+    "sigmoid": functional.bernoulli_straight_through_sigmoid,
+}
+
+
+class StraightThrough(Estimator):
+    """Straight-through: back-propagation as if a hard sample were its logit, or its mean.
+
+    Estimates   d E[L] / d theta, biased; exact when the cost is linear in each unit ("sigmoid") and nothing lies between.
+    Formula     identity  d L / d a := d L / d h               (the paper's; binary units)
+                sigmoid   d L / d a := sigmoid'(a) d L / d h   (the derivative of the mean; binary units)
+                Categorical units always use the Jacobian of their softmax.
+    Requires    samples evaluations of the closure; a cost differentiable in the units' outputs.
+    vectorize   run the samples as one vmap over the closure.
+    Reference   Hinton 2012, lecture 15b; Bengio 2013, Sec. 3.2.1.
+    """
+
+    unbiased = False
+    reference = "Bengio 2013, Sec. 3.2.1"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variant: Literal["identity", "sigmoid"] = "identity",
+        samples: int = 1,
+        *,
+        vectorize: bool = True,
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
+        if variant not in _SAMPLERS:
+            raise ValueError(f"variant is {variant!r}: it must be one of {', '.join(map(repr, _SAMPLERS))}")
+        self.variant = variant
+
+    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        if isinstance(node, Bernoulli):
+            return node.propagate(logits, noise, _SAMPLERS[self.variant]), None
+        if isinstance(node, Categorical):
+            return node.propagate(logits, noise, functional.categorical_straight_through), None
+        return node.propagate(logits, noise), None

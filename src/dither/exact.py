@@ -1,0 +1,226 @@
+"""The oracle: sums over all joint outcomes of the library's own samplers, for nets small enough.
+
+Each node says how its noise falls into cells of known weight (`Node.cells`): two per binary unit, K per categorical one,
+quadrature points for a continuous one. The closure runs once, on every combination of cells at once (`torch.func.vmap`),
+with representative noise from each cell put where the random noise would be. So what is enumerated is the library's own
+code path, from noise to gradient.
+
+- `expected_cost`, `gradient`: of the model itself. Examples of a batch are independent, so they share the combinations.
+- `moments`: the exact expectation and variance of an *estimator's* gradient, over all its samples and examples jointly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dither.nodes import Node, named_nodes, taken_over
+
+Closure = Callable[[], Tensor]
+MAX_OUTCOMES = 1 << 16
+
+
+class TooManyOutcomes(ValueError):
+    """There are more joint outcomes than allowed. `outcomes`: how many."""
+
+    def __init__(self, outcomes: int, draws: list[tuple[int, int]], limit: int) -> None:
+        units = ", ".join(f"{count} with {cells} cells" for cells, count in draws)
+        size = str(outcomes) if outcomes < 10**7 else f"{outcomes:.1e}" if outcomes < 10**300 else f"2^{outcomes.bit_length() - 1}"
+        super().__init__(
+            f"{size} joint outcomes (units drawn: {units}) exceed max_outcomes={limit}: enumerate a smaller net or batch, or "
+            "estimate by a long average, dither.audit(..., reference='average')"
+        )
+        self.outcomes = outcomes
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """cost: exact expected cost per example, (batch,) or (batch, terms), differentiable; outcomes: how many were summed."""
+
+    cost: Tensor
+    outcomes: int
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Exact moments of an estimator's output: per parameter name the mean and variance of its gradient, the expectation
+    of the loss's value, and the number of joint outcomes summed."""
+
+    mean: dict[str, Tensor]
+    variance: dict[str, Tensor]
+    value: Tensor
+    outcomes: int
+
+
+class _Enumeration:
+    """A noise source that walks through cells: first it notes what is drawn (layout), then it replays given cells."""
+
+    def __init__(self, joint: bool) -> None:
+        self.joint = joint  # whether examples are enumerated jointly, or share the combinations
+        self.layout: list[tuple[int, int]] = []
+        self.replaying = False
+
+    def start(self, row: Tensor | None) -> None:
+        self.replaying, self.row, self.position, self.call = row is not None, row, 0, 0
+        self.log_weight: Tensor | float = 0.0
+        if row is None:
+            self.layout = []
+
+    def __call__(self, node: Node, logits: Tensor, sample: Any, samples: int) -> Tensor:
+        noise, log_weight = node.cells(logits)
+        shape = log_weight.shape[1:] if self.joint else (1, *log_weight.shape[2:])
+        count, cells = math.prod(shape), len(log_weight)
+        if not self.replaying:
+            self.layout.append((cells, count))
+            return noise[0]
+        if self.call >= len(self.layout) or self.layout[self.call] != (cells, count):
+            raise ValueError(
+                "the nodes called, or their shapes, depend on the outcomes drawn: such a closure cannot be enumerated; "
+                "estimate by a long average, dither.audit(..., reference='average')"
+            )
+        assert self.row is not None
+        digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
+        self.call, self.position = self.call + 1, self.position + count
+        weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
+        self.log_weight = self.log_weight + weight.flatten(1).sum(1)
+        spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
+        return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
+
+    def rows(self, limit: int) -> Tensor:
+        """Every combination of cells, (outcomes, units drawn) int64."""
+        outcomes = math.prod(cells**count for cells, count in self.layout)
+        if outcomes > limit:
+            raise TooManyOutcomes(outcomes, self.layout, limit)
+        radices = [cells for cells, count in self.layout for _ in range(count)]
+        index, columns = torch.arange(outcomes), []
+        for radix in radices:
+            columns.append(index % radix)
+            index = index // radix
+        return torch.stack(columns, 1) if columns else torch.zeros(1, 0, dtype=torch.int64)
+
+
+def _plain(node: Node, logits: Tensor) -> Tensor:
+    assert node._source is not None
+    noise = node._source(node, logits, 0, 1)
+    return node.emit(logits, node.outcome(logits, noise)) if node.discrete else node.propagate(logits, noise)
+
+
+def _over(run: Callable[..., Any], rows: Tensor, vectorize: bool, *batched: Any) -> Any:
+    if vectorize:
+        return torch.func.vmap(run, randomness="same")(rows, *batched)
+    results = [run(row, *torch.utils._pytree.tree_map(lambda t, i=i: t[i], batched)) for i, row in enumerate(rows)]
+    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+
+
+def expectation(
+    nodes: Mapping[str, Node], closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> Expectation:
+    """The exact expected cost of each example over the given nodes' outcomes; see `expected_cost`."""
+    source = _Enumeration(joint=False)
+
+    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
+        source.start(row)
+        with taken_over(nodes.values(), _handler=_plain, _source=source):
+            cost = closure()
+        return cost, torch.as_tensor(source.log_weight)
+
+    with torch.no_grad():
+        run(None)
+    rows = source.rows(max_outcomes)
+    costs, log_weights = _over(run, rows, vectorize)
+    weights = log_weights.exp()
+    if weights.dim() > 1:
+        weights = weights.view(*weights.shape, *[1] * (costs.dim() - 2))
+    possible = (weights > 0).expand_as(costs)
+    return Expectation((weights * torch.where(possible, costs, 0)).sum(0), len(rows))
+
+
+def expected_cost(
+    model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> Tensor:
+    """The exact expected cost of each example, sum over outcomes h of P(h) L(h); differentiable in the parameters.
+
+    closure: returns costs (batch,) or (batch, terms), as for an estimator; the result has that shape. Each example's cost
+    must depend on its own noise only. vectorize=False loops over outcomes, for closures that vmap cannot take.
+    Raises TooManyOutcomes beyond max_outcomes = cells^units per example.
+    """
+    return expectation(named_nodes(model), closure, max_outcomes=max_outcomes, vectorize=vectorize).cost
+
+
+def gradient(
+    model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> dict[str, Tensor]:
+    """The exact gradient of the mean expected cost (terms summed), per parameter name."""
+    cost = expected_cost(model, closure, max_outcomes=max_outcomes, vectorize=vectorize)
+    total = cost.sum() / cost.shape[0]
+    named = trainable(model)
+    grads = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(named, grads, strict=True))
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that ask for a gradient, by name, each once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def moments(
+    estimator: Any, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> Moments:
+    """The exact expectation and variance of an estimator's gradient, over all its samples and all examples jointly.
+
+    estimator: any of dither's, or a callable with `model` and, if it has state, `frozen()`; its state is left as it is
+    (baselines stay frozen at their present values). The estimator's own output, the gradient of the loss it returns, is
+    weighted by the probability of the noise behind it: nothing is sampled.
+    """
+    model, source = estimator.model, _Enumeration(joint=True)
+    nodes, named = named_nodes(model), trainable(model)
+
+    class Call(nn.Module):  # so that functional_call can give every outcome parameters, and so a gradient, of its own
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self) -> Tensor:
+            return estimator(closure)
+
+    call = Call()
+
+    def run(row: Tensor | None, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        source.start(row)
+        with taken_over(nodes.values(), _source=source):
+            loss = torch.func.functional_call(call, {f"model.{n}": p for n, p in parameters.items()}, ())
+        return loss, torch.as_tensor(source.log_weight).sum()
+
+    with estimator.frozen():
+        run(None, {n: p.detach().requires_grad_() for n, p in named.items()})
+        rows = source.rows(max_outcomes)
+        own = {n: p.detach().expand(len(rows), *p.shape).clone().requires_grad_() for n, p in named.items()}
+        losses, log_weights = _over(run, rows, vectorize, own)
+    weights = log_weights.detach().exp()
+    grads = torch.autograd.grad(losses[weights > 0].sum(), list(own.values()), allow_unused=True, materialize_grads=True)
+    mean, variance = {}, {}
+    for name, grad in zip(own, grads, strict=True):
+        _require_finite(grad, name)
+        weight = weights.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1))
+        mean[name] = (weight * grad).sum(0)
+        variance[name] = (weight * (grad - mean[name]).square()).sum(0)
+    return Moments(mean, variance, (weights * losses.detach()).sum(), len(rows))
+
+
+def _require_finite(grad: Tensor, name: str) -> None:
+    if not bool(torch.isfinite(grad).all()):
+        raise ValueError(
+            f"the gradient of '{name}' is not finite for some outcome: the estimator depends on the noise beyond the outcome it "
+            "gives (as Gumbel-softmax does), so that a sum over outcomes is not its expectation; estimate it by a long average"
+        )
+
+
+def concatenate(gradients: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
+    """All gradients as one vector."""
+    values = gradients.values() if isinstance(gradients, Mapping) else gradients
+    return torch.cat([g.reshape(-1) for g in values])

@@ -1,0 +1,59 @@
+"""Pure functions of (logits, noise): no state, no generator. Each works under compile, vmap, autocast and any strides."""
+
+from dither.functional._bernoulli import (
+    bernoulli_entropy,
+    bernoulli_log_prob,
+    bernoulli_reinmax,
+    bernoulli_sample,
+    bernoulli_slope_annealed,
+    bernoulli_straight_through,
+    bernoulli_straight_through_sigmoid,
+)
+from dither.functional._categorical import (
+    categorical_entropy,
+    categorical_log_prob,
+    categorical_sample,
+    categorical_straight_through,
+    gumbel,
+    gumbel_softmax,
+    reinmax,
+)
+from dither.functional._noisy import (
+    noisy_max_pool2d,
+    noisy_relu,
+    noisy_tanh,
+    stochastic_pool2d,
+    stochastic_pool2d_mean,
+    stochastic_pool2d_probabilities,
+    stochastic_pool2d_sample,
+    windows,
+)
+from dither.functional._surrogate import (
+    score_function_surrogate,
+)
+
+__all__ = [
+    "bernoulli_entropy",
+    "bernoulli_log_prob",
+    "bernoulli_reinmax",
+    "bernoulli_sample",
+    "bernoulli_slope_annealed",
+    "bernoulli_straight_through",
+    "bernoulli_straight_through_sigmoid",
+    "categorical_entropy",
+    "categorical_log_prob",
+    "categorical_sample",
+    "categorical_straight_through",
+    "gumbel",
+    "gumbel_softmax",
+    "noisy_max_pool2d",
+    "noisy_relu",
+    "noisy_tanh",
+    "reinmax",
+    "score_function_surrogate",
+    "stochastic_pool2d",
+    "stochastic_pool2d_mean",
+    "stochastic_pool2d_probabilities",
+    "stochastic_pool2d_sample",
+    "windows",
+]

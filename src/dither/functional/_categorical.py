@@ -1,0 +1,89 @@
+"""Categorical units: the last dimension holds the K logits of one unit; samples are one-hot.
+
+Every sampler draws by the Gumbel-max trick from the same uniform noise, so changing the gradient estimator never changes
+the sample. Logits of -inf (forbidden category) and of +inf (certain category) are legal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dither.functional._bernoulli import attach, widen
+
+
+def _proper(logits: Tensor) -> Tensor:
+    """Wide logits in which categories at +inf share all the mass, written with finite numbers and -inf."""
+    logits = widen(logits)
+    certain = logits == torch.inf
+    spread = torch.where(certain, 0.0, -torch.inf).to(logits.dtype)
+    return torch.where(certain.any(-1, keepdim=True), spread, logits)
+
+
+def _finite(logits: Tensor) -> Tensor:
+    return torch.where(logits.isinf(), torch.zeros_like(logits), logits)
+
+
+def gumbel(noise: Tensor) -> Tensor:
+    """Standard Gumbel noise -log(-log(1 - u)); this form is finest in the upper tail, where maxima are decided."""
+    return -torch.log(-torch.log1p(-noise))
+
+
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    return (index.unsqueeze(-1) == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
+
+
+def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """One-hot sample without a gradient: argmax_k (logits_k + gumbel_k). noise: uniform, the shape of logits."""
+    wide = _proper(logits.detach())
+    hard = _one_hot((wide + gumbel(noise)).argmax(-1), wide)
+    return torch.add(hard, torch.softmax(wide, -1), alpha=0).to(logits.dtype)
+
+
+def categorical_straight_through(logits: Tensor, noise: Tensor) -> Tensor:
+    """One-hot sample with the derivative of its mean, softmax(logits). Biased (Bengio 2013, Sec. 3.2.1)."""
+    path = torch.softmax(_proper(logits), -1).to(logits.dtype)
+    return attach(categorical_sample(logits, noise), path)
+
+
+def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float = 1.0, hard: bool = False) -> Tensor:
+    """Concrete sample softmax((logits + gumbel) / temperature); with `hard`, its one-hot argmax with that gradient.
+
+    temperature > 0: small is less biased and noisier. Reference: Jang et al. 2017; Maddison et al. 2017.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be positive; 0.1 to 1 is usual")
+    soft = torch.softmax((_proper(logits) + gumbel(noise)) / temperature, -1).to(logits.dtype)
+    return attach(categorical_sample(logits, noise), soft) if hard else soft
+
+
+def reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    """One-hot sample with ReinMax's gradient: second-order accurate, biased for costs beyond quadratic ones.
+
+    With D the sample, p = softmax(a), q = (D + softmax(a / temperature)) / 2, the Jacobian used is
+    2 (diag q - q q') - (diag p - p p') / 2. At temperature 1 it is ZGR, exact for quadratic costs.
+    Reference: Liu et al. 2023, "Bridging discrete and backpropagation: straight-through and beyond", Algorithm 2.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")
+    hard = categorical_sample(logits, noise)
+    wide = _proper(logits)
+    p = torch.softmax(wide, -1)
+    q = ((hard + torch.softmax(wide / temperature, -1)) / 2).detach()
+    # softmax(a + const) with const = log q - a has value q and Jacobian diag q - q q'; written directly to allow zeros
+    a = _finite(wide)
+    through_q = q * (a - (q * a).sum(-1, keepdim=True))
+    return attach(hard, (2 * through_q - p / 2).to(logits.dtype))
+
+
+def categorical_log_prob(logits: Tensor, sample: Tensor) -> Tensor:
+    """log P of one-hot samples, shape of logits without the last dimension; float32 or wider."""
+    log_p = torch.log_softmax(_proper(logits), -1)
+    return torch.where(sample > 0.5, log_p, torch.zeros_like(log_p)).sum(-1)
+
+
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats, shape of logits without the last dimension; categories of probability 0 add 0."""
+    log_p = torch.log_softmax(_proper(logits), -1)
+    p = log_p.exp()
+    return -(p * torch.where(p > 0, log_p, torch.zeros_like(log_p))).sum(-1)

@@ -1,0 +1,149 @@
+"""What every stochastic node shares: where its noise comes from, who may take it over, and what an oracle can ask of it."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dither import noise
+from dither.nodes import _deterministic
+
+Sampler = Callable[[Tensor, Tensor], Tensor]
+
+
+class Node(nn.Module):
+    """Base of the stochastic nodes: `logits (batch, *units) -> hard sample`, fresh noise at every call, also in `.eval()`.
+
+    With no estimator running, a node back-propagates by `propagate`. While an estimator runs its closure it takes the node
+    over (`_handler`), and an oracle may replace the noise (`_source`); both are set by `taken_over`, and undone by it.
+
+    A discrete node draws an *outcome* per unit and emits an output from it. An estimator needs no more than the methods
+    below, so a new node works with every estimator, with `exact` and with `testing`.
+    """
+
+    discrete: ClassVar[bool]
+    noise_kind: ClassVar[str] = "uniform"
+    elementwise: ClassVar[bool] = True  # output[i] depends on logits[i] alone (not: on its whole row or image)
+    _handler: Callable[[Node, Tensor], Tensor] | None = None
+    _source: Callable[..., Tensor] | None = None
+
+    def forward(self, logits: Tensor) -> Tensor:
+        check_logits(self, logits)
+        kind = _deterministic.current()
+        if kind is not None:
+            return self.mean(logits) if kind == "mean" else self.mode(logits)
+        if self._handler is not None:
+            return self._handler(self, logits)
+        return self.propagate(logits, self.draw(logits, noise.draw_seed(), 0))
+
+    def draw(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0, samples: int = 1) -> Tensor:
+        """The noise of one call: keyed by (seed, site, sample, example, unit), or what an oracle puts in its place."""
+        if self._source is not None:
+            return self._source(self, logits, sample, samples)
+        kind = noise.normal if self.noise_kind == "normal" else noise.uniform
+        index = sample if isinstance(sample, Tensor) else torch.tensor(sample)
+        return kind(seed, site, index, self.noise_shape(logits), logits)
+
+    def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
+        """Shape of the noise of one call, batch first."""
+        return tuple(logits.shape)
+
+    @abstractmethod
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        """The output with a gradient that flows through it: by `sampler`, else by the node's own way."""
+
+    @abstractmethod
+    def mean(self, logits: Tensor) -> Tensor:
+        """Output of `dither.deterministic("mean")`."""
+
+    @abstractmethod
+    def mode(self, logits: Tensor) -> Tensor:
+        """Output of `dither.deterministic("mode")`."""
+
+    # For discrete nodes: outcome and log-probability have shape (batch, *unit shape), outcomes possibly one dimension more.
+    def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """The hard outcome, without a gradient."""
+        raise NotImplementedError(f"{type(self).__name__} is not discrete")
+
+    def emit(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        """The output that an outcome gives; differentiable in the logits where it depends on them for a fixed outcome."""
+        raise NotImplementedError(f"{type(self).__name__} is not discrete")
+
+    def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        """log P(outcome), differentiable in the logits, one value per unit."""
+        raise NotImplementedError(f"{type(self).__name__} is not discrete")
+
+    def score_weight(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        """Squared norm of d log P(outcome) / d logits per unit: the weight of the optimal baseline (Bengio 2013, Eq. 7)."""
+        raise NotImplementedError(f"{type(self).__name__} is not discrete")
+
+    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """A partition of each unit's noise, for oracles: (noise, log weight), each with the cells in a leading dimension.
+
+        For a discrete node one cell per outcome, exact; for a continuous one the points of a quadrature rule.
+        noise: (cells, *noise_shape); log weight: (cells, batch, *unit shape), differentiable in the logits.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no enumeration or quadrature: dither.exact cannot sum over it; "
+            "use a long average (audit with reference='average')"
+        )
+
+
+def check_logits(node: Node, logits: Tensor) -> None:
+    name = type(node).__name__
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"{name}: logits must be a floating-point tensor, got {kind}; convert with logits.float()")
+    if logits.dim() == 0:
+        raise ValueError(f"{name}: logits is a scalar, its first dimension must be the batch; use logits.reshape(1, 1)")
+    if logits.shape[0] == 0:
+        raise ValueError(f"{name}: logits has shape {tuple(logits.shape)}, an empty batch; skip the step instead")
+    # Inside a transform or on a GPU the test would break the graph or wait for the device: there NaN stays visible,
+    # because it passes into the sample, and the estimator finds it in the cost.
+    if logits.device.type == "cpu" and is_concrete(logits) and math.isnan(logits.detach().sum()) and logits.isnan().any():
+        count = int(logits.isnan().sum())
+        raise ValueError(
+            f"{name}: {count} of {logits.numel()} logits are NaN (shape {tuple(logits.shape)}); a probability must be a "
+            "number (infinite logits are legal). Look for a diverged parameter: lower the learning rate, clip gradients"
+        )
+
+
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether Python may look at the values: not while compiling, and not inside vmap or another functorch transform."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def named_nodes(model: nn.Module) -> dict[str, Node]:
+    """The nodes of a model by module name; wrappers' prefixes (compile, DistributedDataParallel) are left out, so that
+    state saved from a wrapped model loads into a plain one. A node reached by two names has the first."""
+    found: dict[str, Node] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Node):
+            found[".".join(part for part in name.split(".") if part != "_orig_mod") or "node"] = module
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        found = {name.removeprefix("module."): node for name, node in found.items()}
+    return found
+
+
+@contextmanager
+def taken_over(nodes: Iterable[Node], **roles: Any) -> Iterator[None]:
+    """Give each node a `_handler` and/or a `_source`; on leaving, by return or exception, each has its former one back."""
+    nodes = list(nodes)
+    before = [{role: getattr(node, role) for role in roles} for node in nodes]
+    try:
+        for node in nodes:
+            for role, value in roles.items():
+                setattr(node, role, value)
+        yield
+    finally:
+        for node, roles_before in zip(nodes, before, strict=True):
+            for role, value in roles_before.items():
+                setattr(node, role, value)

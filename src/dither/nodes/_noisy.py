@@ -1,0 +1,99 @@
+"""Nodes through which ordinary back-propagation is right: noise enters a semi-hard non-linearity (Bengio 2013, Sec. 2)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dither import functional
+from dither.nodes._node import Node, Sampler
+
+_TAIL = 9.5  # standard deviations; beyond lies 1e-21 of the mass
+
+
+class NoisyReLU(Node):
+    """Noisy rectifier max(0, a + scale z), z standard normal: `logits (batch, *units)`, same shape and dtype.
+
+    A unit that is off on average still fires, and learns, now and then. The gradient through it is unbiased.
+    scale: standard deviation of the noise, in the units of the logits. Source: Bengio 2013, Sec. 2.
+    """
+
+    discrete = False
+    noise_kind = "normal"
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        if not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"scale is {scale}: it must be positive and finite; use torch.nn.ReLU for no noise")
+        self.scale = scale
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
+
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        return functional.noisy_relu(logits, noise, self.scale)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """a Phi(a / s) + s phi(a / s)."""
+        z = logits / self.scale
+        density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+        return logits * torch.special.ndtr(z) + self.scale * density
+
+    def mode(self, logits: Tensor) -> Tensor:
+        return torch.relu(logits)
+
+    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        kink = -logits / self.scale  # below it the output is 0, above it smooth: integrate each side by itself
+        t, w = (torch.as_tensor(v, dtype=logits.dtype) for v in np.polynomial.legendre.leggauss(64))
+        t, w = (v.to(logits.device).view(-1, *[1] * logits.dim()) for v in ((t + 1) / 2, w / 2))
+        low = kink.clamp(-_TAIL, _TAIL)
+        z = low + (_TAIL - low) * t
+        log_density = torch.log(w) + torch.log(_TAIL - low) - z.square() / 2 - math.log(2 * math.pi) / 2
+        return torch.cat(((kink - 1).unsqueeze(0), z)), torch.cat((torch.special.log_ndtr(kink).unsqueeze(0), log_density))
+
+
+class NoisyTanh(Node):
+    """tanh(a + before z_1) + after z_2 with standard normal z: `logits (batch, *units)`, same shape and dtype.
+
+    The hidden unit of generative stochastic networks: noise before and after the non-linearity. The gradient through it is
+    unbiased. `deterministic` of either kind gives tanh(a).
+    """
+
+    discrete = False
+    noise_kind = "normal"
+
+    def __init__(self, before: float = 1.0, after: float = 0.0) -> None:
+        super().__init__()
+        if min(before, after) < 0 or not math.isfinite(before + after):
+            raise ValueError(f"before={before}, after={after}: standard deviations must be finite and not negative")
+        self.before, self.after = before, after
+
+    def extra_repr(self) -> str:
+        return f"before={self.before}, after={self.after}"
+
+    def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
+        return (*logits.shape, 2)
+
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        return functional.noisy_tanh(logits, noise, self.before, self.after)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return torch.tanh(logits)
+
+    def mode(self, logits: Tensor) -> Tensor:
+        return torch.tanh(logits)
+
+    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        points, weights = np.polynomial.hermite_e.hermegauss(40)
+        first = len(points) if self.before else 1
+        second = len(points) if self.after else 1
+        rules = [(points, weights) if n > 1 else (np.zeros(1), np.ones(1)) for n in (first, second)]
+        z = np.stack([g.ravel() for g in np.meshgrid(rules[0][0], rules[1][0], indexing="ij")], -1)
+        w = np.outer(rules[0][1] / rules[0][1].sum(), rules[1][1] / rules[1][1].sum()).ravel()
+        noise = torch.as_tensor(z, dtype=logits.dtype, device=logits.device).view(-1, *[1] * logits.dim(), 2)
+        log_weight = torch.as_tensor(np.log(w), dtype=logits.dtype, device=logits.device)
+        cells = len(w)
+        return noise.expand(cells, *logits.shape, 2), log_weight.view(-1, *[1] * logits.dim()).expand(cells, *logits.shape)

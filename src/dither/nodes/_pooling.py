@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dither import functional
+from dither.functional._noisy import Size
+from dither.nodes._node import Node, Sampler, is_concrete
+
+
+def _check_image(node: Node, x: Tensor) -> None:
+    if x.dim() != 4:
+        raise ValueError(
+            f"{type(node).__name__}: input has shape {tuple(x.shape)}; (batch, channels, height, width) is needed"
+        )
+
+
+class NoisyMaxPool2d(Node):
+    """Max-pooling of noisy inputs, max over windows of (a + scale z): (batch, channels, height, width) images.
+
+    The gradient goes to the winner and is unbiased. kernel_size, stride: as in `torch.nn.MaxPool2d`; scale: standard
+    deviation of the noise. `deterministic` gives plain max-pooling. Source: Bengio 2013, Sec. 2.
+    """
+
+    discrete = False
+    noise_kind = "normal"
+    elementwise = False
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        if not (scale > 0 and math.isfinite(scale)):
+            raise ValueError(f"scale is {scale}: it must be positive and finite; use torch.nn.MaxPool2d for no noise")
+        self.kernel_size, self.stride, self.scale = kernel_size, stride, scale
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, scale={self.scale}"
+
+    def forward(self, logits: Tensor) -> Tensor:
+        _check_image(self, logits)
+        return super().forward(logits)
+
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        return functional.noisy_max_pool2d(logits, noise, self.kernel_size, self.stride, self.scale)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return F.max_pool2d(logits, self.kernel_size, self.stride)
+
+    mode = mean
+
+
+class StochasticPool2d(Node):
+    """Pooling that picks an activation with probability proportional to it: (batch, channels, height, width), all >= 0.
+
+    Put it behind a rectifier. With no estimator running the gradient goes to the picked activation only (biased); the
+    score function also credits the choice, and is unbiased. `deterministic("mean")` is the probability-weighted average
+    of the paper's test rule, "mode" is max-pooling. Reference: Zeiler & Fergus 2013.
+    """
+
+    discrete = True
+    elementwise = False
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"
+
+    def forward(self, logits: Tensor) -> Tensor:
+        _check_image(self, logits)
+        if is_concrete(logits) and logits.device.type == "cpu" and bool((logits < 0).any()):
+            raise ValueError(
+                f"StochasticPool2d: the input has negative values (least: {float(logits.min()):.3g}), but activations are "
+                "the weights of the choice; put a rectifier before it"
+            )
+        return super().forward(logits)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return functional.stochastic_pool2d_probabilities(logits, self.kernel_size, self.stride)
+
+    def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
+        return tuple(functional.windows(logits.detach(), self.kernel_size, self.stride).shape[:-1])
+
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        return functional.stochastic_pool2d(logits, noise, self.kernel_size, self.stride)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return functional.stochastic_pool2d_mean(logits, self.kernel_size, self.stride)
+
+    def mode(self, logits: Tensor) -> Tensor:
+        return F.max_pool2d(logits, self.kernel_size, self.stride)
+
+    def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
+        return functional.stochastic_pool2d_sample(logits, noise, self.kernel_size, self.stride)
+
+    def emit(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        return functional.windows(logits, self.kernel_size, self.stride).gather(-1, outcome.unsqueeze(-1)).squeeze(-1)
+
+    def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        return torch.log(self._probabilities(logits).gather(-1, outcome.unsqueeze(-1)).squeeze(-1))
+
+    def score_weight(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        p = self._probabilities(logits.detach())
+        one_hot = outcome.unsqueeze(-1) == torch.arange(p.shape[-1], device=p.device)
+        return (one_hot.to(p.dtype) - p).square().sum(-1)
+
+    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        p = self._probabilities(logits).movedim(-1, 0)
+        middle = (torch.cumsum(p, 0) - p / 2).detach()
+        return middle, torch.log(p)
