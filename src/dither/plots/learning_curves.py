@@ -1,0 +1,90 @@
+"""Learning curves: the mean over seeds, with a band from the worst to the best of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from dither.plots._figure import MARKERS, PALETTE, new_axes, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMES = {
+    "epoch": "epoch",
+    "step": "step",
+    "seconds": "training time (seconds)",
+    "validation_accuracy": "validation accuracy (fraction)",
+    "test_accuracy": "test accuracy (fraction)",
+    "train_loss": "training loss (nats per example)",
+    "validation_loss": "validation loss (nats per example)",
+}
+
+
+def draw(
+    records: Sequence[Mapping[str, Any]],
+    ax: Axes | None = None,
+    *,
+    x: str = "epoch",
+    y: str = "validation_accuracy",
+    group: str = "estimator",
+    title: str = "",
+) -> Axes:
+    """One curve per value of `group`; records are flat rows, one per (group, seed, epoch).
+
+    records     [{"estimator": "exact", "seed": 0, "epoch": 1, "seconds": 2, "validation_accuracy": .9}, ...]
+                rows without `y` are skipped, `seed` and `group` may be missing (one curve)
+    x           "epoch" or "step"; "seconds" puts each epoch at its mean time over the seeds
+    Raises      ValueError when no record has both `x` and `y`.
+    """
+    curves = collect(records, x, y, group)
+    if not curves:
+        keys = sorted({key for record in records for key in record})
+        raise ValueError(
+            f"no record has both {x!r} and {y!r}; {len(records)} records have {', '.join(keys) or 'no key'}"
+        )
+    with style():
+        ax = ax or new_axes()
+        for i, (name, points) in enumerate(curves.items()):
+            color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+            xs, means, lows, highs, seeds = zip(*points, strict=True)
+            n = max(seeds)
+            ax.plot(
+                xs, means, color=color, marker=marker, markersize=3.5, linewidth=1.5,
+                markevery=max(1, len(xs) // 12), label=f"{name} (n = {n})" if name else f"n = {n}",
+            )  # fmt: skip
+            if n > 1:
+                ax.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
+        ax.set_xlabel(NAMES.get(x, x.replace("_", " ")))
+        ax.set_ylabel(NAMES.get(y, y.replace("_", " ")))
+        ax.set_title(title, loc="left", fontsize=11)
+        if any(points[0][4] > 1 for points in curves.values()):
+            note = "line: mean, band: range over n seeds"
+            ax.text(1, 1.01, note, transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
+        ax.legend(fontsize=9)
+        if x in ("epoch", "step"):
+            ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def collect(
+    records: Sequence[Mapping[str, Any]], x: str, y: str, group: str
+) -> dict[str, list[tuple[float, float, float, float, int]]]:
+    """name -> [(x, mean, lowest, highest, number of seeds), ...], one per epoch (or step), in order."""
+    cells: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record.get(x) is None or record.get(y) is None:
+            continue
+        # Seeds meet at the same epoch, never at the same second.
+        meeting = record.get("epoch", record.get("step", record[x])) if x == "seconds" else record[x]
+        cells[str(record.get(group, ""))][float(meeting)].append((float(record[x]), float(record[y])))
+    curves = {}
+    for name, by_meeting in cells.items():
+        rows = []
+        for _, pairs in sorted(by_meeting.items()):
+            values = [value for _, value in pairs]
+            rows.append((fmean(p for p, _ in pairs), fmean(values), min(values), max(values), len(values)))
+        curves[name] = rows
+    return curves
