@@ -1,7 +1,7 @@
 """The public names of dither, in one place."""
 
 from dither import exact, functional, noise
-from dither.estimators import Estimator, Exact, PerNode, ScoreFunction, StraightThrough
+from dither.estimators import Deterministic, Estimator, Exact, PerNode, ScoreFunction, StraightThrough
 from dither.nodes import (
     Bernoulli,
     Categorical,
@@ -15,6 +15,7 @@ from dither.nodes import (
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Deterministic",
     "Estimator",
     "Exact",
     "NoisyMaxPool2d",

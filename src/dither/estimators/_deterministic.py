@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from dither.estimators._estimator import Estimator
+from dither.nodes import Node
+
+
+class Deterministic(Estimator):
+    """Plain back-propagation through the network of means: what training without hard decisions would do.
+
+    Estimates   d L(E[h]) / d theta, the gradient of another network's cost, in which every node gives its mean; biased for
+                the stochastic one, without variance. The yardstick that stochastic training is compared with.
+    Requires    one evaluation of the closure; a cost differentiable in the nodes' outputs.
+    """
+
+    unbiased = False
+    reference = "plain back-propagation"
+
+    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        return node.mean(logits), None
