@@ -1,7 +1,9 @@
 """The public names of dither, in one place."""
 
-from dither import exact, functional, noise
+from dither import exact, functional, noise, testing
+from dither.auditing import AuditReport, audit
 from dither.estimators import Deterministic, Estimator, Exact, PerNode, ScoreFunction, StraightThrough
+from dither.homeostasis import FiringRate
 from dither.nodes import (
     Bernoulli,
     Categorical,
@@ -13,11 +15,13 @@ from dither.nodes import (
 )
 
 __all__ = [
+    "AuditReport",
     "Bernoulli",
     "Categorical",
     "Deterministic",
     "Estimator",
     "Exact",
+    "FiringRate",
     "NoisyMaxPool2d",
     "NoisyReLU",
     "NoisyTanh",
@@ -25,8 +29,10 @@ __all__ = [
     "ScoreFunction",
     "StochasticPool2d",
     "StraightThrough",
+    "audit",
     "deterministic",
     "exact",
     "functional",
     "noise",
+    "testing",
 ]

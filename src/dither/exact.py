@@ -12,7 +12,8 @@ code path, from noise to gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,17 @@ from dither.nodes import Node, named_nodes, taken_over
 
 Closure = Callable[[], Tensor]
 MAX_OUTCOMES = 1 << 16
+_DEPENDS = (
+    "the nodes called, or their shapes, change from one run of the closure to the next: such a closure cannot be enumerated; "
+    "estimate by a long average, dither.audit(..., reference='average')"
+)
 
 
-class TooManyOutcomes(ValueError):
+class CannotEnumerate(ValueError):
+    """The closure's outcomes cannot be summed over."""
+
+
+class TooManyOutcomes(CannotEnumerate):
     """There are more joint outcomes than allowed. `outcomes`: how many."""
 
     def __init__(self, outcomes: int, draws: list[tuple[int, int]], limit: int) -> None:
@@ -73,16 +82,15 @@ class _Enumeration:
 
     def __call__(self, node: Node, logits: Tensor, sample: Any, samples: int) -> Tensor:
         noise, log_weight = node.cells(logits)
+        if self.joint:
+            noise = noise.detach()  # an estimator differentiates at given noise; the model's expectation moves with its cells
         shape = log_weight.shape[1:] if self.joint else (1, *log_weight.shape[2:])
         count, cells = math.prod(shape), len(log_weight)
         if not self.replaying:
             self.layout.append((cells, count))
             return noise[0]
         if self.call >= len(self.layout) or self.layout[self.call] != (cells, count):
-            raise ValueError(
-                "the nodes called, or their shapes, depend on the outcomes drawn: such a closure cannot be enumerated; "
-                "estimate by a long average, dither.audit(..., reference='average')"
-            )
+            raise CannotEnumerate(_DEPENDS)
         assert self.row is not None
         digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
         self.call, self.position = self.call + 1, self.position + count
@@ -90,6 +98,11 @@ class _Enumeration:
         self.log_weight = self.log_weight + weight.flatten(1).sum(1)
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
+
+    def finish(self) -> None:
+        """Every unit of the layout must have been drawn again, else weights would not sum to one."""
+        if self.replaying and self.call != len(self.layout):
+            raise CannotEnumerate(_DEPENDS)
 
     def rows(self, limit: int) -> Tensor:
         """Every combination of cells, (outcomes, units drawn) int64."""
@@ -127,6 +140,7 @@ def expectation(
         source.start(row)
         with taken_over(nodes.values(), _handler=_plain, _source=source):
             cost = closure()
+        source.finish()
         return cost, torch.as_tensor(source.log_weight)
 
     with torch.no_grad():
@@ -157,10 +171,8 @@ def gradient(
 ) -> dict[str, Tensor]:
     """The exact gradient of the mean expected cost (terms summed), per parameter name."""
     cost = expected_cost(model, closure, max_outcomes=max_outcomes, vectorize=vectorize)
-    total = cost.sum() / cost.shape[0]
     named = trainable(model)
-    grads = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(named, grads, strict=True))
+    return dict(zip(named, _gradients(cost.sum() / cost.shape[0], list(named.values())), strict=True))
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -169,47 +181,88 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def moments(
-    estimator: Any, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+    estimator: Any,
+    closure: Closure,
+    *,
+    max_outcomes: int = MAX_OUTCOMES,
+    vectorize: bool = True,
+    frozen: bool = True,
+    variance: bool = True,
 ) -> Moments:
     """The exact expectation and variance of an estimator's gradient, over all its samples and all examples jointly.
 
-    estimator: any of dither's, or a callable with `model` and, if it has state, `frozen()`; its state is left as it is
-    (baselines stay frozen at their present values). The estimator's own output, the gradient of the loss it returns, is
+    estimator: any of dither's. Its state (baselines) starts from its present values and is left as it was; with
+    frozen=False it may learn during the call, as in training, which shows a baseline that sees its own sample. variance=False leaves the variance out, for half the work. The estimator's own output, the gradient of the loss it returns, is
     weighted by the probability of the noise behind it: nothing is sampled.
     """
     model, source = estimator.model, _Enumeration(joint=True)
     nodes, named = named_nodes(model), trainable(model)
 
-    class Call(nn.Module):  # so that functional_call can give every outcome parameters, and so a gradient, of its own
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self) -> Tensor:
-            return estimator(closure)
-
-    call = Call()
-
-    def run(row: Tensor | None, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def run(row: Tensor | None, call: Callable[[], Tensor] = lambda: estimator(closure)) -> tuple[Tensor, Tensor]:
         source.start(row)
         with taken_over(nodes.values(), _source=source):
-            loss = torch.func.functional_call(call, {f"model.{n}": p for n, p in parameters.items()}, ())
-        return loss, torch.as_tensor(source.log_weight).sum()
+            loss = call()
+        source.finish()
+        return loss, torch.as_tensor(source.log_weight).sum().detach()
 
-    with estimator.frozen():
-        run(None, {n: p.detach().requires_grad_() for n, p in named.items()})
+    def run_apart(row: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        wrapped = _Called(model, lambda: estimator(closure))
+        own = {f"model.{name}": p for name, p in parameters.items()}
+        return run(row, lambda: torch.func.functional_call(wrapped, own, ()))
+
+    with estimator.frozen() if frozen else _unchanged(estimator):
+        run(None)
         rows = source.rows(max_outcomes)
-        own = {n: p.detach().expand(len(rows), *p.shape).clone().requires_grad_() for n, p in named.items()}
-        losses, log_weights = _over(run, rows, vectorize, own)
-    weights = log_weights.detach().exp()
-    grads = torch.autograd.grad(losses[weights > 0].sum(), list(own.values()), allow_unused=True, materialize_grads=True)
-    mean, variance = {}, {}
-    for name, grad in zip(own, grads, strict=True):
+        losses, log_weights = _over(run, rows, vectorize)
+        weights = log_weights.exp().to(losses.dtype)
+        possible = weights > 0
+        value = (weights * losses.detach())[possible].sum()
+        mean = dict(zip(named, _gradients((weights * losses)[possible].sum(), list(named.values())), strict=True))
+        if variance:
+            copies = {n: p.detach().expand(len(rows), *p.shape).clone().requires_grad_() for n, p in named.items()}
+            losses, _ = _over(run_apart, rows, vectorize, copies)
+            every = dict(zip(named, _gradients(losses[possible].sum(), list(copies.values())), strict=True))
+    for name, grad in mean.items():
         _require_finite(grad, name)
+    if not variance:
+        return Moments(mean, {}, value, len(rows))
+    spread = {}
+    for name, grad in every.items():
         weight = weights.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1))
-        mean[name] = (weight * grad).sum(0)
-        variance[name] = (weight * (grad - mean[name]).square()).sum(0)
-    return Moments(mean, variance, (weights * losses.detach()).sum(), len(rows))
+        if not torch.allclose((weight * grad).sum(0), mean[name], rtol=1e-4, atol=1e-6 * float(grad.abs().max() + 1)):
+            raise ValueError(
+                f"the closure uses '{name}' other than through the model (a reference taken before the call), so its gradient "
+                "per outcome is out of reach: look parameters up on the model inside the closure"
+            )
+        spread[name] = (weight * (grad - mean[name]).square()).sum(0)
+    return Moments(mean, spread, value, len(rows))
+
+
+class _Called(nn.Module):
+    """Lets functional_call give every outcome parameters, and so a gradient, of its own."""
+
+    def __init__(self, model: nn.Module, call: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.model, self._call = model, call
+
+    def forward(self) -> Tensor:
+        return self._call()
+
+
+def _gradients(total: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
+    """d total / d parameters, zeros for those that it does not depend on."""
+    if not total.requires_grad:
+        return tuple(torch.zeros_like(p) for p in parameters)
+    return torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+
+
+@contextmanager
+def _unchanged(estimator: Any) -> Iterator[None]:
+    state = {name: tensor.clone() for name, tensor in estimator.state_dict().items()}
+    try:
+        yield
+    finally:
+        estimator.load_state_dict(state)
 
 
 def _require_finite(grad: Tensor, name: str) -> None:

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+from dither.nodes import taken_over
+
 if TYPE_CHECKING:
     from dither.estimators._estimator import Closure, Estimator, Site
     from dither.nodes import Node
@@ -76,7 +78,8 @@ def _trace(estimator: Estimator, closure: Closure, sites: list[Site]) -> list[Te
             taint.mark(output, logits, own, node.elementwise, sites[count - 1].log_prob.shape[2:] if own else ())
         return output
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), taint.leaks, taint:
+    apart = taken_over(estimator.nodes.values(), _source=None)  # an oracle must not count these draws
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), apart, taint.leaks, taint:
         cost, _, _ = estimator._once(closure, torch.tensor(0), handler)
         with taint.paused():
             reached = taint.of(cost)

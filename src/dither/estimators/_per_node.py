@@ -3,10 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 
 from torch import Tensor, nn
 
 from dither.estimators._estimator import Estimator, Site
+from dither.estimators._score_function import ScoreFunction
+from dither.estimators._straight_through import StraightThrough
 from dither.nodes import Node
 
 
@@ -34,7 +37,7 @@ class PerNode(Estimator):
         self._owner: dict[int, Estimator] = {}
         for pattern, build in estimators.items():
             matched = {n: node for n, node in self.nodes.items() if n == pattern or fnmatchcase(n, pattern)}
-            if not matched:
+            if not matched and pattern != "*":
                 raise ValueError(f"no node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
             child = build(model)
             if not child.composable:
@@ -46,6 +49,14 @@ class PerNode(Estimator):
         if len(set(counts.values())) > 1:
             raise ValueError(f"samples differ, {counts}: the estimators of PerNode share their runs, give all the same number")
         self.samples = max(counts.values(), default=1)
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        first = {"nodes.0": partial(ScoreFunction, baseline="mean"), "*": ScoreFunction}
+        return {
+            "PerNode-scores": partial(cls, estimators=first),
+            "PerNode-mixed": partial(cls, estimators={"nodes.0": StraightThrough, "*": partial(ScoreFunction, baseline="optimal")}),
+        }
 
     @property
     def unbiased(self) -> bool:  # type: ignore[override]

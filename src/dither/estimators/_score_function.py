@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,15 @@ class ScoreFunction(Estimator):
                 f"samples={samples} with baseline={baseline!r}: it needs samples >= {self.baseline.minimum_samples}, because "
                 "an example's baseline comes from its other samples; use baseline='optimal' for one sample"
             )
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        kinds = [(b, k) for b in (None, "mean", "optimal", "leave-one-out") for k in (1, 2, 3)]
+        return {
+            f"{cls.__name__}-{baseline}-{samples}": partial(cls, baseline=baseline, samples=samples)
+            for baseline, samples in kinds
+            if samples >= make_baseline(baseline, 0.9).minimum_samples
+        }
 
     def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         if not node.discrete:

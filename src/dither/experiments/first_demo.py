@@ -69,7 +69,7 @@ def make_estimator(method: str, model: Any) -> Any:
         case "deterministic":
             return dither.Deterministic(model)
         case "straight-through":
-            return dither.StraightThrough(model, samples=samples)
+            return dither.StraightThrough(model, "identity", samples=samples)
         case "straight-through-sigmoid":
             return dither.StraightThrough(model, "sigmoid", samples=samples)
         case "score":

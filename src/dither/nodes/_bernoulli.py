@@ -19,14 +19,14 @@ class Bernoulli(Node):
 
     values: the outputs (off, on). Gradients follow the chain rule through low + (high - low) h.
     sampler: how it back-propagates with no estimator running, `(logits, noise) -> h`; default
-        `functional.bernoulli_straight_through`.
+        `functional.bernoulli_straight_through_sigmoid`.
     Source: Bengio 2013, Sec. 3.
     """
 
     discrete = True
 
     def __init__(
-        self, values: tuple[float, float] = (0, 1), sampler: Sampler = functional.bernoulli_straight_through
+        self, values: tuple[float, float] = (0, 1), sampler: Sampler = functional.bernoulli_straight_through_sigmoid
     ) -> None:
         super().__init__()
         if len(values) != 2 or values[0] == values[1]:
@@ -48,7 +48,7 @@ class Bernoulli(Node):
         return self._affine(torch.sigmoid(widen(logits)).to(logits.dtype))
 
     def mode(self, logits: Tensor) -> Tensor:
-        return self._affine((logits > 0).to(logits.dtype))
+        return self._affine(torch.add((logits > 0).to(logits.dtype), torch.sigmoid(logits), alpha=0))  # carries NaN
 
     def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
         return functional.bernoulli_sample(logits, noise)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dither import exact
+from dither.auditing._report import AuditReport
+from dither.estimators import Estimator, ScoreFunction
+
+Closure = Callable[[], Tensor]
+Build = Estimator | Callable[[nn.Module], Estimator]
+
+
+def audit(
+    model: nn.Module,
+    closure: Closure,
+    estimators: Mapping[str, Build] | Iterable[Build],
+    draws: int = 200,
+    reference: Literal["auto", "exact", "average"] = "auto",
+    *,
+    warmup: int = 100,
+    seed: int = 0,
+    max_outcomes: int = exact.MAX_OUTCOMES,
+    reference_draws: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> AuditReport:
+    """How biased and how noisy each estimator's gradient is, on your model and your cost.
+
+    estimators     by name, or in any iterable: estimators built on the model, or what builds them (a class, a partial).
+    draws          gradients per estimator, interleaved so that a busy machine disturbs all alike.
+    reference      "exact": enumeration of all outcomes (quadrature for continuous nodes). "average": a long average of
+                   leave-one-out with 16 samples, reference_draws of them (default 4 x draws), with its standard error.
+                   "auto": exact up to max_outcomes, else average; the report says which.
+    warmup         calls of each estimator before the first draw, for its moving averages.
+
+    The bias is corrected for the noise of both means: |m - r|^2 - var / draws - var(r), so that an unbiased estimator shows
+    a bias of about zero; `bias_se` is the noise that was taken off. The model's parameters, gradients and buffers, the
+    estimators' states and torch's generator are left as they were; the same seed gives the same report, times apart.
+
+    Raises ValueError for draws < 2 or no estimators, exact.TooManyOutcomes for reference="exact" on a large model.
+    """
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
+        raise ValueError(f"draws is {draws!r}: a variance needs an integer of at least 2; 200 or more tell estimators apart")
+    if reference not in ("auto", "exact", "average"):
+        raise ValueError(f"reference is {reference!r}: it must be 'auto', 'exact' or 'average'")
+    built = _named(model, estimators)
+    parameters = exact.trainable(model)
+    if not parameters:
+        raise ValueError("the model has no parameter that requires a gradient: there is nothing to audit")
+    with _untouched(model, built.values(), seed):
+        target, error, source = _reference(model, closure, parameters, reference, max_outcomes, reference_draws or 4 * draws)
+        for estimator in built.values():
+            for _ in range(warmup):
+                estimator(closure)
+        moments = {name: _Moments(parameters, target) for name in built}
+        for draw in range(draws):
+            for name, estimator in built.items():
+                moments[name].add(estimator, closure)
+            if progress:
+                progress(draw + 1, draws)
+        rows = [
+            {"estimator": name, **row, "evaluations": built[name].evaluations, "reference": source}
+            for name, moment in moments.items()
+            for row in moment.rows(error)
+        ]
+    return AuditReport(rows, source, draws)
+
+
+def _named(model: nn.Module, estimators: Mapping[str, Build] | Iterable[Build]) -> dict[str, Estimator]:
+    named: dict[str, Estimator] = {}
+    pairs = estimators.items() if isinstance(estimators, Mapping) else ((None, build) for build in estimators)
+    for name, build in pairs:
+        estimator = build if isinstance(build, Estimator) else build(model)
+        if estimator.model is not model:
+            raise ValueError(f"{estimator!r} was built on another model: build it on the one that is audited, or pass its class")
+        label = name or type(estimator).__name__
+        while label in named:
+            label += "'"
+        named[label] = estimator
+    if not named:
+        raise ValueError("estimators is empty: name at least one, audit(model, closure, {'straight-through': StraightThrough})")
+    return named
+
+
+@contextmanager
+def _untouched(model: nn.Module, estimators: Iterable[Estimator], seed: int) -> Iterator[None]:
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    states = [(e, {n: t.clone() for n, t in e.state_dict().items()}) for e in estimators]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(buffers[name])
+            for estimator, state in states:
+                estimator.load_state_dict(state)
+
+
+def _gradient(estimator: Estimator, closure: Closure, parameters: Mapping[str, nn.Parameter]) -> Tensor:
+    loss = estimator(closure)
+    if not loss.requires_grad:
+        return torch.zeros(sum(p.numel() for p in parameters.values()), dtype=torch.float64)
+    grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return exact.concatenate(grads).double()
+
+
+def _reference(
+    model: nn.Module, closure: Closure, parameters: Mapping[str, nn.Parameter], kind: str, limit: int, draws: int
+) -> tuple[Tensor, Tensor, str]:
+    """(gradient, its squared standard error per coordinate, how it was found)."""
+    if kind != "average":
+        try:
+            cost = exact.expectation(exact.named_nodes(model), closure, max_outcomes=limit)
+            grads = exact._gradients(cost.cost.sum() / len(cost.cost), list(parameters.values()))
+            target = exact.concatenate(grads).double()
+            return target, torch.zeros_like(target), f"exact, enumeration of {cost.outcomes} outcomes per example"
+        except (exact.CannotEnumerate, NotImplementedError):
+            if kind == "exact":
+                raise
+    estimator = ScoreFunction(model, "leave-one-out", samples=16)
+    moments = _Moments(parameters, None)
+    for _ in range(draws):
+        moments.add(estimator, closure)
+    error = moments.variance() / draws
+    relative = 1.96 * float(error.sum().sqrt() / moments.mean.norm())
+    return moments.mean, error, f"average of {draws} draws of leave-one-out with 16 samples, +-{relative:.2g} of its norm (95%)"
+
+
+class _Moments:
+    """Running mean and variance per coordinate (Welford), times, and cosines with the reference."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], target: Tensor | None) -> None:
+        self.parameters, self.target = parameters, target
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, p in parameters.items():
+            self.slices[name] = slice(start, start + p.numel())
+            start += p.numel()
+        self.slices["overall"] = slice(0, start)
+        self.count = 0
+        self.mean = torch.zeros(start, dtype=torch.float64)
+        self.squares = torch.zeros(start, dtype=torch.float64)
+        self.seconds: list[float] = []
+        self.cosines: dict[str, list[float]] = {name: [] for name in self.slices}
+
+    def add(self, estimator: Estimator, closure: Closure) -> None:
+        started = time.perf_counter()
+        gradient = _gradient(estimator, closure, self.parameters)
+        self.seconds.append(time.perf_counter() - started)
+        gradient = gradient.cpu()
+        self.count += 1
+        change = gradient - self.mean
+        self.mean += change / self.count
+        self.squares += change * (gradient - self.mean)
+        if self.target is not None:
+            for name, part in self.slices.items():
+                a, b = gradient[part], self.target.cpu()[part]
+                norm = float(a.norm() * b.norm())
+                if norm > 0:
+                    self.cosines[name].append(float(a @ b) / norm)
+
+    def variance(self) -> Tensor:
+        return self.squares / (self.count - 1)
+
+    def rows(self, reference_error: Tensor) -> Iterator[dict[str, Any]]:
+        assert self.target is not None
+        milliseconds = 1e3 * median(self.seconds)
+        variance, target = self.variance(), self.target.cpu()
+        for name in ("overall", *self.parameters):
+            part = self.slices[name]
+            v, m, r = float(variance[part].sum()), self.mean[part], target[part]
+            noise = v / self.count + float(reference_error[part].sum())
+            bias_squared = max(float((m - r).square().sum()) - noise, 0.0)
+            signal = max(float(m.square().sum()) - v / self.count, 0.0)
+            mse = bias_squared + v
+            cosines = self.cosines[name]
+            yield {
+                "parameter": name,
+                "bias": bias_squared**0.5,
+                "bias_se": noise**0.5,
+                "variance": v,
+                "mse": mse,
+                "cosine": sum(cosines) / len(cosines) if cosines else None,
+                "snr": signal / v if v > 0 else None,
+                "milliseconds": milliseconds,
+                "efficiency": 1 / (mse * milliseconds) if mse > 0 else None,
+            }

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+COLUMNS = {
+    "bias": "norm of the bias",
+    "bias_se": "what a bias must exceed to be told from none",
+    "variance": "total variance of one draw",
+    "mse": "bias^2 + variance",
+    "cosine": "mean cosine of a draw with the reference",
+    "snr": "|mean|^2 / variance",
+    "evaluations": "of the closure, per draw",
+    "milliseconds": "per draw, median",
+    "efficiency": "1 / (mse x milliseconds)",
+}
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """How good each estimator's gradient is on this model: one row per estimator and parameter, and one "overall".
+
+    rows: flat dicts with `estimator`, `parameter` ("overall" for all together), the columns of COLUMNS, and `reference`.
+    reference: what the estimates were held against, and how sure that is. draws: per estimator.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    reference: str
+    draws: int
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The rows, as plain dicts for JSON or a data frame."""
+        return [dict(row) for row in self.rows]
+
+    def overall(self) -> dict[str, dict[str, Any]]:
+        """The "overall" row of each estimator, by its name."""
+        return {row["estimator"]: dict(row) for row in self.rows if row["parameter"] == "overall"}
+
+    def table(self, parameters: bool = False) -> Table:
+        """A rich table: `rich.print(report.table())`. parameters=True adds a row per parameter tensor."""
+        from rich.table import Table
+
+        table = Table(
+            title="Gradient audit", caption=f"{self.draws} draws each; reference: {self.reference}", caption_justify="left"
+        )
+        table.add_column("estimator", no_wrap=True)
+        if parameters:
+            table.add_column("parameter", no_wrap=True)
+        for name in COLUMNS:
+            table.add_column(name.replace("_", " "), justify="right")
+        best = max((row for row in self.rows if row["parameter"] == "overall"), key=lambda row: row["efficiency"] or 0)
+        for row in self.rows:
+            if not parameters and row["parameter"] != "overall":
+                continue
+            cells = [row["estimator"]] + ([row["parameter"]] if parameters else [])
+            table.add_row(*cells, *(_number(row[name]) for name in COLUMNS), style="bold" if row is best else None)
+        return table
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Squared bias against variance, a point per estimator (needs matplotlib)."""
+        from dither.plots import audit
+
+        return audit.draw(self.to_dicts(), ax)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=150, color_system=None)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3g}"

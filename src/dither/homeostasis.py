@@ -1,0 +1,125 @@
+"""Keeping stochastic units alive: a controller of firing rates (Bengio 2013, Sec. 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dither.nodes import Node
+
+
+@torch.library.custom_op("dither::count_active", mutates_args=("active", "seen"))
+def _count_active(output: Tensor, off: float, active: Tensor, seen: Tensor) -> None:
+    """Add to `active` (units,) how often each unit of output (batch, units) was not `off`, and the batch to `seen`."""
+    active += (output != off).sum(0)
+    seen += len(output)
+
+
+@_count_active.register_fake
+def _(output: Tensor, off: float, active: Tensor, seen: Tensor) -> None:
+    return None
+
+
+@_count_active.register_vmap
+def _(info, in_dims, output: Tensor, off: float, active: Tensor, seen: Tensor):
+    if in_dims[0] is None:  # the same for every sample
+        output = output.repeat(info.batch_size, 1)
+    else:
+        output = output.movedim(in_dims[0], 0).flatten(0, 1)
+    _count_active(output, off, active, seen)
+    return None, None
+
+
+class FiringRate(nn.Module):
+    """A node whose units keep a target firing rate: a bias per unit, moved by a controller instead of a gradient.
+
+    >>> import torch, dither
+    >>> layer = torch.nn.Sequential(torch.nn.Linear(8, 4), dither.FiringRate(dither.NoisyReLU(), units=4, target=0.1))
+    >>> layer(torch.zeros(2, 8)).shape
+    torch.Size([2, 4])
+
+    Computes    node(a + bias): `logits (batch, *units)`, same shape out. After every training forward the share of active
+                outputs (not the node's off value: 0 for rectifiers, values[0] for Bernoulli) enters a moving average r per
+                unit, and bias += step_size (target - r), so that no unit dies and none is always on.
+    units       the shape of one example's logits: a number or a tuple.
+    target      share of the time a unit should be active, in (0, 1).
+    step_size   in units of the logits, per training forward.  decay: of the moving average.
+    The update happens at the start of the next training forward (also inside an estimator's samples); none in `.eval()`.
+    Buffers `bias`, `rate` and the counts are in the state_dict.
+    Raises      ValueError for a target outside (0, 1) or logits of another shape.
+    Source      Bengio 2013, Sec. 2, last paragraph.
+    """
+
+    bias: Tensor
+    rate: Tensor
+    active: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        node: Node,
+        units: int | tuple[int, ...],
+        target: float = 0.1,
+        *,
+        step_size: float = 0.05,
+        decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if not 0 < target < 1:
+            raise ValueError(f"target is {target}: a firing rate is a share of the time, strictly between 0 and 1")
+        if not (step_size > 0 and 0 <= decay < 1):
+            raise ValueError(f"step_size={step_size}, decay={decay}: step_size > 0 and 0 <= decay < 1 are needed")
+        shape = (units,) if isinstance(units, int) else tuple(units)
+        self.node, self.target, self.step_size, self.decay = node, target, step_size, decay
+        self.off = float(getattr(node, "values", (0.0,))[0])
+        self.register_buffer("bias", torch.zeros(shape))
+        self.register_buffer("rate", torch.full(shape, target))
+        self.register_buffer("active", torch.zeros(shape).flatten())
+        self.register_buffer("seen", torch.zeros(()))
+
+    def extra_repr(self) -> str:
+        return f"units={tuple(self.bias.shape)}, target={self.target}"
+
+    def forward(self, logits: Tensor) -> Tensor:
+        if logits.shape[1:] != self.bias.shape:
+            raise ValueError(
+                f"logits has shape {tuple(logits.shape)}, but FiringRate was made for units of shape {tuple(self.bias.shape)}: "
+                f"pass units={tuple(logits.shape[1:])}"
+            )
+        if self.training:
+            self.settle()
+        output = self.node(logits + self.bias.to(logits.dtype))
+        if self.training:
+            _count_active(output.detach().flatten(1), self.off, self.active, self.seen)
+        return output
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Let what was seen since the last update move the averages and biases; a no-op if nothing was."""
+        weight = (self.seen > 0).to(self.rate.dtype)
+        observed = (self.active / self.seen.clamp(min=1)).view_as(self.rate)
+        self.rate += weight * (1 - self.decay) * (observed - self.rate)
+        self.bias += weight * self.step_size * (self.target - self.rate)
+        self.active.zero_()
+        self.seen.zero_()
+
+    @property
+    def dead(self) -> Tensor:
+        """Which units are active less than a tenth of the target, bool (*units)."""
+        return self.rate < self.target / 10
+
+    @property
+    def always_on(self) -> Tensor:
+        """Which units are silent less than a tenth of the time they should be, bool (*units)."""
+        return 1 - self.rate < (1 - self.target) / 10
+
+    def report(self) -> dict[str, float]:
+        """Counts of dead and always-on units, their number, and the least, mean and greatest rate."""
+        return {
+            "units": self.rate.numel(),
+            "dead": int(self.dead.sum()),
+            "always_on": int(self.always_on.sum()),
+            "rate_least": float(self.rate.min()),
+            "rate_mean": float(self.rate.mean()),
+            "rate_most": float(self.rate.max()),
+        }

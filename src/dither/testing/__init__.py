@@ -1,0 +1,26 @@
+"""The proofs, for users too: check your own estimator as the library checks its own."""
+
+from dither.testing._checks import (
+    CheckFailed,
+    assert_mean,
+    assert_unbiased,
+    bias,
+    check_estimator,
+    default_problems,
+)
+from dither.testing._planted import PLANTED
+from dither.testing._zoo import Problem, random_problem, rectifier_problem, zoo
+
+__all__ = [
+    "PLANTED",
+    "CheckFailed",
+    "Problem",
+    "assert_mean",
+    "assert_unbiased",
+    "bias",
+    "check_estimator",
+    "default_problems",
+    "random_problem",
+    "rectifier_problem",
+    "zoo",
+]

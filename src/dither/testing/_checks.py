@@ -1,0 +1,272 @@
+"""Checks that an estimator must pass, each an exact sum over outcomes or an exact identity; none is a coin toss.
+
+    dither.testing.assert_unbiased(dither.ScoreFunction, net, closure)       one estimator on your own model
+    dither.testing.check_estimator(MyEstimator)                              the whole conformance, on a zoo of small nets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dither import exact
+from dither.nodes import named_nodes
+from dither.testing._zoo import Problem, joint_bits, rectifier_problem, zoo
+
+Build = Callable[[nn.Module], Any]
+TOLERANCE = 1e-10
+MAX_BITS = 12.0
+
+
+class CheckFailed(AssertionError):
+    """An estimator failed a check. `check`: its name; `problem`: on which problem."""
+
+    def __init__(self, check: str, problem: str, what: str) -> None:
+        super().__init__(f"[{check}] on {problem}: {what}")
+        self.check, self.problem = check, problem
+
+
+def bias(estimator: Any, closure: Callable[[], Tensor], *, max_outcomes: int = exact.MAX_OUTCOMES) -> dict[str, Tensor]:
+    """The exact bias of an estimator per parameter of its model: enumerated expectation minus exact gradient.
+
+    Also exact for the learning estimator: its baselines may update during the call, as they do in training.
+    """
+    expected = exact.gradient(estimator.model, closure, max_outcomes=max_outcomes)
+    mean = exact.moments(estimator, closure, max_outcomes=max_outcomes, frozen=False, variance=False).mean
+    return {name: mean[name] - expected[name] for name in expected}
+
+
+def assert_unbiased(
+    estimator: Any,
+    model: nn.Module,
+    closure: Callable[[], Tensor],
+    *,
+    tolerance: float = TOLERANCE,
+    max_outcomes: int = exact.MAX_OUTCOMES,
+) -> None:
+    """Raise CheckFailed unless the estimator's exact expectation is the exact gradient, per parameter.
+
+    estimator: one built on the model, or anything that builds one (`partial(ScoreFunction, samples=2)`). The model should be
+    in float64 and small: all outcomes of all its samples and examples are summed, at most max_outcomes.
+    tolerance: absolute, relative to the largest entry of the exact gradient where that exceeds 1.
+    """
+    built = estimator if hasattr(estimator, "model") else estimator(model)
+    expected = exact.gradient(model, closure, max_outcomes=max_outcomes)
+    errors = bias(built, closure, max_outcomes=max_outcomes)
+    scale = max(1.0, *(float(g.abs().max()) for g in expected.values()))
+    for name, error in errors.items():
+        worst = float(error.abs().max())
+        if not worst <= tolerance * scale:
+            at = tuple(int(i) for i in torch.unravel_index(error.abs().argmax(), error.shape))
+            raise CheckFailed(
+                "unbiased",
+                "this model",
+                f"{built!r} is biased: d/d {name}{list(at)} has expectation {float(error[at] + expected[name][at]):.12g}, the "
+                f"exact gradient is {float(expected[name][at]):.12g} (difference {worst:.3g}, tolerance {tolerance * scale:.3g})",
+            )
+
+
+def assert_mean(values: Tensor, expected: Tensor | float, *, comparisons: int = 1000, alpha: float = 1e-6) -> None:
+    """A z-test that the mean of independent `values` (draws in the first dimension) is `expected`, elementwise.
+
+    The false-alarm rate alpha is that of a whole suite of `comparisons` such comparisons (Bonferroni): by default |z| > 6.1.
+    A bias b of a quantity with standard deviation s is seen from about (12 s / b)^2 draws on.
+    """
+    draws = values.shape[0]
+    if draws < 30:
+        raise ValueError(f"values has {draws} draws in its first dimension: a z-test needs 30 or more")
+    limit = float(torch.special.ndtri(torch.tensor(1 - alpha / (2 * comparisons), dtype=torch.float64)))
+    values = values.double()
+    error = (values.mean(0) - torch.as_tensor(expected, dtype=torch.float64)).abs()
+    noise = values.std(0) / draws**0.5
+    z = torch.where(noise > 0, error / noise, torch.where(error > 1e-12, torch.inf, 0.0))
+    if not bool((z <= limit).all()):
+        raise AssertionError(
+            f"mean off by z = {float(z.max()):.2f} standard errors at flat index {int(z.argmax())} of {z.numel()} after {draws} "
+            f"draws; the limit is {limit:.2f} (false-alarm rate {alpha:g} for {comparisons} comparisons)"
+        )
+
+
+# --- the conformance ----------------------------------------------------------------------------------------------------
+def check_estimator(
+    build: Build,
+    problems: Iterable[Problem] | None = None,
+    *,
+    max_bits: float = MAX_BITS,
+    skip: Collection[str] = (),
+) -> int:
+    """Run every check on every problem that is small enough; raise CheckFailed at the first that fails.
+
+    build: anything that builds the estimator on a model. What the estimator declares (`unbiased`, `evaluations`) is read,
+    and then proved. skip: names of checks that do not apply ("scale", for a baseline with a scale of its own). Returns the number of (check, problem) pairs that passed.
+    """
+    problems = list(zoo(24, 4.0) if problems is None else problems)
+    fitting = [p for p in problems if joint_bits(p, build(p.model).samples) <= max_bits]
+    if not fitting:
+        raise ValueError(f"no problem has at most 2^{max_bits:g} joint outcomes with this estimator's samples: give smaller ones")
+    passed = 0
+    for name, check in CHECKS.items():
+        if name not in skip:
+            passed += check(build, fitting if name == "bias" else fitting[:6])
+    return passed
+
+
+def _gradient(estimator: Any, problem: Problem, closure: Callable[[], Tensor] | None = None) -> Tensor:
+    loss = estimator(closure or problem.closure)
+    parameters = list(exact.trainable(problem.model).values())
+    if not loss.requires_grad:
+        return torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+    return exact.concatenate(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+
+
+def _warm(estimator: Any, problem: Problem) -> None:
+    """Baselines at arbitrary values: unbiasedness may not depend on their being good."""
+    torch.manual_seed(1)
+    for _ in range(2):
+        estimator(problem.closure)
+    estimator.load_state_dict({n: t + torch.rand_like(t) if t.is_floating_point() else t for n, t in estimator.state_dict().items()})
+
+
+def _value(build: Build, problems: list[Problem]) -> int:
+    for p in problems:
+        estimator = build(p.model)
+        _warm(estimator, p)
+        if type(estimator).__name__ == "Deterministic":  # its value is the cost of another network, by declaration
+            continue
+        value = float(exact.moments(estimator, p.closure, max_outcomes=1 << 20, frozen=False, variance=False).value)
+        cost = exact.expected_cost(p.model, p.closure).detach()
+        expected = float(cost.sum() / cost.shape[0])
+        if not abs(value - expected) <= TOLERANCE * max(1, abs(expected)):
+            raise CheckFailed("value", p.name, f"the loss's expected value is {value:.12g}, the expected cost {expected:.12g}")
+    return len(problems)
+
+
+def _bias(build: Build, problems: list[Problem]) -> int:
+    declared, seen = True, 0
+    for p in problems:
+        estimator = build(p.model)
+        declared = estimator.unbiased
+        _warm(estimator, p)
+        if declared:
+            try:
+                assert_unbiased(estimator, p.model, p.closure, max_outcomes=1 << 20)
+            except CheckFailed as failure:
+                raise CheckFailed("unbiased", p.name, str(failure)) from None
+        else:
+            errors = bias(estimator, p.closure, max_outcomes=1 << 20)
+            seen += max(float(e.abs().max()) for e in errors.values()) > 1e-3
+    if not declared and not seen:
+        raise CheckFailed("biased", "every problem", "declared biased, but no bias above 1e-3 was found: declare it unbiased")
+    return len(problems)
+
+
+def _reproducible(build: Build, problems: list[Problem]) -> int:
+    for p in problems:
+        drawn = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            drawn.append(_gradient(build(p.model), p))
+            torch.rand(7)
+        if not torch.equal(drawn[0], drawn[1]):
+            raise CheckFailed("reproducible", p.name, "two calls after torch.manual_seed(3) gave different gradients")
+    return len(problems)
+
+
+def _restores(build: Build, problems: list[Problem]) -> int:
+    for p in problems:
+        estimator, nodes = build(p.model), named_nodes(p.model)
+
+        def fails(problem: Problem = p) -> Tensor:
+            problem.closure()
+            raise KeyError("planned")
+
+        for run in (p.closure, fails):
+            try:
+                estimator(run)
+            except KeyError:
+                pass
+            held = [name for name, node in nodes.items() if node._handler is not None or node._source is not None]
+            if held:
+                raise CheckFailed("restores", p.name, f"nodes {held} are still taken over after the call (by {run.__name__})")
+    return len(problems)
+
+
+def _evaluations(build: Build, problems: list[Problem]) -> int:
+    for p in problems:
+        estimator = build(p.model)
+        if not getattr(estimator, "composable", True):
+            continue
+        estimator.vectorize = False
+        estimator(p.closure)  # the first call may trace locality
+        calls = 0
+
+        def counted(problem: Problem = p) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return problem.closure()
+
+        estimator(counted)
+        if calls != estimator.evaluations:
+            raise CheckFailed("evaluations", p.name, f"{calls} evaluations of the closure, {estimator.evaluations} declared")
+    return len(problems)
+
+
+def _scale(build: Build, problems: list[Problem]) -> int:
+    for p in problems:
+        drawn = []
+        for factor in (1.0, 1024.0):
+            torch.manual_seed(5)
+            estimator = build(p.model)
+            closure = lambda f=factor, q=p: f * q.closure()  # noqa: E731
+            _gradient(estimator, p, closure)
+            drawn.append(_gradient(estimator, p, closure) / factor)
+        if not torch.allclose(drawn[0], drawn[1], rtol=1e-9, atol=1e-11):
+            raise CheckFailed("scale", p.name, "the gradient of 1024 times the cost is not 1024 times the gradient")
+    return len(problems)
+
+
+def _state(build: Build, problems: list[Problem]) -> int:
+    for p in problems:
+        torch.manual_seed(6)
+        first, second = build(p.model), build(p.model)
+        for _ in range(3):
+            first(p.closure)
+        second.load_state_dict({n: t.clone() for n, t in first.state_dict().items()})
+        torch.manual_seed(7)
+        expected = _gradient(first, p)
+        torch.manual_seed(7)
+        if not torch.equal(_gradient(second, p), expected):
+            raise CheckFailed("state", p.name, "an estimator that loaded another's state_dict gives another gradient")
+    return len(problems)
+
+
+def _refuses_nonfinite(build: Build, problems: list[Problem]) -> int:
+    for p in problems:
+        for value in (torch.nan, torch.inf):
+            estimator = build(p.model)
+            try:
+                estimator(lambda v=value, q=p: q.closure() + v)
+            except FloatingPointError:
+                continue
+            raise CheckFailed("non-finite", p.name, f"a cost of {value} raised no FloatingPointError")
+    return len(problems)
+
+
+CHECKS = {
+    "value": _value,
+    "reproducible": _reproducible,
+    "restores": _restores,
+    "evaluations": _evaluations,
+    "scale": _scale,
+    "state": _state,
+    "non-finite": _refuses_nonfinite,
+    "bias": _bias,
+}
+
+
+def default_problems() -> list[Problem]:
+    """The zoo of the library's own suite: 24 small nets, and one with continuous noise."""
+    return [*zoo(24, 4.0), rectifier_problem()]

@@ -1,0 +1,129 @@
+"""Small random problems with known answers: nets whose every outcome can be summed, and costs that leave no place to hide.
+
+A cost linear in a unit would make even straight-through unbiased, so every cost is a sum of a sine and a cube of mixed
+units. Problems differ in depth, node types, weight sharing, repeated use of a node, local terms, differentiability,
+saturation, and parameters inside the cost.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dither.nodes import Bernoulli, Categorical, Node, NoisyReLU, named_nodes
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model (float64), a closure that returns (batch,) or (batch, terms) costs, and what is special about it."""
+
+    name: str
+    model: nn.Module
+    closure: Callable[[], Tensor]
+    traits: frozenset[str] = field(default_factory=frozenset)
+    bits: float = 0.0  # log2 of the joint outcomes of one run, over all examples
+
+
+class _Layered(nn.Module):
+    """x -> linear -> node -> ... ; `shared` reuses the first square layer, `twice` calls every node on two linear maps."""
+
+    def __init__(self, sizes: list[int], nodes: list[Node], shared: bool, twice: bool, generator: torch.Generator) -> None:
+        super().__init__()
+
+        def linear(a: int, b: int) -> nn.Linear:
+            layer = nn.Linear(a, b).double()
+            for p in layer.parameters():
+                p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.9
+            return layer
+
+        self.layers = nn.ModuleList()
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            same = [m for m in self.layers if isinstance(m, nn.Linear) and (m.in_features, m.out_features) == (a, b)]
+            self.layers.append(same[0] if shared and same else linear(a, b))
+        self.nodes = nn.ModuleList(nodes)
+        self.twice = twice
+        self.readout = nn.Parameter(torch.randn(sizes[-1], 2, generator=generator, dtype=torch.float64))
+
+    def forward(self, h: Tensor) -> Tensor:
+        for layer, node in zip(self.layers, self.nodes, strict=True):
+            a = layer(h)
+            if isinstance(node, Categorical):
+                h = node(a.unflatten(-1, (-1, a.shape[-1]))).flatten(-2)
+            else:
+                h = node(a)
+            if self.twice:
+                h = h + 0.5 * (node(a.roll(1, -1).unsqueeze(-2)).squeeze(-2) if isinstance(node, Categorical) else node(0.7 - a))
+        return h
+
+
+def random_problem(seed: int, max_bits: float = 8.0) -> Problem:
+    """A problem drawn from the zoo, at most 2^max_bits joint outcomes a run (all examples together)."""
+    choose = random.Random(seed)
+    for attempt in range(1000):
+        generator = torch.Generator().manual_seed(seed * 1000 + attempt)
+        depth, batch = choose.randint(1, 3), choose.randint(1, 2)
+        traits = {t for t in ("shared", "twice", "local", "hard-cost", "saturated", "cost-parameters") if choose.random() < 0.3}
+        sizes, nodes, units = [choose.randint(1, 3)], [], 0.0
+        for _ in range(depth):
+            kind = choose.choice(("binary", "binary", "signed", "categorical"))
+            width = choose.randint(2, 3) if kind == "categorical" else choose.randint(1, 3)
+            if "shared" in traits and choose.random() < 0.7 and (kind != "categorical" or sizes[-1] > 1):
+                width = sizes[-1]
+            sizes.append(width)
+            nodes.append(Categorical() if kind == "categorical" else Bernoulli((-1, 1) if kind == "signed" else (0, 1)))
+            traits.add(kind)
+            units += math.log2(width) if kind == "categorical" else width
+        bits = units * batch * (2 if "twice" in traits else 1)
+        if bits <= max_bits:
+            break
+    else:
+        raise ValueError(f"max_bits is {max_bits}: no problem is that small, 1 is the least")
+    model = _Layered(sizes, nodes, "shared" in traits, "twice" in traits, generator)
+    x = torch.randn(batch, sizes[0], generator=generator, dtype=torch.float64)
+    if "saturated" in traits:
+        x = x * 20
+    target = torch.randn(batch, 2, generator=generator, dtype=torch.float64)
+    readout = model.readout if "cost-parameters" in traits else model.readout.detach()
+
+    def closure() -> Tensor:
+        h = model(x)
+        z = h @ readout - target
+        terms = torch.sin(1.3 * z) + 0.2 * z**3
+        if "hard-cost" in traits:
+            terms = terms.detach().mul(4).round().div(4) + (z.detach() > 0.3) + 0.1 * h.detach().argmax(-1, keepdim=True)
+            terms = terms + 0 * readout.sum()
+        if "local" in traits:
+            return torch.stack((terms[:, 0], terms[:, 1], torch.exp(0.5 * h[:, 0])), 1)
+        return terms.sum(1)
+
+    traits.add(f"depth-{depth}")
+    return Problem(f"zoo-{seed}", model, closure, frozenset(traits), bits)
+
+
+def zoo(count: int, max_bits: float = 8.0, start: int = 0) -> list[Problem]:
+    """`count` random problems."""
+    return [random_problem(seed, max_bits) for seed in range(start, start + count)]
+
+
+def rectifier_problem() -> Problem:
+    """A noisy rectifier before a binary unit: the pathwise and the score gradient meet (quadrature, not enumeration)."""
+    generator = torch.Generator().manual_seed(7)
+    model = _Layered([2, 1, 2], [NoisyReLU(0.8), Bernoulli()], False, False, generator)
+    x = torch.randn(1, 2, generator=generator, dtype=torch.float64)
+
+    def closure() -> Tensor:
+        h = model(x)
+        return torch.sin(1.3 * h.sum(1)) + 0.2 * (h[:, 0] - 0.6) ** 3 * (1 + h[:, 1])
+
+    return Problem("rectifier", model, closure, frozenset({"continuous"}), 9.0)
+
+
+def joint_bits(problem: Problem, samples: int) -> float:
+    """log2 of the joint outcomes of an estimator that runs the closure `samples` times."""
+    assert named_nodes(problem.model)
+    return problem.bits * samples
