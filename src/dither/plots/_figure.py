@@ -6,19 +6,19 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dither import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 # Okabe & Ito's palette without its yellow (too pale on white): told apart with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
     "font.size": 10,
     "axes.spines.top": False,
@@ -65,7 +65,7 @@ def new_axes(width: float = 7.0, height: float = 4.2) -> Axes:
         return figure.add_subplot()
 
 
-def save(figure: Figure, path: str | Path) -> list[Path]:
+def save(figure: Figure | SubFigure, path: str | Path) -> list[Path]:
     """Writes path.svg and path.png, each whole or not at all, and returns the two paths.
 
     The same records give the same bytes: no date, and ids that depend on nothing but the figure.
@@ -79,7 +79,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
             (".png", {"Software": "dither"}),
         ):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], metadata=metadata)
+            figure.canvas.print_figure(buffer, format=suffix[1:], metadata=metadata)
             target = stem.with_name(stem.name + suffix)
             files.write_atomic(target, buffer.getvalue())
             written.append(target)

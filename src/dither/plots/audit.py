@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from dither.plots._figure import PALETTE, new_axes, style
@@ -26,16 +27,14 @@ def draw(
     """A line per estimator, best on top: its bias squared, its variance, and their sum, the squared error.
 
     records     rows of `AuditReport.to_dicts()`: estimator, parameter, bias, bias_se, variance, mse, ...
-    A hollow circle is a bias within two standard errors of zero: it is drawn at that limit, and may be less.
+    A hollow circle is a bias that cannot be told from none: it is drawn at `bias_se`, and may be less.
     A grey triangle at the left edge is a value that is zero but for rounding.
     Raises      ValueError when no record is about `parameter`.
     """
     rows = [row for row in records if row.get("parameter") == parameter]
     if not rows:
         known = sorted({str(row.get("parameter")) for row in records})
-        raise ValueError(
-            f"no record with parameter {parameter!r}; there is {', '.join(known) or 'no record'}"
-        )
+        raise ValueError(f"no record with parameter {parameter!r}; there is {', '.join(known) or 'no record'}")
     rows.sort(key=lambda row: -row["mse"])
     biases = [bias_squared(row) for row in rows]
     values = [v for row, (b, _) in zip(rows, biases, strict=True) for v in (b, row["variance"], row["mse"])]
@@ -57,16 +56,14 @@ def draw(
         ax.tick_params(axis="y", length=0)
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("squared gradient units (log scale)")
-        ax.set_title(
-            f"{title or 'Error of one gradient estimate'}\n{describe(rows)}", loc="left", fontsize=10
-        )
+        ax.set_title(f"{title or 'Error of one gradient estimate'}\n{describe(rows)}", loc="left", fontsize=10)
         legend(ax, hollow=not all(seen for _, seen in biases), none=min(values) <= left)
     return ax
 
 
 def bias_squared(row: Mapping[str, Any]) -> tuple[float, bool]:
     """The value to draw, and whether the bias was told apart from zero (else it is the upper limit)."""
-    limit = 2 * (row.get("bias_se") or 0.0)
+    limit = row.get("bias_se") or 0.0
     bias = abs(row["bias"])
     return (bias**2, True) if bias > limit else (limit**2, False)
 
@@ -82,9 +79,7 @@ def dot(
     hollow: bool = False,
 ):
     if value <= left:
-        ax.plot(
-            [left], [y], marker=CARET, markersize=9, color=ZERO, linestyle="none", clip_on=False, zorder=2
-        )
+        ax.plot([left], [y], marker=CARET, markersize=9, color=ZERO, linestyle="none", clip_on=False, zorder=2)
         return
     edge, face = (1.8 if hollow or marker == "|" else 1.0), ("white" if hollow else color)
     ax.plot(
@@ -109,7 +104,7 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     if rows[0].get("draws"):
         parts.append(f"n = {rows[0]['draws']} draws")
     parts.append(f"against {rows[0].get('reference') or 'the true gradient'}")
-    return ", ".join(parts)
+    return fill(", ".join(parts), 62)
 
 
 def legend(ax: Axes, hollow: bool, none: bool) -> None:

@@ -42,9 +42,7 @@ def draw(
     curves = collect(records, x, y, group)
     if not curves:
         keys = sorted({key for record in records for key in record})
-        raise ValueError(
-            f"no record has both {x!r} and {y!r}; {len(records)} records have {', '.join(keys) or 'no key'}"
-        )
+        raise ValueError(f"no record has both {x!r} and {y!r}; {len(records)} records have {', '.join(keys) or 'no key'}")
     with style():
         ax = ax or new_axes()
         for i, (name, points) in enumerate(curves.items()):
@@ -65,7 +63,9 @@ def draw(
             ax.text(1, 1.01, note, transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
         ax.legend(fontsize=9)
         if x in ("epoch", "step"):
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            from matplotlib.ticker import MaxNLocator
+
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 

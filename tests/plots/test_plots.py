@@ -1,0 +1,112 @@
+"""Figures: the same bytes for the same records, whole or absent, and saying what they show."""
+
+import matplotlib
+import pytest
+
+from dither import plots
+from dither.plots import audit, learning_curves
+
+CURVES = [
+    {"estimator": e, "seed": s, "epoch": i, "seconds": i * (1 + s / 10), "validation_accuracy": i / 10 + s / 100}
+    for e in ("straight-through", "score-function")
+    for s in (0, 1, 2)
+    for i in (1, 2, 3)
+]
+AUDIT = [
+    {"estimator": "biased", "parameter": "overall", "bias": 0.3, "bias_se": 0.001, "variance": 0.01, "mse": 0.1,
+     "evaluations": 1, "milliseconds": 0.8, "reference": "enumeration", "draws": 50},
+    {"estimator": "noisy", "parameter": "overall", "bias": 0.02, "bias_se": 0.03, "variance": 20.0, "mse": 20.0004,
+     "evaluations": 10, "milliseconds": 0.9, "reference": "enumeration", "draws": 50},
+    {"estimator": "exact", "parameter": "overall", "bias": 1e-16, "bias_se": 0.0, "variance": 0.0, "mse": 1e-32,
+     "evaluations": 1024, "milliseconds": 40.0, "reference": "enumeration", "draws": 50},
+    {"estimator": "noisy", "parameter": "0.weight", "bias": 1.0, "bias_se": 1.0, "variance": 1.0, "mse": 1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", [lambda: learning_curves.draw(CURVES), lambda: audit.draw(AUDIT)])
+def test_the_same_records_give_the_same_bytes(tmp_path, draw):
+    first = plots.save(draw().figure, tmp_path / "a")
+    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}):
+        second = plots.save(draw().figure, tmp_path / "b")
+    assert [p.name for p in first] == ["a.svg", "a.png"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert b"<dc:date>" not in first[0].read_bytes()
+
+
+def test_settings_are_restored_and_pyplot_is_not_touched():
+    import subprocess
+    import sys
+
+    before = dict(matplotlib.rcParams)
+    learning_curves.draw(CURVES)
+    assert dict(matplotlib.rcParams) == before
+    code = (
+        "from dither import plots; plots.new_axes(); import sys; assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_dot_in_the_name_is_no_suffix(tmp_path):
+    assert [p.name for p in plots.save(plots.new_axes().figure, tmp_path / "new" / "v1.2")] == ["v1.2.svg", "v1.2.png"]
+
+
+def test_a_failed_save_leaves_the_old_figure(tmp_path, monkeypatch):
+    (path, _) = plots.save(plots.new_axes().figure, tmp_path / "a")
+    old = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dither.files.write_new", full)
+    with pytest.raises(OSError, match="free some space"):
+        plots.save(learning_curves.draw(CURVES).figure, tmp_path / "a")
+    assert path.read_bytes() == old and {p.name for p in tmp_path.iterdir()} == {"a.svg", "a.png"}
+
+
+def test_curves_are_means_with_a_band_over_seeds():
+    curves = learning_curves.collect(CURVES, "epoch", "validation_accuracy", "estimator")
+    assert list(curves) == ["straight-through", "score-function"]
+    x, mean, low, high, n = curves["score-function"][1]
+    assert (x, n) == (2, 3) and (mean, low, high) == pytest.approx((0.21, 0.20, 0.22))
+    times = learning_curves.collect(CURVES, "seconds", "validation_accuracy", "estimator")
+    assert [point[0] for point in times["score-function"]] == pytest.approx([1.1, 2.2, 3.3])
+    ax = learning_curves.draw(CURVES, x="seconds")
+    legend = ax.get_legend()
+    assert legend and [t.get_text() for t in legend.get_texts()] == ["straight-through (n = 3)", "score-function (n = 3)"]
+    assert ax.get_xlabel() == "training time (seconds)" and len(ax.collections) == 2
+
+
+def test_one_run_without_group_and_missing_values():
+    ax = learning_curves.draw([{"epoch": 1, "train_loss": 2.0}, {"epoch": 2}, {"epoch": 3, "train_loss": 1.0}], y="train_loss")
+    assert ax.lines[0].get_xydata().tolist() == [[1, 2], [3, 1]]
+    with pytest.raises(ValueError, match="no record has both"):
+        learning_curves.draw([{"epoch": 1}], y="train_loss")
+
+
+def test_it_draws_on_the_axes_given():
+    ax = plots.new_axes()
+    assert learning_curves.draw(CURVES, ax) is ax and audit.draw(AUDIT, plots.new_axes()).get_xscale() == "log"
+
+
+def test_the_audit_says_what_is_not_known_and_what_is_zero():
+    assert audit.bias_squared(AUDIT[0]) == (pytest.approx(0.09), True)
+    assert audit.bias_squared(AUDIT[1]) == (pytest.approx(0.0009), False)  # cannot be told from none
+    ax = audit.draw(AUDIT)
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels == ["noisy\n10 evaluations, 0.9 ms", "biased\n1 evaluation, 0.8 ms", "exact\n1024 evaluations, 40 ms"]
+    assert "n = 50 draws, against enumeration" in ax.get_title(loc="left")
+    texts = [t.get_text() for t in ax.figure.legends[0].get_texts()]
+    assert texts == ["bias²", "bias², at most", "variance", "mean squared error", "zero"]
+    assert ax.get_xlim()[0] > 1e-6  # rounding errors do not stretch the axis
+
+
+def test_the_audit_of_one_parameter_and_of_none():
+    assert len(audit.draw(AUDIT, parameter="0.weight").get_yticks()) == 1
+    with pytest.raises(ValueError, match=r"there is 0\.weight, overall"):
+        audit.draw(AUDIT, parameter="1.weight")
+
+
+def test_all_zero_still_draws():
+    row = {"estimator": "exact", "parameter": "overall", "bias": 0.0, "bias_se": 0.0, "variance": 0.0, "mse": 0.0}
+    assert audit.draw([row]).get_xlim()[0] > 0
