@@ -1,0 +1,139 @@
+"""What `experiment` and `bench` share: a table of names, and running one of them by its own dataclass."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from dither.cli.errors import OK, USAGE, UsageError
+from dither.cli.out import Out
+from dither.cli.parse import parse, to_json
+from dither.cli.setup import PLACES
+
+# name -> (module, one line). Each module is torch-free at import and has a frozen dataclass `Config` and
+# run(config, folder, progress) -> {"rows": [flat dicts], ...}.
+Entries = Mapping[str, tuple[str, str]]
+
+
+def main(verb: str, entries: Entries, arguments: Sequence[str]) -> int:
+    """`dither VERB list`, or `dither VERB NAME [OPTIONS]`."""
+    first, rest = (arguments[0], list(arguments[1:])) if arguments else ("", [])
+    if first in ("-h", "--help"):
+        print(usage(verb, entries), end="")
+        return OK
+    if first == "list":
+        listing = parse(Listing, rest, f"dither {verb} list")
+        Out(json=listing.json).table([{"name": name, "about": text} for name, (_, text) in entries.items()])
+        return OK
+    if first not in entries:
+        return unknown(verb, entries, first)
+    return run(verb, first, import_module(entries[first][0]), rest)
+
+
+def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
+    """Runs one, prints its rows, and keeps them in NAME.json with what they were made by and on."""
+    from dither import results
+
+    command = parse(extended(module.Config), arguments, f"dither {verb} {name}")
+    config = module.Config(**{f.name: getattr(command, f.name) for f in fields(module.Config)})
+    out = Out(json=command.json, quiet=command.quiet)
+    folder = command.out or Path(os.environ.get("DITHER_RUNS", "runs")) / name
+    began = time.monotonic()
+    result = module.run(config, folder, out.note)
+    payload = {
+        "command": shlex.join(["dither", verb, name, *without_places(arguments)]),
+        "seconds": round(result.get("seconds", time.monotonic() - began), 1),
+        "environment": environment(),
+        "config": {k: v for k, v in to_json(config).items() if k not in PLACES},
+        "rows": result["rows"],
+    }
+    saved = [results.save(name, payload, target) for target in (folder, command.publish) if target]
+    if result.get("curves"):
+        saved += draw(result["curves"], folder / "figures")
+    out.table(result["rows"])
+    for path in saved:
+        out.note(f"wrote {path}")
+    return OK
+
+
+def extended(config: type) -> type:
+    """The dataclass `config` with the flags that every experiment has."""
+    import tyro
+
+    def flag(name: str, kind: Any, default: Any, text: str):
+        return name, Annotated[kind, tyro.conf.arg(help=text)], field(default=default)
+
+    extra = [
+        flag(
+            "out",
+            Path | None,
+            None,
+            "Folder of the runs, default runs/NAME; finished ones are not repeated.",
+        ),
+        flag("publish", Path | None, None, "Folder that gets a copy of the figures that README and docs quote."),
+        flag("json", bool, False, "One JSON object a line on stdout."),
+        flag("quiet", bool, False, "No progress and no hints on stderr."),
+    ]
+    made = make_dataclass("Command", extra, bases=(config,), frozen=True)
+    made.__doc__ = config.__doc__
+    return made
+
+
+def without_places(arguments: Sequence[str]) -> list[str]:
+    """The arguments that change the result: a published command names no folder of the machine it ran on."""
+    kept, skip = [], False
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        place = name in ("--out", "--publish", "--data-dir", "--data_dir")
+        if not (skip or place or argument in ("--json", "--quiet")):
+            kept.append(argument)
+        skip = place and not value
+    return kept
+
+
+def environment() -> dict[str, Any]:
+    from dither.training.environment import environment
+
+    return environment()
+
+
+def draw(curves: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """The learning curves, by epoch and by time."""
+    from dither import plots
+    from dither.plots import learning_curves
+
+    group = "method" if "method" in curves[0] else "estimator"
+    paths = []
+    for x, name in (("epoch", "learning"), ("seconds", "learning-by-time")):
+        if x in curves[0]:
+            paths += plots.save(learning_curves.draw(curves, x=x, group=group).figure, folder / name)
+    return paths
+
+
+@dataclass(frozen=True)
+class Listing:
+    """List the names."""
+
+    json: bool = False
+    """One JSON object a line on stdout."""
+
+
+def usage(verb: str, entries: Entries) -> str:
+    names = "\n".join(f"  {name:<12} {text}" for name, (_, text) in entries.items())
+    return f"usage: dither {verb} list | NAME [OPTIONS]\n\n{names}\n\nOptions of one: dither {verb} NAME --help\n"
+
+
+def unknown(verb: str, entries: Entries, name: str) -> int:
+    if not name:
+        raise UsageError(f"which one? dither {verb} list names them")
+    near = difflib.get_close_matches(name, entries, n=1)
+    hint = f"; perhaps you meant: dither {verb} {near[0]}" if near else ""
+    Out().error(f"there is no {verb} {name!r}, known are {', '.join(entries)}{hint}")
+    return USAGE

@@ -1,0 +1,133 @@
+"""From a run's configuration to its objects: what `train` trains and what `audit` rebuilds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dither.cli.errors import UsageError
+from dither.cli.names import ESTIMATORS, MODELS, DataName, EstimatorName, ModelName
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What defines a training run; the same configuration gives the same weights."""
+
+    model: ModelName = "mlp"
+    """The network: mlp has layers of binary stochastic units."""
+    data: DataName = "digits"
+    """The data set; digits comes with the library."""
+    estimator: EstimatorName = "score-function-optimal"
+    """How the gradient is estimated; deterministic trains the network without noise."""
+    samples: int = 10
+    """Samples per example and step."""
+    hidden: tuple[int, ...] = (200, 200)
+    """Units of each hidden layer."""
+    gain: float = 10.0
+    """Scale of the initial weights, in torch's own; above 1 units start decided."""
+    epochs: int = 120
+    """Passes over the training data."""
+    batch_size: int = 64
+    """Examples per step."""
+    lr: float = 0.01
+    """Adam's learning rate; it falls linearly to zero."""
+    seed: int = 0
+    """Governs weights, order of the data and all noise."""
+    threads: int = 1
+    """CPU threads, part of what fixes the result; 0 leaves them to torch."""
+    device: str = "cpu"
+    """Where to compute, such as cpu or cuda."""
+    data_dir: Path | None = None
+    """Folder of the data files; default $DITHER_DATA, then the user's cache."""
+
+
+# May differ when a run is resumed: they say where, not what.
+PLACES = ("device", "data_dir")
+
+
+@dataclass
+class Setup:
+    """A configuration's objects. `train`, `valid` and `test` are pairs (x, y) on the device."""
+
+    config: TrainConfig
+    model: Any
+    train: tuple[Any, Any]
+    valid: tuple[Any, Any]
+    test: tuple[Any, Any]
+
+    def estimator(self, name: EstimatorName, samples: int) -> Any:
+        return ESTIMATORS[name](self.model, samples)
+
+    def accuracy(self, part: tuple[Any, Any], samples: int, key: int) -> float:
+        """The share of examples classified right by the mean of `samples` predictions.
+
+        `key` seeds the noise: the same weights and key give the same figure, before and after resuming.
+        """
+        import torch
+
+        import dither
+
+        x, y = part
+        torch.manual_seed(dither.noise.step_seed(dither.noise.step_seed(self.config.seed, key), samples))
+        self.model.eval()  # no change for a stochastic node, but for layers such as dropout
+        with torch.no_grad():
+            if self.config.estimator == "deterministic":
+                with dither.deterministic("mean"):
+                    votes = self.model(x)
+            else:
+                votes = torch.stack([self.model(x).softmax(1) for _ in range(samples)]).mean(0)
+        return float((votes.argmax(1) == y).double().mean())
+
+
+def cost(model, x, y):
+    """Cross-entropy per example, (batch,)."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(model(x), y, reduction="none")
+
+
+def setup(config: TrainConfig) -> Setup:
+    """Loads the data and builds the model, with weights that depend on the seed alone."""
+    import torch
+
+    from dither import data
+
+    check(config)
+    device = check_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    dataset = data.load(config.data, config.data_dir)
+    torch.manual_seed(config.seed)
+    model = MODELS[config.model](dataset.train.x.shape[1], config.hidden, dataset.classes, config.gain).to(device)
+    train, valid, test = ((s.x.to(device), s.y.to(device)) for s in (dataset.train, dataset.valid, dataset.test))
+    return Setup(config, model, train, valid, test)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuses what no run can be made of, naming the flag."""
+    for name in ("samples", "epochs", "batch_size"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}, it must be at least 1")
+    if not config.hidden or min(config.hidden) < 1:
+        raise UsageError(f"--hidden is {list(config.hidden)}: give one or more positive widths, such as --hidden 200 200")
+    for name in ("lr", "gain"):
+        if not 0 < getattr(config, name) < float("inf"):
+            raise UsageError(f"--{name} is {getattr(config, name)}, it must be a positive number")
+    if config.threads < 0:
+        raise UsageError(f"--threads is {config.threads}, it must be 0 (torch decides) or more")
+    if config.estimator == "score-function-leave-one-out" and config.samples < 2:
+        raise UsageError("--estimator score-function-leave-one-out compares samples: give --samples 2 or more")
+
+
+def check_device(name: str):
+    """The torch device called `name`; UsageError when this machine has none."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used ({reason}); use --device cpu") from None
+    return device

@@ -1,0 +1,79 @@
+"""`dither experiment` and `dither bench`: any module with a Config and a run becomes a command."""
+
+import json
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dither import results
+from dither.cli import catalogue, main
+from dither.cli.bench import BENCHMARKS
+from dither.cli.experiment import EXPERIMENTS
+
+
+@dataclass(frozen=True)
+class Config:
+    """A tiny experiment."""
+
+    size: int = 3
+    """How many rows."""
+    data_dir: Path | None = None
+
+
+def run(config, folder, progress):
+    progress(f"in {folder}")
+    rows = [{"method": "a", "score": float(i)} for i in range(config.size)]
+    curves = [{"method": m, "seed": s, "epoch": e, "seconds": 2.0 * e, "validation_accuracy": e / 10}
+              for m in "ab" for s in (0, 1) for e in (1, 2)]  # fmt: skip
+    return {"rows": rows, "curves": curves}
+
+
+@pytest.fixture
+def entries(monkeypatch, tmp_path):
+    """A table with one experiment, in a folder of its own."""
+    module = types.ModuleType("tiny_experiment")
+    module.__dict__.update(Config=Config, run=run)
+    monkeypatch.setitem(sys.modules, "tiny_experiment", module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DITHER_RUNS", raising=False)
+    return {"tiny": ("tiny_experiment", "a tiny experiment")}
+
+
+def test_an_experiment_prints_rows_and_keeps_what_they_were_made_by(entries, capsys, tmp_path):
+    arguments = ["tiny", "--size", "2", "--publish", "out", "--data-dir=/secret", "--json"]
+    assert catalogue.main("experiment", entries, arguments) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["score"] for line in printed.out.splitlines()] == [0.0, 1.0]
+    assert "in runs/tiny" in printed.err
+    payload = results.load("tiny", tmp_path / "out")
+    assert payload["command"] == "dither experiment tiny --size 2"
+    assert payload["config"] == {"size": 2} and "/secret" not in json.dumps(payload)
+    figures = {path.name for path in (tmp_path / "runs/tiny/figures").iterdir()}
+    assert figures == {"learning.svg", "learning.png", "learning-by-time.svg", "learning-by-time.png"}
+
+
+def test_its_help_shows_its_own_flags(entries, capsys):
+    with pytest.raises(SystemExit) as stop:
+        catalogue.main("experiment", entries, ["tiny", "--help"])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0 and "--size" in printed and "How many rows." in printed and "--publish" in printed
+
+
+@pytest.mark.parametrize("verb", ["experiment", "bench"])
+def test_unknown_names_are_usage_errors(capsys, verb):
+    assert main([verb]) == 2
+    assert f"dither {verb} list" in capsys.readouterr().err
+    assert main([verb, "first-dem"]) == 2
+    assert "there is no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entries_of", [EXPERIMENTS, BENCHMARKS])
+def test_every_entry_of_the_tables_is_there(entries_of):
+    from importlib import import_module
+
+    for module, about in entries_of.values():
+        loaded = import_module(module)
+        assert loaded.Config() is not None and callable(loaded.run) and about
