@@ -45,10 +45,7 @@ class Checkpoint:
 def encode(step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, bytes]:
     """File name -> bytes, the manifest last. ValueError or TypeError for what could not be loaded again."""
     content = {TENSORS: _encode_tensors(tensors), META: _encode_meta(meta)}
-    entries = {
-        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        for name, data in content.items()
-    }
+    entries = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in content.items()}
     return {**content, MANIFEST: sign({"format": FORMAT, "step": step, "files": entries})}
 
 
@@ -57,19 +54,15 @@ def _encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
         if type(name) is not str or name == "__metadata__":
             raise ValueError(f"a tensor is called {name!r}; use a string other than '__metadata__'")
         if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"tensors[{name!r}] is a {type(tensor).__name__}; pass a tensor, or put it into meta"
-            )
-    # Clones, because tied or sliced tensors share storage, which the format refuses.
-    alone = {
-        name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
-    }
+            raise TypeError(f"tensors[{name!r}] is a {type(tensor).__name__}; pass a tensor, or put it into meta")
+    alone = {}
     try:
+        for name, tensor in tensors.items():
+            # Clones, because tied or sliced tensors share storage, which the format refuses.
+            alone[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
         data = safetensors.torch.save(alone)
-    except Exception as failure:  # the serialiser's own exceptions are of many kinds
-        raise ValueError(
-            f"the tensors cannot be saved: {failure}; use dense tensors of common dtypes"
-        ) from failure
+    except Exception as failure:  # torch's and the serialiser's own exceptions are of many kinds
+        raise ValueError(f"the tensors cannot be saved: {failure}; use dense tensors of common dtypes") from failure
     _check_header(data)
     return data
 
@@ -78,13 +71,9 @@ def _encode_meta(meta: Mapping[str, Any]) -> bytes:
     try:
         data = files.dump_json(dict(meta))
     except (TypeError, ValueError) as failure:
-        raise type(failure)(
-            f"meta is not JSON: {failure}; use finite numbers, strings, lists and dicts"
-        ) from failure
+        raise type(failure)(f"meta is not JSON: {failure}; use finite numbers, strings, lists and dicts") from failure
     if len(data) > JSON_CAP:
-        raise ValueError(
-            f"meta takes {len(data)} bytes as JSON, more than {JSON_CAP}; put large data into tensors"
-        )
+        raise ValueError(f"meta takes {len(data)} bytes as JSON, more than {JSON_CAP}; put large data into tensors")
     return data
 
 
@@ -101,9 +90,7 @@ def read(path: Path, step: int) -> Checkpoint:
         if len(data) != size:
             raise CorruptCheckpoint(f"{path / name} has {len(data)} bytes of {size}: it is truncated")
         if hashlib.sha256(data).hexdigest() != digest:
-            raise CorruptCheckpoint(
-                f"{path / name} has been altered: its sha256 is not the one in {MANIFEST}"
-            )
+            raise CorruptCheckpoint(f"{path / name} has been altered: its sha256 is not the one in {MANIFEST}")
         content[name] = data
     try:
         meta = files.parse_json(content[META], str(path / META))
@@ -133,11 +120,7 @@ def _read_manifest(path: Path, step: int) -> dict[str, tuple[int, str]]:
         if not isinstance(entries, dict) or set(entries) != {TENSORS, META}:
             raise ValueError(f"its files are not {TENSORS} and {META}")
         for entry in entries.values():
-            if (
-                not isinstance(entry, dict)
-                or set(entry) != {"sha256", "size"}
-                or type(entry["size"]) is not int
-            ):
+            if not isinstance(entry, dict) or set(entry) != {"sha256", "size"} or type(entry["size"]) is not int:
                 raise ValueError("an entry is not a size and a sha256")
         if entries[META]["size"] > JSON_CAP:
             raise ValueError(f"{META} is larger than {JSON_CAP} bytes")
@@ -152,9 +135,7 @@ def read_bytes(path: Path, cap: int) -> bytes:
     except ValueError as failure:
         raise CorruptCheckpoint(str(failure)) from failure
     except OSError as failure:
-        if (
-            failure.errno in _DAMAGE
-        ):  # anything else, such as a missing permission, says nothing about the content
+        if failure.errno in _DAMAGE:  # anything else, such as a missing permission, says nothing about the content
             raise CorruptCheckpoint(f"{path} cannot be read: {failure.strerror}") from failure
         raise
 

@@ -61,9 +61,7 @@ def save(run: RunFolder, parts: dict[str, Any], plan: dict, tally: Tally, step: 
     checkpoint.save(run.checkpoints, step, tensors, {"state": state, "plan": plan, "progress": progress})
 
 
-def restore(
-    run: RunFolder, parts: dict[str, Any], plan: dict, tally: Tally, last: int
-) -> tuple[int, list[dict[str, Any]]]:
+def restore(run: RunFolder, parts: dict[str, Any], plan: dict, tally: Tally, last: int) -> tuple[int, list[dict[str, Any]]]:
     """Put everything back as it was at the newest checkpoint; (0, []) when there is none."""
     try:
         found = checkpoint.load(run.checkpoints)
@@ -73,25 +71,15 @@ def restore(
     state, saved, progress = (found.meta.get(key) for key in ("state", "plan", "progress"))
     if not (isinstance(state, dict) and isinstance(saved, dict) and isinstance(progress, dict)):
         raise checkpoint.CorruptCheckpoint(f"{found.path} was not written by fit; start a new run")
-    if different := [
-        f"{key}={plan[key]} (was {saved.get(key)})" for key in plan if plan[key] != saved.get(key)
-    ]:
-        raise ValueError(
-            f"cannot resume {run.path} with {', '.join(different)}; use the run's values or a new run"
-        )
+    if different := [f"{key}={plan[key]} (was {saved.get(key)})" for key in plan if plan[key] != saved.get(key)]:
+        raise ValueError(f"cannot resume {run.path} with {', '.join(different)}; use the run's values or a new run")
     if set(parts) != set(state):
-        raise ValueError(
-            f"cannot resume {run.path}: it saved {sorted(state)}, given are {sorted(parts)}; pass the same"
-        )
+        raise ValueError(f"cannot resume {run.path}: it saved {sorted(state)}, given are {sorted(parts)}; pass the same")
     if found.step > last:
-        raise ValueError(
-            f"epochs end at step {last}, but {run.path} has done {found.step}; ask for more epochs"
-        )
+        raise ValueError(f"epochs end at step {last}, but {run.path} has done {found.step}; ask for more epochs")
     records = run.metrics.rewind(found.step)
     if len(records) != progress["records"]:
-        raise CorruptLog(
-            f"{run.metrics.path} has {len(records)} of {progress['records']} records; start a new run"
-        )
+        raise CorruptLog(f"{run.metrics.path} has {len(records)} of {progress['records']} records; start a new run")
     run.timing.rewind(found.step)
     for name, part in parts.items():
         part.load_state_dict(unpack(found.tensors, state[name]))

@@ -66,13 +66,9 @@ def save(
     """
     folder = Path(folder)
     if type(step) is not int or not 0 <= step < 10**18:
-        raise ValueError(
-            f"step is {step!r}; it must be an integer from 0 to 10^18: pass the number of steps done"
-        )
+        raise ValueError(f"step is {step!r}; it must be an integer from 0 to 10^18: pass the number of steps done")
     if type(keep) is not int or keep < 1:
-        raise ValueError(
-            f"keep is {keep!r}; it must be at least 1: the checkpoint just saved is one of those kept"
-        )
+        raise ValueError(f"keep is {keep!r}; it must be at least 1: the checkpoint just saved is one of those kept")
     content = encode(step, tensors, meta)
     target = folder / f"step-{step:06d}"
     try:
@@ -107,12 +103,8 @@ def load(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
             warnings.warn(text, CheckpointWarning, stacklevel=2)
         return found
     if failures:
-        raise CorruptCheckpoint(
-            f"no checkpoint in {folder} can be trusted: {'; '.join(failures)}; start a new run"
-        )
-    raise FileNotFoundError(
-        errno.ENOENT, "there is no checkpoint here; check the path or start a new run", str(folder)
-    )
+        raise CorruptCheckpoint(f"no checkpoint in {folder} can be trusted: {'; '.join(failures)}; start a new run")
+    raise FileNotFoundError(errno.ENOENT, "there is no checkpoint here; check the path or start a new run", str(folder))
 
 
 def _commit(target: Path, content: Mapping[str, bytes]) -> None:

@@ -52,11 +52,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
     commit = git("rev-parse", "HEAD")
-    return (
-        {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-        if commit
-        else None
-    )
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))} if commit else None
 
 
 def _version(package: str) -> str | None:

@@ -50,9 +50,7 @@ def postponed(active: bool = True) -> Iterator[Stop]:
         stop.signum = signum
 
     for signum in (signal.SIGINT, signal.SIGTERM):
-        if (
-            signal.getsignal(signum) is not None
-        ):  # None: installed by foreign code, which Python could not restore
+        if signal.getsignal(signum) is not None:  # None: installed by foreign code, which Python could not restore
             before[signum] = signal.signal(signum, note)
     try:
         yield stop

@@ -141,9 +141,7 @@ def _order(seed: int, epoch: int, examples: int) -> Tensor:
     return torch.randperm(examples, generator=generator)
 
 
-def _evaluate(
-    evaluate: Callable[[], dict[str, float]] | None, model: nn.Module, record: dict[str, Any]
-) -> dict:
+def _evaluate(evaluate: Callable[[], dict[str, float]] | None, model: nn.Module, record: dict[str, Any]) -> dict:
     values = dict(evaluate()) if evaluate else {}
     if taken := sorted(values.keys() & record.keys()):
         raise ValueError(f"evaluate() returned {taken}, which the loop records itself; choose other names")
@@ -151,9 +149,7 @@ def _evaluate(
     return values
 
 
-def _check(
-    x: Tensor, y: Tensor, epochs: int, batch_size: int, seed: int, every: int | None, run: Any, resume: bool
-):
+def _check(x: Tensor, y: Tensor, epochs: int, batch_size: int, seed: int, every: int | None, run: Any, resume: bool):
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(f"train has {len(x)} inputs and {len(y)} targets; pass equally many, at least one")
     for name, value, least in (
@@ -170,6 +166,4 @@ def _check(
     if run is not None and not run.writable:
         raise ValueError(f"{run.path} is closed or was opened read-only; open it with RunFolder.open(path)")
     if run is not None and not resume and (run.checkpoints.exists() or run.records()):
-        raise FileExistsError(
-            f"{run.path} has a run in it; pass resume=True, or RunFolder.create(..., overwrite=True)"
-        )
+        raise FileExistsError(f"{run.path} has a run in it; pass resume=True, or RunFolder.create(..., overwrite=True)")

@@ -80,13 +80,7 @@ class MetricsLog:
 
     def _open(self) -> int:
         if self._handle is None:
-            flags = (
-                os.O_RDWR
-                | os.O_CREAT
-                | os.O_APPEND
-                | getattr(os, "O_BINARY", 0)
-                | getattr(os, "O_CLOEXEC", 0)
-            )
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
             try:
                 self._handle = os.open(self.path, flags, 0o666)
                 files.fsync_dir(self.path.parent)
@@ -110,9 +104,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     records = []
     for number, (record, _) in enumerate(_lines(files.read_bytes(path, CAP)), start=1):
         if record is None:
-            raise CorruptLog(
-                f"{path}, line {number}, is not a record; delete that line, or resume the run to cut it"
-            )
+            raise CorruptLog(f"{path}, line {number}, is not a record; delete that line, or resume the run to cut it")
         records.append(record)
     return records
 
@@ -148,8 +140,6 @@ def _plain(key: str, value: Any) -> Any:
         return int(value)
     if isinstance(value, Real):
         if not math.isfinite(value):
-            raise ValueError(
-                f"the metric {key!r} is {float(value)}; a log holds finite numbers only: find out why"
-            )
+            raise ValueError(f"the metric {key!r} is {float(value)}; a log holds finite numbers only: find out why")
         return float(value)
     raise TypeError(f"the metric {key!r} is a {type(value).__name__}; pass a number (`.item()` of a tensor)")

@@ -48,9 +48,7 @@ class RunFolder:
         self.checkpoints, self.figures = path / "checkpoints", path / "figures"
 
     @classmethod
-    def create(
-        cls, path: str | os.PathLike[str], config: Mapping[str, Any], overwrite: bool = False
-    ) -> RunFolder:
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], overwrite: bool = False) -> RunFolder:
         """A new run in `path`, locked for this process.
 
         overwrite   remove the run that is there (its JSON, logs, figures and checkpoints; no other file)
@@ -86,9 +84,7 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / CONFIG).exists():
-            raise FileNotFoundError(
-                f"{path} is not a run folder (it has no {CONFIG}); check the path or start a new run"
-            )
+            raise FileNotFoundError(f"{path} is not a run folder (it has no {CONFIG}); check the path or start a new run")
         lock = None if read_only else _acquire(path)
         try:
             config = files.read_json(path / CONFIG)
@@ -121,9 +117,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -132,9 +126,7 @@ def _acquire(path: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        raise RunInUse(
-            f"{path} is in use by another process; wait for it to end or choose another folder"
-        ) from None
+        raise RunInUse(f"{path} is in use by another process; wait for it to end or choose another folder") from None
     except OSError as failure:
         files.raise_with_remedy(failure, "lock the run folder", path / LOCK)
     for leftover in path.glob(f"{files.TEMPORARY}*"):  # of a killed writer: nobody else can be writing now
@@ -148,13 +140,9 @@ def _check_free(path: Path, overwrite: bool) -> None:
         return
     is_run = (path / LOCK).exists() or {CONFIG, "env.json"} <= names
     if overwrite and not is_run:
-        raise FileExistsError(
-            f"{path} holds files but no run, so it is not overwritten; choose another folder"
-        )
+        raise FileExistsError(f"{path} holds files but no run, so it is not overwritten; choose another folder")
     if not overwrite:
-        raise FileExistsError(
-            f"{path} is not empty; continue its run with --resume, or replace it with --overwrite"
-        )
+        raise FileExistsError(f"{path} is not empty; continue its run with --resume, or replace it with --overwrite")
 
 
 def _remove_run(path: Path) -> None:

@@ -44,9 +44,7 @@ def unpack(tensors: Mapping[str, Tensor], plain: Any) -> Any:
     content = plain[marker]
     if marker == _TENSOR:
         if content not in tensors:
-            raise ValueError(
-                f"the saved state names a tensor {content!r} that is not among the {len(tensors)} saved"
-            )
+            raise ValueError(f"the saved state names a tensor {content!r} that is not among the {len(tensors)} saved")
         return tensors[content]
     if marker == _TUPLE:
         return tuple(unpack(tensors, item) for item in content)
@@ -81,9 +79,7 @@ def _pack(state: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 def _pack_mapping(state: Mapping[Any, Any], path: str, tensors: dict[str, Tensor]) -> Any:
     odd = [key for key in state if type(key) not in (str, int)]
     if odd:
-        raise TypeError(
-            f"{path} has the key {odd[0]!r} of type {type(odd[0]).__name__}; use strings or integers"
-        )
+        raise TypeError(f"{path} has the key {odd[0]!r} of type {type(odd[0]).__name__}; use strings or integers")
     packed = {key: _pack(item, f"{path}.{key}", tensors) for key, item in state.items()}
     if isinstance(state, Counter):
         return {"__counter__": [[key, item] for key, item in packed.items()]}
