@@ -199,7 +199,7 @@ class _Taint(TorchDispatchMode):
         """The taint of one output, broadcastable to (sources, *output.shape)."""
         name = func._schema.name.split("::")[-1].rstrip("_")
         ndim = output.dim()
-        everything = torch.stack([m.flatten(1).any(1) for _, m in masks]).any(0).view(-1, *[1] * ndim)
+        everything = torch.stack([m.reshape(self.sources, -1).any(1) for _, m in masks]).any(0).view(-1, *[1] * ndim)
         if torch.Tag.pointwise in func.tags or name in _SAME:
             total = torch.zeros(self.sources, *[1] * ndim, dtype=torch.bool, device=output.device)
             for tensor, mask in masks:
