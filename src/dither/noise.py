@@ -19,6 +19,7 @@ inside without touching a caller.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,14 +83,29 @@ def step_seed(seed: int, step: int) -> int:
 
 # --- operators ----------------------------------------------------------------------------------------------------------
 @torch.library.custom_op("dither::draw_seed", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def draw_seed() -> Tensor:
-    """A 64-bit seed (0-d int64, on the CPU) from torch's default generator."""
+def _draw_seed(call: int, *, device: torch.device) -> Tensor:
     return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
 
 
-@draw_seed.register_fake
-def _() -> Tensor:
+@_draw_seed.register_fake
+def _(call: int, *, device: torch.device) -> Tensor:
     return torch.empty((), dtype=torch.int64)
+
+
+_TRACED_CALLS = itertools.count(1)
+
+
+@torch.compiler.assume_constant_result
+def traced_call() -> int:
+    """A number that no other traced call of a seed has. A compiled training graph merges calls of equal arguments, whatever
+    their tags: without it all nodes would share one seed."""
+    return next(_TRACED_CALLS)
+
+
+def draw_seed() -> Tensor:
+    """A 64-bit seed (0-d int64, on the CPU) from torch's default generator."""
+    # By `device` compiled checkpointing knows which generator's state to replay.
+    return _draw_seed(traced_call() if torch.compiler.is_compiling() else 0, device=torch.device("cpu"))
 
 
 @torch.library.custom_op("dither::uniform", mutates_args=())
@@ -145,6 +161,11 @@ def examples(ids: Tensor) -> Iterator[None]:
         raise ValueError(
             f"ids has shape {tuple(ids.shape)} and dtype {ids.dtype}: one int64 id per example of the batch is needed, "
             "shape (batch,); convert with ids.to(torch.int64).reshape(-1)"
+        )
+    if ids.device.type == "cpu" and ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >> 48):
+        raise ValueError(
+            f"ids run from {int(ids.min())} to {int(ids.max())}: an id is at least 0 and below 2^48, or two examples could "
+            "share noise; number the examples of the data set, or take hashes modulo 2**48"
         )
     before, _EXAMPLES = _EXAMPLES, ids
     try:
