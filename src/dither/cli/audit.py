@@ -102,9 +102,9 @@ def is_function(target: str) -> bool:
 
 def build(model: Any, command: Command) -> dict[str, Any]:
     """The named estimators on the model; leave-one-out only where it has another sample to compare with."""
-    names = list(command.estimators)
+    names: list[EstimatorName] = list(command.estimators)
     if command.samples < 2:
-        names = [name for name in names if name != "score-function-leave-one-out"]
+        names = [name for name in command.estimators if name != "score-function-leave-one-out"]
     return {name: ESTIMATORS[name](model, command.samples) for name in names}
 
 
