@@ -51,7 +51,9 @@ def bernoulli_slope_annealed(logits: Tensor, noise: Tensor, slope: float | Tenso
 
     slope: > 0, raised from 1 during training; the unit becomes a deterministic step as it grows.
     """
-    return bernoulli_straight_through_sigmoid(slope * logits, noise)
+    if isinstance(slope, (int, float)) and not slope > 0:
+        raise ValueError(f"slope is {slope}: it must be positive; raise it from 1 during training")
+    return bernoulli_straight_through_sigmoid(slope * logits, noise).to(logits.dtype)
 
 
 def bernoulli_reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
@@ -60,6 +62,8 @@ def bernoulli_reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -
     d h / d a := 2 q (1 - q) - p (1 - p) / 2  with p = sigmoid(a), q = (h + sigmoid(a / temperature)) / 2.
     Reference: Liu et al. 2023, "Bridging discrete and backpropagation", Eq. 7 (temperature 1: also ZGR, Shekhovtsov 2023).
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")
     h = bernoulli_sample(logits, noise)
     a = widen(logits.detach())
     p, q = torch.sigmoid(a), (h + torch.sigmoid(a / temperature)) / 2

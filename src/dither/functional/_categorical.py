@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dither.functional._bernoulli import attach, widen
+from dither.functional._bernoulli import attach, widen, without_infinities
 
 
 def _proper(logits: Tensor) -> Tensor:
@@ -17,11 +17,12 @@ def _proper(logits: Tensor) -> Tensor:
     logits = widen(logits)
     certain = logits == torch.inf
     spread = torch.where(certain, 0.0, -torch.inf).to(logits.dtype)
-    return torch.where(certain.any(-1, keepdim=True), spread, logits)
+    return torch.where(certain.any(-1, keepdim=True) & ~logits.isnan(), spread, logits)
 
 
-def _finite(logits: Tensor) -> Tensor:
-    return torch.where(logits.isinf(), torch.zeros_like(logits), logits)
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature), where the division may not overflow: the greatest logit becomes 0 before it."""
+    return torch.softmax((logits - logits.detach().amax(-1, keepdim=True)) / temperature, -1)
 
 
 def gumbel(noise: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float = 1.0, hard
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive; 0.1 to 1 is usual")
-    soft = torch.softmax((_proper(logits) + gumbel(noise)) / temperature, -1).to(logits.dtype)
+    soft = _tempered(_proper(logits) + gumbel(noise), temperature).to(logits.dtype)
     return attach(categorical_sample(logits, noise), soft) if hard else soft
 
 
@@ -69,9 +70,11 @@ def reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
     hard = categorical_sample(logits, noise)
     wide = _proper(logits)
     p = torch.softmax(wide, -1)
-    q = ((hard + torch.softmax(wide / temperature, -1)) / 2).detach()
-    # softmax(a + const) with const = log q - a has value q and Jacobian diag q - q q'; written directly to allow zeros
-    a = _finite(wide)
+    q = ((hard + _tempered(wide, temperature)) / 2).detach()
+    # softmax(a + const) with const = log q - a has value q and Jacobian diag q - q q'; written directly to allow zeros.
+    # Only the derivative of a matters: with the value 0 nothing overflows.
+    a = without_infinities(wide)
+    a = a - a.detach()
     through_q = q * (a - (q * a).sum(-1, keepdim=True))
     return attach(hard, (2 * through_q - p / 2).to(logits.dtype))
 
@@ -79,7 +82,7 @@ def reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
 def categorical_log_prob(logits: Tensor, sample: Tensor) -> Tensor:
     """log P of one-hot samples, shape of logits without the last dimension; float32 or wider."""
     log_p = torch.log_softmax(_proper(logits), -1)
-    return torch.where(sample > 0.5, log_p, torch.zeros_like(log_p)).sum(-1)
+    return torch.where(sample < 0.5, torch.zeros_like(log_p), log_p).sum(-1)  # a NaN sample keeps its NaN
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def windows(x: Tensor, kernel_size: Size, stride: Size | None = None) -> Tensor:
 def stochastic_pool2d_sample(x: Tensor, noise: Tensor, kernel_size: Size, stride: Size | None = None) -> Tensor:
     """Index, within each window, of an activation drawn with probability x_i / sum x; int64 (batch, channels, rows, columns).
 
-    x must be >= 0; a window of zeros draws uniformly. noise: uniform, shape (batch, channels, rows, columns).
+    x must be >= 0; a window of zeros draws uniformly, one with NaN, infinite or negative values gives index 0 (and
+    `stochastic_pool2d` NaN). noise: uniform, shape (batch, channels, rows, columns).
     """
     weights = stochastic_pool2d_probabilities(x.detach(), kernel_size, stride)
     passed = (torch.cumsum(weights, -1) <= noise.unsqueeze(-1)).sum(-1)
@@ -51,9 +52,9 @@ def stochastic_pool2d_sample(x: Tensor, noise: Tensor, kernel_size: Size, stride
 
 
 def stochastic_pool2d_probabilities(x: Tensor, kernel_size: Size, stride: Size | None = None) -> Tensor:
-    """x_i / sum x in each window (uniform where the sum is 0); float32 or wider."""
+    """x_i / sum x in each window (uniform where the sum is 0, NaN where a value is negative); float32 or wider."""
     w = windows(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, kernel_size, stride)
-    total = w.sum(-1, keepdim=True)
+    total = torch.where((w < 0).any(-1, keepdim=True), torch.nan, w.sum(-1, keepdim=True))
     empty = total == 0
     return torch.where(empty, torch.full_like(w, 1 / w.shape[-1]), w / torch.where(empty, torch.ones_like(total), total))
 
@@ -64,7 +65,14 @@ def stochastic_pool2d(x: Tensor, noise: Tensor, kernel_size: Size, stride: Size 
     That gradient ignores how x moves the probabilities, so it is biased. Reference: Zeiler & Fergus 2013.
     """
     index = stochastic_pool2d_sample(x, noise, kernel_size, stride)
-    return windows(x, kernel_size, stride).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    return stochastic_pool2d_pick(x, index, kernel_size, stride)
+
+
+def stochastic_pool2d_pick(x: Tensor, index: Tensor, kernel_size: Size, stride: Size | None = None) -> Tensor:
+    """The activation at the drawn index of each window; NaN where the window has no probabilities."""
+    picked = windows(x, kernel_size, stride).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    p = stochastic_pool2d_probabilities(x.detach(), kernel_size, stride)
+    return torch.add(picked, p.sum(-1).to(x.dtype), alpha=0)  # + 0 p carries NaN
 
 
 def stochastic_pool2d_mean(x: Tensor, kernel_size: Size, stride: Size | None = None) -> Tensor:

@@ -42,7 +42,8 @@ class Categorical(Node):
 
     def mode(self, logits: Tensor) -> Tensor:
         index = logits.argmax(-1, keepdim=True)
-        return (index == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
+        hard = (index == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
+        return torch.add(hard, self.mean(logits), alpha=0)  # carries NaN
 
     def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
         return functional.categorical_sample(logits, noise)

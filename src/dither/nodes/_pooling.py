@@ -97,7 +97,7 @@ class StochasticPool2d(Node):
         return functional.stochastic_pool2d_sample(logits, noise, self.kernel_size, self.stride)
 
     def emit(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return functional.windows(logits, self.kernel_size, self.stride).gather(-1, outcome.unsqueeze(-1)).squeeze(-1)
+        return functional.stochastic_pool2d_pick(logits, outcome, self.kernel_size, self.stride)
 
     def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
         return torch.log(self._probabilities(logits).gather(-1, outcome.unsqueeze(-1)).squeeze(-1))
@@ -110,4 +110,6 @@ class StochasticPool2d(Node):
     def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         p = self._probabilities(logits).movedim(-1, 0)
         middle = (torch.cumsum(p, 0) - p / 2).detach()
-        return middle, torch.log(p)
+        # log 0 has no finite derivative, and 0 times it would be NaN: an activation of 0 is a constant impossibility
+        possible = p > 0
+        return middle, torch.where(possible, torch.log(torch.where(possible, p, 1)), -torch.inf)
