@@ -53,6 +53,7 @@ def test_an_experiment_prints_rows_and_keeps_what_they_were_made_by(entries, cap
     assert payload["config"] == {"size": 2} and "/secret" not in json.dumps(payload)
     figures = {path.name for path in (tmp_path / "runs/tiny/figures").iterdir()}
     assert figures == {"learning.svg", "learning.png", "learning-by-time.svg", "learning-by-time.png"}
+    assert {path.name for path in (tmp_path / "out/figures").iterdir()} == {f"tiny-{name}" for name in figures}
 
 
 def test_its_help_shows_its_own_flags(entries, capsys):

@@ -57,6 +57,8 @@ def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
     saved = [results.save(name, payload, target) for target in (folder, command.publish) if target]
     if result.get("curves"):
         saved += draw(result["curves"], folder / "figures")
+        if command.publish:
+            saved += draw(result["curves"], command.publish / "figures", f"{name}-")
     out.table(result["rows"])
     for path in saved:
         out.note(f"wrote {path}")
@@ -77,7 +79,7 @@ def extended(config: type) -> type:
             None,
             "Folder of the runs, default runs/NAME; finished ones are not repeated.",
         ),
-        flag("publish", Path | None, None, "Folder that gets a copy of the figures that README and docs quote."),
+        flag("publish", Path | None, None, "Folder that gets a copy for README and docs: NAME.json and figures/NAME-*."),
         flag("json", bool, False, "One JSON object a line on stdout."),
         flag("quiet", bool, False, "No progress and no hints on stderr."),
     ]
@@ -104,7 +106,7 @@ def environment() -> dict[str, Any]:
     return environment()
 
 
-def draw(curves: list[dict[str, Any]], folder: Path) -> list[Path]:
+def draw(curves: list[dict[str, Any]], folder: Path, prefix: str = "") -> list[Path]:
     """The learning curves, by epoch and by time."""
     from dither import plots
     from dither.plots import learning_curves
@@ -113,7 +115,7 @@ def draw(curves: list[dict[str, Any]], folder: Path) -> list[Path]:
     paths = []
     for x, name in (("epoch", "learning"), ("seconds", "learning-by-time")):
         if x in curves[0]:
-            paths += plots.save(learning_curves.draw(curves, x=x, group=group).figure, folder / name)
+            paths += plots.save(learning_curves.draw(curves, x=x, group=group).figure, folder / (prefix + name))
     return paths
 
 

@@ -24,9 +24,9 @@ class TrainConfig:
     """Samples per example and step."""
     hidden: tuple[int, ...] = (200, 200)
     """Units of each hidden layer."""
-    gain: float = 10.0
+    gain: float = 20.0
     """Scale of the initial weights, in torch's own; above 1 units start decided."""
-    epochs: int = 120
+    epochs: int = 180
     """Passes over the training data."""
     batch_size: int = 64
     """Examples per step."""
