@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dither import noise
 from dither.estimators._locality import Locality
 from dither.functional._bernoulli import attach, widen
-from dither.nodes import Node, named_nodes, taken_over
+from dither.nodes import Node, _checkpoint, named_nodes, taken_over
 from dither.nodes._node import is_concrete
 
 Closure = Callable[[], Tensor]
@@ -95,8 +95,14 @@ class Estimator(ABC):
         self._handler = self._on_node  # one object for good, so that compiled models are not compiled again
         self._seed = torch.zeros((), dtype=torch.int64)
         self._sample: Tensor | int = 0
+        self._differentiating = False
         self._calls: list[Node] = []
         self._drawn: list[tuple[Node, Tensor, Tensor]] = []
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        """What the conformance suite builds of this class, by name: every choice that changes its gradient."""
+        return {cls.__name__: cls}
 
     @property
     def evaluations(self) -> int:
@@ -112,7 +118,7 @@ class Estimator(ABC):
 
     def __call__(self, closure: Closure) -> Tensor:
         self.calls += 1
-        self._seed = noise.draw_seed()
+        self._seed, self._differentiating = noise.draw_seed(), torch.is_grad_enabled()
         costs, sites = self._run(closure)
         if self.local_credit and costs.shape[-1] > 1:
             self.locality.mark(self, closure, sites, costs.shape[-1])
@@ -143,7 +149,9 @@ class Estimator(ABC):
             costs, logits, outcomes = cost.unsqueeze(0), [t.unsqueeze(0) for t in logits], [t.unsqueeze(0) for t in outcomes]
         elif self.vectorize and not from_oracle:
             try:
-                costs, logits, outcomes = torch.func.vmap(once, randomness="same")(torch.arange(self.samples))
+                # vmap cannot enter compiled code (pytorch#128711): compiled parts of the closure run eagerly here.
+                with torch.compiler.set_stance("force_eager"):
+                    costs, logits, outcomes = torch.func.vmap(once, randomness="same")(torch.arange(self.samples))
             except RuntimeError as error:
                 error.add_note(
                     f"dither: {type(self).__name__} runs its {self.samples} samples as one vmap over the closure; where the "
@@ -174,12 +182,16 @@ class Estimator(ABC):
         return costs, sites
 
     def _on_node(self, node: Node, logits: Tensor) -> Tensor:
-        drawn = node.draw(logits, self._seed, len(self._calls), self._sample, self.samples)
+        answer = _checkpoint.noted(partial(self._answer, node, self._seed, len(self._calls), self._sample))
+        node._unseen = self._differentiating and not torch.is_grad_enabled()
         self._calls.append(node)
-        output, outcome = self.respond(node, logits, drawn)
+        output, outcome = answer(logits)
         if outcome is not None:
             self._drawn.append((node, logits, outcome))
         return output
+
+    def _answer(self, node: Node, seed: Tensor, site: int, sample: Tensor | int, logits: Tensor):
+        return self.respond(node, logits, node.draw(logits, seed, site, sample, self.samples))
 
     def _site_names(self) -> list[str]:
         names = {id(node): name for name, node in self.nodes.items()}

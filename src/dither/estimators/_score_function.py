@@ -74,7 +74,7 @@ class ScoreFunction(Estimator):
         credit = self.credit(site, costs)
         baseline = self.baseline.value(site, credit)
         estimate = score_function_surrogate(credit, site.log_prob, baseline)
-        surrogate = estimate.flatten(2).sum(-1).mean()
+        surrogate = estimate.sum() / credit.shape[:2].numel()  # mean over samples and examples, whatever units there are
         fit = self.baseline.loss(site, credit, baseline)
         if self.learning and torch.is_grad_enabled():
             self.baseline.update(site, credit)
@@ -84,7 +84,7 @@ class ScoreFunction(Estimator):
         """The cost that each unit is credited with, (K, batch, *units), or with ones for units when all share it."""
         costs = widen(costs)
         if site.influence is not None:
-            return (costs @ site.influence.to(costs.dtype).T).unflatten(-1, site.log_prob.shape[2:])
+            return (costs @ site.influence.to(costs.dtype).T).view(site.log_prob.shape)
         return site.over_units(costs.sum(-1))
 
     def state_dict(self) -> dict[str, Tensor]:

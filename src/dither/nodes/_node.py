@@ -6,13 +6,15 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dither import noise
-from dither.nodes import _deterministic
+from dither.nodes import _checkpoint, _deterministic
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,15 +34,26 @@ class Node(nn.Module):
     elementwise: ClassVar[bool] = True  # output[i] depends on logits[i] alone (not: on its whole row or image)
     _handler: Callable[[Node, Tensor], Tensor] | None = None
     _source: Callable[..., Tensor] | None = None
+    _unseen: bool = False  # an estimator's last call ran it without a graph, as reentrant checkpointing does
 
     def forward(self, logits: Tensor) -> Tensor:
         check_logits(self, logits)
+        answer = _checkpoint.replay(self)
+        if answer is not None:
+            return answer(logits)
         kind = _deterministic.current()
         if kind is not None:
-            return self.mean(logits) if kind == "mean" else self.mode(logits)
+            return _checkpoint.noted(self.mean if kind == "mean" else self.mode)(logits)
+        if self._source is not None:
+            _checkpoint.refuse_oracle(self)
         if self._handler is not None:
             return self._handler(self, logits)
-        return self.propagate(logits, self.draw(logits, noise.draw_seed(), 0))
+        if torch.compiler.is_compiling():
+            return self._by_itself(_checkpoint.compiled_seed(), logits)
+        return _checkpoint.noted(partial(self._by_itself, noise.draw_seed()))(logits)
+
+    def _by_itself(self, seed: Tensor, logits: Tensor) -> Tensor:
+        return self.propagate(logits, self.draw(logits, seed, 0))
 
     def draw(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0, samples: int = 1) -> Tensor:
         """The noise of one call: keyed by (seed, site, sample, example, unit), or what an oracle puts in its place."""
@@ -115,21 +128,21 @@ def check_logits(node: Node, logits: Tensor) -> None:
 
 
 def is_concrete(tensor: Tensor) -> bool:
-    """Whether Python may look at the values: not while compiling, and not inside vmap or another functorch transform."""
-    if torch.compiler.is_compiling():
+    """Whether Python may look at the values: not while compiling or tracing, and not inside vmap or another transform."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def named_nodes(model: nn.Module) -> dict[str, Node]:
-    """The nodes of a model by module name; wrappers' prefixes (compile, DistributedDataParallel) are left out, so that
-    state saved from a wrapped model loads into a plain one. A node reached by two names has the first."""
+    """The nodes of a model by module name; wrappers' prefixes (compile, DistributedDataParallel, in any order) are left
+    out, so that state saved from a wrapped model loads into a plain one. A node reached by two names has the first."""
     found: dict[str, Node] = {}
+    while isinstance(inner := getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel):
+        model = inner.module
     for name, module in model.named_modules():
         if isinstance(module, Node):
             found[".".join(part for part in name.split(".") if part != "_orig_mod") or "node"] = module
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        found = {name.removeprefix("module."): node for name, node in found.items()}
     return found
 
 
