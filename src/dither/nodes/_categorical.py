@@ -27,7 +27,7 @@ class Categorical(Node):
         self.sampler = sampler
 
     def forward(self, logits: Tensor) -> Tensor:
-        if logits.dim() < 2 or logits.shape[-1] < 2:
+        if isinstance(logits, Tensor) and (logits.dim() < 2 or logits.shape[-1] < 2):
             raise ValueError(
                 f"Categorical: logits has shape {tuple(logits.shape)}; (batch, *units, categories) with at least two "
                 "categories is needed. For one binary unit use Bernoulli"

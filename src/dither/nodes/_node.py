@@ -131,7 +131,7 @@ def is_concrete(tensor: Tensor) -> bool:
     """Whether Python may look at the values: not while compiling or tracing, and not inside vmap or another transform."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def named_nodes(model: nn.Module) -> dict[str, Node]:

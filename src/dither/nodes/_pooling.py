@@ -8,13 +8,19 @@ from torch import Tensor
 
 from dither import functional
 from dither.functional._noisy import Size
-from dither.nodes._node import Node, Sampler, is_concrete
+from dither.nodes._node import Node, Sampler, check_logits, is_concrete
 
 
-def _check_image(node: Node, x: Tensor) -> None:
+def _check_image(node: NoisyMaxPool2d | StochasticPool2d, x: Tensor) -> None:
+    name = type(node).__name__
+    if not isinstance(x, Tensor):
+        check_logits(node, x)
     if x.dim() != 4:
+        raise ValueError(f"{name}: input has shape {tuple(x.shape)}; (batch, channels, height, width) is needed")
+    kernel = (node.kernel_size,) * 2 if isinstance(node.kernel_size, int) else node.kernel_size
+    if x.shape[2] < kernel[0] or x.shape[3] < kernel[1]:
         raise ValueError(
-            f"{type(node).__name__}: input has shape {tuple(x.shape)}; (batch, channels, height, width) is needed"
+            f"{name}: kernel_size {kernel} does not fit an input of {x.shape[2]} x {x.shape[3]}; use a smaller kernel"
         )
 
 
