@@ -1,0 +1,62 @@
+"""What one data-parallel rank does in test_integration_distributed, or one process alone."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dither
+
+BATCH, STEPS = 8, 4
+ESTIMATORS = {
+    "straight-through": dither.StraightThrough,
+    "score": dither.ScoreFunction,
+    "score-mean": lambda net: dither.ScoreFunction(net, "mean", decay=0.5),
+    "score-optimal": lambda net: dither.ScoreFunction(net, "optimal", decay=0.5),
+    "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
+    "score-optimal, K=3, loop": lambda net: dither.ScoreFunction(net, "optimal", 3, decay=0.5, vectorize=False),
+}
+
+
+def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
+    """Gradients and estimator state of every step."""
+    torch.manual_seed(0)
+    net: nn.Module = nn.Sequential(
+        nn.Linear(4, 5), dither.Bernoulli(), nn.Linear(5, 4), dither.Categorical(), nn.Linear(4, 3)
+    ).double()
+    if world > 1:
+        net = nn.parallel.DistributedDataParallel(net)
+    estimator = ESTIMATORS[name](net)
+    optimizer = torch.optim.SGD(net.parameters(), 0.3)
+    x, y = torch.randn(STEPS, BATCH, 4, dtype=torch.float64), torch.randint(3, (STEPS, BATCH))
+    rows = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    kept = {}
+    for step in range(STEPS):
+        torch.manual_seed(dither.noise.step_seed(0, step))
+        optimizer.zero_grad()
+        estimator(lambda step=step: F.cross_entropy(net(x[step, rows]), y[step, rows], reduction="none")).backward()
+        for i, p in enumerate(net.parameters()):
+            kept[f"{name}/{step}/gradient {i}"] = p.grad.numpy().copy()
+        for key, tensor in estimator.state_dict().items():
+            kept[f"{name}/{step}/{key}"] = tensor.numpy().copy()
+        optimizer.step()
+    return kept
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(folder / "store"), world)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world, store=store)
+    kept = {}
+    for name in ESTIMATORS:
+        kept |= train(name, rank, world)
+    np.savez(folder / f"rank{rank}.npz", **{key.replace("/", "|"): value for key, value in kept.items()})
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

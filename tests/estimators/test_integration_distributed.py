@@ -1,0 +1,56 @@
+"""Two data-parallel processes train as one does: same noise per example, same gradients, same baselines."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+WORKER = Path(__file__).parent / "ddp_worker.py"
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch was built without gloo"
+)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two processes kept, and what one process alone keeps."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(rank), "2", str(folder)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        worker = runpy.run_path(str(WORKER))
+        alone: dict[str, np.ndarray] = {}
+        for name in worker["ESTIMATORS"]:
+            alone |= worker["train"](name, 0, 1)
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    both = [dict(np.load(folder / f"rank{rank}.npz", allow_pickle=False)) for rank in range(2)]
+    return [*both, {key.replace("/", "|"): value for key, value in alone.items()}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["straight-through", "score", "score-mean", "score-optimal", "score-leave-one-out", "score-optimal, K=3, loop"],
+)
+def test_two_processes_equal_one(ranks, name):
+    first, second, alone = ({k: v for k, v in kept.items() if k.startswith(f"{name}|")} for kept in ranks)
+    assert len(first) >= 4 * 6 and first.keys() == second.keys() == alone.keys()
+    assert any("baseline" in key for key in first) == ("mean" in name or "optimal" in name)
+    for key, value in alone.items():
+        assert np.array_equal(first[key], second[key]), key  # the state of a baseline too
+        np.testing.assert_allclose(first[key], value, rtol=1e-12, atol=1e-12, err_msg=key)
+    assert max(np.abs(value).max() for key, value in alone.items() if "gradient" in key) > 1e-3
