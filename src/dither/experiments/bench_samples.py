@@ -1,0 +1,73 @@
+"""What K samples per step cost, against one: 784-500-B-10, forward and backward.
+
+The K samples are one vmap over the closure, and all that precedes the first stochastic node is computed once. The first
+layer is nearly all of this network's work, so ten samples are meant to cost less than four times one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Config:
+    """The time of one step of 784-500-B-10 with K samples, against one sample."""
+
+    samples: tuple[int, ...] = (1, 2, 5, 10, 20)
+    baseline: str = "optimal"
+    hidden: int = 500
+    batch_size: int = 128
+    repeats: int = 50
+    threads: int = 1
+    seed: int = 0
+
+
+def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) -> dict[str, Any]:
+    """{"rows": a row per K and way of running them}: median milliseconds, and times those of one sample.
+
+    All are measured in turn, so that a busy machine disturbs all alike.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    import dither
+    from dither.models.mlp import StochasticMLP
+
+    if 1 not in config.samples:
+        raise ValueError(f"samples is {config.samples}: the comparison needs a 1 among them")
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    net = StochasticMLP((784, config.hidden, 10))
+    x, y = torch.rand(config.batch_size, 784), torch.randint(10, (config.batch_size,))
+    cases = {
+        (samples, vectorize): dither.ScoreFunction(net, config.baseline, samples, vectorize=vectorize)
+        for samples in config.samples
+        for vectorize in ((True, False) if samples > 1 else (True,))
+    }
+    times: dict[tuple[int, bool], list[float]] = {case: [] for case in cases}
+    for repeat in range(config.repeats + 3):  # the first ones warm up
+        for case, estimator in cases.items():
+            net.zero_grad()
+            began = time.perf_counter()
+            estimator(lambda: F.cross_entropy(net(x), y, reduction="none")).backward()
+            if repeat >= 3:
+                times[case].append(1e3 * (time.perf_counter() - began))
+        if repeat % 10 == 0:
+            progress(f"{repeat}/{config.repeats + 3}")
+    one = median(times[1, True])
+    return {
+        "rows": [
+            {
+                "samples": samples,
+                "run_as": "one vmap" if vectorize else "a loop",
+                "milliseconds": round(median(found), 2),
+                "times_one_sample": round(median(found) / one, 2),
+            }
+            for (samples, vectorize), found in times.items()
+        ]
+    }
