@@ -32,7 +32,7 @@ format: $(LINTER)  ## let ruff put the sources in order
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## the cost of K samples against one
-	$(BIN)/python -m dither.experiments.bench_samples
+	$(BIN)/dither bench samples
 
 clean:  ## remove what the targets made, but not your runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist

@@ -141,6 +141,10 @@ def expectation(
         with taken_over(nodes.values(), _handler=_plain, _source=source):
             cost = closure()
         source.finish()
+        if cost.dim() == 0:
+            raise ValueError(
+                'the closure returned a scalar cost: one cost per example, shape (batch,), is needed; use reduction="none"'
+            )
         return cost, torch.as_tensor(source.log_weight)
 
     with torch.no_grad():

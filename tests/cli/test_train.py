@@ -47,7 +47,7 @@ def test_the_default_folder_is_below_runs_train(here, capsys):
 
 
 @pytest.mark.parametrize(
-    "estimator", ["straight-through", "straight-through-sigmoid", "score-function", "score-function-mean",
+    "estimator", ["straight-through", "straight-through-identity", "score-function", "score-function-mean",
                   "score-function-leave-one-out", "deterministic"],
 )  # fmt: skip
 def test_every_estimator_by_name(capsys, estimator):

@@ -32,8 +32,8 @@ class Command:
     target: Positional[Annotated[str, arg(metavar="RUN|MODULE:FUNCTION")]]
     """A run folder, or a function to import."""
     estimators: tuple[EstimatorName, ...] = (
+        "straight-through-identity",
         "straight-through",
-        "straight-through-sigmoid",
         "score-function",
         "score-function-mean",
         "score-function-optimal",

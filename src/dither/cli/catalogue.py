@@ -58,6 +58,7 @@ def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
     if result.get("curves"):
         saved += draw(result["curves"], folder / "figures")
         if command.publish:
+            saved.append(results.save(f"{name}-curves", {**payload, "rows": result["curves"]}, command.publish))
             saved += draw(result["curves"], command.publish / "figures", f"{name}-")
     out.table(result["rows"])
     for path in saved:
@@ -79,7 +80,7 @@ def extended(config: type) -> type:
             None,
             "Folder of the runs, default runs/NAME; finished ones are not repeated.",
         ),
-        flag("publish", Path | None, None, "Folder that gets a copy for README and docs: NAME.json and figures/NAME-*."),
+        flag("publish", Path | None, None, "Folder that gets a copy for README and docs: NAME.json, NAME-curves.json and figures/NAME-*."),
         flag("json", bool, False, "One JSON object a line on stdout."),
         flag("quiet", bool, False, "No progress and no hints on stderr."),
     ]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 EstimatorName = Literal[
+    "straight-through-identity",
     "straight-through",
-    "straight-through-sigmoid",
     "score-function",
     "score-function-mean",
     "score-function-optimal",
@@ -47,8 +47,8 @@ def _deterministic(model, samples: int):
 
 # name -> (model, samples) -> estimator
 ESTIMATORS: dict[EstimatorName, Callable[[Any, int], Any]] = {
-    "straight-through": _straight_through("identity"),
-    "straight-through-sigmoid": _straight_through("sigmoid"),
+    "straight-through-identity": _straight_through("identity"),
+    "straight-through": _straight_through("sigmoid"),
     "score-function": _score_function(None),
     "score-function-mean": _score_function("mean"),
     "score-function-optimal": _score_function("optimal"),

@@ -17,8 +17,8 @@ from typing import Any
 
 METHODS = (
     "deterministic",
+    "straight-through-identity",
     "straight-through",
-    "straight-through-sigmoid",
     "score",
     "score-mean",
     "score-optimal",
@@ -57,7 +57,8 @@ def run(config: Config, folder: Path, progress: Callable[[str], None] = print) -
     dataset = data.load(config.data, config.data_dir)
     cells = [_cell(config, method, seed, dataset, folder, progress) for seed in config.seeds for method in config.methods]
     curves = [row for cell in cells for row in cell["curve"]]
-    return {"rows": [_summary(method, cells) for method in config.methods], "curves": curves}
+    rows = [_summary(method, cells) for method in config.methods]
+    return {"rows": rows, "curves": curves, "seconds": sum(cell["seconds"] for cell in cells)}
 
 
 def make_estimator(method: str, model: Any) -> Any:
@@ -68,9 +69,9 @@ def make_estimator(method: str, model: Any) -> Any:
     match name:
         case "deterministic":
             return dither.Deterministic(model)
-        case "straight-through":
+        case "straight-through-identity":
             return dither.StraightThrough(model, "identity", samples=samples)
-        case "straight-through-sigmoid":
+        case "straight-through":
             return dither.StraightThrough(model, "sigmoid", samples=samples)
         case "score":
             return dither.ScoreFunction(model, samples=samples)
@@ -124,7 +125,7 @@ def _cell(config: Config, method: str, seed: int, dataset: Any, folder: Path, pr
         seconds = [row["seconds"] for row in metrics_log.read(path / "timing.jsonl")]
     curve = [
         {"method": method, "seed": seed, "epoch": r["epoch"], "seconds": round(sum(seconds[: i + 1]), 2)}
-        | {key: r[key] for key in ("train_loss", "validation_accuracy")}
+        | {key: round(r[key], 5) for key in ("train_loss", "validation_accuracy")}
         for i, r in enumerate(records)
     ]
     torch.manual_seed(dither.noise.step_seed(seed, -1))
