@@ -12,7 +12,7 @@ INF, NAN = float("inf"), float("nan")
 WIDTHS = [torch.float64, torch.float32, torch.bfloat16]
 LOGITS = [0.0, 1e-30, 1e-4, 0.5, 3.0, 17.0, 88.0, 104.0, 745.0, 1e4, 1e30, INF]
 LOGITS = [sign * a for a in LOGITS for sign in (1, -1)]
-any_logit = st.floats(width=32, allow_nan=False)
+any_logit = st.floats(width=32, allow_nan=False) | st.sampled_from([INF, -INF, 3e38, -3e38, 1e37, 1e-44, 0.0])
 units = st.floats(2.0**-33, 1 - 2.0**-24)
 
 

@@ -39,6 +39,13 @@ def test_frequencies_are_proportional_to_activations(dtype):
         assert_mean(pooled, node(IMAGE)[0])
 
 
+def test_noise_on_a_border_belongs_to_the_next_activation():
+    # As u < p does for a bit: each activation has the noise from the sum of the probabilities before it, up to its own.
+    node = dither.StochasticPool2d(2)
+    picked = [node.outcome(IMAGE[..., :2, :2], torch.full((1, 1, 1, 1), u)).item() for u in (0.1249, 0.125, 0.4999, 0.5)]
+    assert picked == [1, 2, 2, 3]
+
+
 def test_a_window_of_zeros_draws_uniformly():
     node = dither.StochasticPool2d(2)
     index = node.outcome(
