@@ -11,9 +11,7 @@ import dither
 
 
 def run(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -32,9 +30,7 @@ def test_a_public_name_loads_the_rest():
 
 
 def test_submodules_are_attributes_and_imports():
-    assert run("import dither; print(dither.functional.__name__, dither.data.digits().name)") == (
-        "dither.functional digits"
-    )
+    assert run("import dither; print(dither.functional.__name__, dither.data.digits().name)") == ("dither.functional digits")
     assert run("import dither.functional as f; print(f.__name__)") == "dither.functional"
 
 

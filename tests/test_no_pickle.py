@@ -146,9 +146,7 @@ def test_no_machine_paths_or_registry_hosts_in_tracked_files():
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(
-    "text", ["cd /wo" + "rk/main", "'/ho" + "me/ann/x'", "-i https://pypi" + ".org/simple"]
-)
+@pytest.mark.parametrize("text", ["cd /wo" + "rk/main", "'/ho" + "me/ann/x'", "-i https://pypi" + ".org/simple"])
 def test_traces_are_seen(text):
     assert traces(text)
 

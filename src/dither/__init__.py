@@ -27,9 +27,7 @@ def __getattr__(name: str) -> Any:
     api = import_module(f"{__name__}._api")
     globals().update({public: getattr(api, public) for public in api.__all__})
     if name not in globals():
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}; its public names are {', '.join(api.__all__)}"
-        )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its public names are {', '.join(api.__all__)}")
     return globals()[name]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from dither.nodes import Node, named_nodes, taken_over
 
@@ -39,7 +40,9 @@ class TooManyOutcomes(CannotEnumerate):
 
     def __init__(self, outcomes: int, draws: list[tuple[int, int]], limit: int) -> None:
         units = ", ".join(f"{count} with {cells} cells" for cells, count in draws)
-        size = str(outcomes) if outcomes < 10**7 else f"{outcomes:.1e}" if outcomes < 10**300 else f"2^{outcomes.bit_length() - 1}"
+        size = (
+            str(outcomes) if outcomes < 10**7 else f"{outcomes:.1e}" if outcomes < 10**300 else f"2^{outcomes.bit_length() - 1}"
+        )
         super().__init__(
             f"{size} joint outcomes (units drawn: {units}) exceed max_outcomes={limit}: enumerate a smaller net or batch, or "
             "estimate by a long average, dither.audit(..., reference='average')"
@@ -126,7 +129,7 @@ def _plain(node: Node, logits: Tensor) -> Tensor:
 def _over(run: Callable[..., Any], rows: Tensor, vectorize: bool, *batched: Any) -> Any:
     if vectorize:
         return torch.func.vmap(run, randomness="same")(rows, *batched)
-    results = [run(row, *torch.utils._pytree.tree_map(lambda t, i=i: t[i], batched)) for i, row in enumerate(rows)]
+    results = [run(row, *tree_map(lambda t, i=i: t[i], batched)) for i, row in enumerate(rows)]
     return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 
@@ -152,15 +155,19 @@ def expectation(
     rows = source.rows(max_outcomes)
     costs, log_weights = _over(run, rows, vectorize)
     weights = log_weights.exp()
+    if weights.dim() > 1 and weights.shape[1] != costs.shape[1]:
+        raise ValueError(
+            f"the nodes got logits for {weights.shape[1]} examples but the closure returned a cost for {costs.shape[1]}: the "
+            "first dimension of logits must be the batch, example by example; reshape (batch * time, units) to (batch, time, "
+            "units)"
+        )
     if weights.dim() > 1:
         weights = weights.view(*weights.shape, *[1] * (costs.dim() - 2))
     possible = (weights > 0).expand_as(costs)
     return Expectation((weights * torch.where(possible, costs, 0)).sum(0), len(rows))
 
 
-def expected_cost(
-    model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
-) -> Tensor:
+def expected_cost(model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
     """The exact expected cost of each example, sum over outcomes h of P(h) L(h); differentiable in the parameters.
 
     closure: returns costs (batch,) or (batch, terms), as for an estimator; the result has that shape. Each example's cost

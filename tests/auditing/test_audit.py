@@ -54,7 +54,15 @@ def test_audit_measures_what_enumeration_says() -> None:
 
 def test_audit_finds_bias_and_its_absence() -> None:
     model, closure = problem()
-    rows = audit(model, closure, {"st": partial(StraightThrough, variant="identity"), "loo": partial(ScoreFunction, baseline="leave-one-out", samples=4)}, warmup=0).overall()
+    rows = audit(
+        model,
+        closure,
+        {
+            "st": partial(StraightThrough, variant="identity"),
+            "loo": partial(ScoreFunction, baseline="leave-one-out", samples=4),
+        },
+        warmup=0,
+    ).overall()
     assert rows["st"]["bias"] > 3 * rows["st"]["bias_se"]
     assert rows["loo"]["bias"] < 3 * rows["loo"]["bias_se"]
     assert rows["loo"]["cosine"] > 0.5 and rows["loo"]["evaluations"] == 4

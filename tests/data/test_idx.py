@@ -56,9 +56,7 @@ def test_refuses(packed, says):
 
 
 def test_a_declared_gigabyte_is_refused_before_it_is_unpacked():
-    with pytest.raises(
-        CorruptData, match="at most 1,073,741,824 bytes, found a header declaring 85,899,345,900"
-    ):
+    with pytest.raises(CorruptData, match="at most 1,073,741,824 bytes, found a header declaring 85,899,345,900"):
         read_idx(gz(header(2**32 - 1, 5, 4)), "bomb.gz", (5, 4))
     assert read_idx(gz(RAW), "f", (5, 4), limit=240).shape == (12, 5, 4)
     with pytest.raises(CorruptData, match="at most 239 bytes"):

@@ -33,8 +33,6 @@ def test_known_facts(name):
     assert train.y[:10].tolist() == first and test.y[:10].tolist() == first_test
     assert train.x.min() == 0 and train.x.max() == 1
 
-    raw = gzip.decompress(
-        (Path(os.environ["DITHER_DATA"]) / name / "train-images-idx3-ubyte.gz").read_bytes()
-    )
+    raw = gzip.decompress((Path(os.environ["DITHER_DATA"]) / name / "train-images-idx3-ubyte.gz").read_bytes())
     last = torch.tensor(np.frombuffer(raw[-5_000 * 784 :], np.uint8).reshape(5_000, 784).copy())
     assert torch.equal((valid.x * 255).round().to(torch.uint8), last)  # validation is the last 5,000

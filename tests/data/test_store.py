@@ -125,9 +125,7 @@ def test_pairs_must_belong_together(files):
     images, labels, _, test_labels = (files[name] for name in FILES)
     source = small_source(files)
     assert len(parse_pair(images, "x", labels, "y", source)) == TRAIN
-    with pytest.raises(
-        data.CorruptData, match="y is corrupt: expected 12 labels, one for each image of x, found 6"
-    ):
+    with pytest.raises(data.CorruptData, match="y is corrupt: expected 12 labels, one for each image of x, found 6"):
         parse_pair(images, "x", test_labels, "y", source)
     wrong = small_arrays()[1]
     wrong[4] = 10

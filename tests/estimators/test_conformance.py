@@ -13,7 +13,9 @@ from torch import nn
 
 from dither import Exact, ScoreFunction, estimators, exact, testing
 
-CLASSES = [c for n in estimators.__all__ if isinstance(c := getattr(estimators, n), type) and issubclass(c, estimators.Estimator)]
+CLASSES = [
+    c for n in estimators.__all__ if isinstance(c := getattr(estimators, n), type) and issubclass(c, estimators.Estimator)
+]
 ROWS = {
     name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()
 }  # fmt: skip

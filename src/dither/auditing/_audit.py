@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +74,16 @@ def audit(
 
 def _named(model: nn.Module, estimators: Mapping[str, Build] | Iterable[Build]) -> dict[str, Estimator]:
     named: dict[str, Estimator] = {}
-    pairs = estimators.items() if isinstance(estimators, Mapping) else ((None, build) for build in estimators)
+    if isinstance(estimators, Mapping):
+        pairs = list(cast("Mapping[str, Build]", estimators).items())
+    else:
+        pairs = [("", build) for build in estimators]
     for name, build in pairs:
         estimator = build if isinstance(build, Estimator) else build(model)
         if estimator.model is not model:
-            raise ValueError(f"{estimator!r} was built on another model: build it on the one that is audited, or pass its class")
+            raise ValueError(
+                f"{estimator!r} was built on another model: build it on the one that is audited, or pass its class"
+            )
         label = name or type(estimator).__name__
         while label in named:
             label += "'"

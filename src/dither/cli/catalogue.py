@@ -80,7 +80,12 @@ def extended(config: type) -> type:
             None,
             "Folder of the runs, default runs/NAME; finished ones are not repeated.",
         ),
-        flag("publish", Path | None, None, "Folder that gets a copy for README and docs: NAME.json, NAME-curves.json and figures/NAME-*."),
+        flag(
+            "publish",
+            Path | None,
+            None,
+            "Folder that gets a copy for README and docs: NAME.json, NAME-curves.json and figures/NAME-*.",
+        ),
         flag("json", bool, False, "One JSON object a line on stdout."),
         flag("quiet", bool, False, "No progress and no hints on stderr."),
     ]

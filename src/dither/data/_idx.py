@@ -23,9 +23,7 @@ def read_idx(packed: bytes, file: str, inner: tuple[int, ...] = (), limit: int =
     Raises CorruptData, naming `file`, for another magic number or inner shape, too few bytes, bytes left over
     (in the array, or after the gzip member), and whatever the gzip checksum tells. Nothing else.
     """
-    stream = zlib.decompressobj(
-        wbits=16 + zlib.MAX_WBITS
-    )  # gzip: the stream's CRC-32 and length are verified
+    stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # gzip: the stream's CRC-32 and length are verified
     rank = 1 + len(inner)
     try:
         header = stream.decompress(packed, 4 + 4 * rank)

@@ -105,9 +105,7 @@ def parse_pair(images: bytes, images_file: str, labels: bytes, labels_file: str,
     x = read_idx(images, images_file, source.image)
     y = read_idx(labels, labels_file)
     if len(x) != len(y):
-        raise CorruptData(
-            labels_file, f"{len(x):,} labels, one for each image of {images_file}", f"{len(y):,}"
-        )
+        raise CorruptData(labels_file, f"{len(x):,} labels, one for each image of {images_file}", f"{len(y):,}")
     if len(y) and y.max() >= source.classes:
         at = int(np.argmax(y >= source.classes))
         raise CorruptData(labels_file, f"labels from 0 to {source.classes - 1}", f"{y[at]} at index {at}")

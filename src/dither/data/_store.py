@@ -33,9 +33,7 @@ def read_verified(
     """
     path = locate(name, sha256, mirrors, data_dir)
     try:
-        data = files.read_bytes(
-            path.resolve(), PACKED_LIMIT
-        )  # resolved: a data folder may well consist of links
+        data = files.read_bytes(path.resolve(), PACKED_LIMIT)  # resolved: a data folder may well consist of links
     except ValueError as error:
         raise CorruptData(str(path), f"a file of at most {PACKED_LIMIT:,} bytes", str(error)) from error
     found = hashlib.sha256(data).hexdigest()
@@ -44,9 +42,7 @@ def read_verified(
     return data, str(path)
 
 
-def locate(
-    name: str, sha256: str, mirrors: Sequence[str], data_dir: str | os.PathLike[str] | None = None
-) -> Path:
+def locate(name: str, sha256: str, mirrors: Sequence[str], data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The path of the file `name`, downloaded into the cache if it is in none of the folders."""
     folders = [Path(data_dir).expanduser()] if data_dir is not None else _default_folders()
     for folder in folders:

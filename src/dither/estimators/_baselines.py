@@ -23,6 +23,7 @@ class Baseline(ABC):
 
     def update(self, site: Site, credit: Tensor) -> None:
         """Learn from this call for the next ones."""
+        return None
 
     def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
         """A scalar to minimise by the user's optimizer, for baselines with parameters."""

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-
 from dither.nodes import taken_over
 
 if TYPE_CHECKING:
@@ -87,10 +86,7 @@ def _trace(estimator: Estimator, closure: Closure, sites: list[Site]) -> list[Te
     if taint.leaked or count != len(sites):
         return [None] * len(sites)
     table = torch.zeros(sum(widths), cost.shape[1], dtype=torch.bool) if reached is None else reached.any(1).cpu()
-    return [
-        table[start : start + width].expand(n, -1)
-        for start, width, n in zip(starts, widths, units, strict=True)
-    ]
+    return [table[start : start + width].expand(n, -1) for start, width, n in zip(starts, widths, units, strict=True)]
 
 
 class _Leaks(TorchFunctionMode):

@@ -55,7 +55,9 @@ class PerNode(Estimator):
         first = {"nodes.0": partial(ScoreFunction, baseline="mean"), "*": ScoreFunction}
         return {
             "PerNode-scores": partial(cls, estimators=first),
-            "PerNode-mixed": partial(cls, estimators={"nodes.0": StraightThrough, "*": partial(ScoreFunction, baseline="optimal")}),
+            "PerNode-mixed": partial(
+                cls, estimators={"nodes.0": StraightThrough, "*": partial(ScoreFunction, baseline="optimal")}
+            ),
         }
 
     @property

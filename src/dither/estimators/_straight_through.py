@@ -48,7 +48,8 @@ class StraightThrough(Estimator):
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
-        return {f"{cls.__name__}-{v}-{k}": partial(cls, variant=v, samples=k) for v in _SAMPLERS for k in (1, 2)}
+        variants: tuple[Literal["identity", "sigmoid"], ...] = ("identity", "sigmoid")
+        return {f"{cls.__name__}-{v}-{k}": partial(cls, variant=v, samples=k) for v in variants for k in (1, 2)}
 
     def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         if isinstance(node, Bernoulli):

@@ -111,7 +111,7 @@ def _cell(config: Config, method: str, seed: int, dataset: Any, folder: Path, pr
                 with dither.deterministic("mean"):
                     p = model(split.x)
             else:
-                p = sum(model(split.x).softmax(1) for _ in range(samples))
+                p = torch.stack([model(split.x).softmax(1) for _ in range(samples)]).mean(0)
         return float((p.argmax(1) == split.y).double().mean())
 
     started = time.perf_counter()
@@ -133,7 +133,9 @@ def _cell(config: Config, method: str, seed: int, dataset: Any, folder: Path, pr
     validation = {"validation_10": accuracy(dataset.valid, 10)}
     cell = {"method": method, "seed": seed, "seconds": sum(seconds), **test, **validation, "curve": curve}
     files.write_json(done, cell)
-    progress(f"{method} seed {seed}: test {test['test_1']:.4f} / {test['test_10']:.4f} in {time.perf_counter() - started:.0f} s")
+    progress(
+        f"{method} seed {seed}: test {test['test_1']:.4f} / {test['test_10']:.4f} in {time.perf_counter() - started:.0f} s"
+    )
     return cell
 
 

@@ -1,7 +1,7 @@
 """Checks that an estimator must pass, each an exact sum over outcomes or an exact identity; none is a coin toss.
 
-    dither.testing.assert_unbiased(dither.ScoreFunction, net, closure)       one estimator on your own model
-    dither.testing.check_estimator(MyEstimator)                              the whole conformance, on a zoo of small nets
+dither.testing.assert_unbiased(dither.ScoreFunction, net, closure)       one estimator on your own model
+dither.testing.check_estimator(MyEstimator)                              the whole conformance, on a zoo of small nets
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def check_estimator(
     problems = list(zoo(24, 4.0) if problems is None else problems)
     fitting = [p for p in problems if joint_bits(p, build(p.model).samples) <= max_bits]
     if not fitting:
-        raise ValueError(f"no problem has at most 2^{max_bits:g} joint outcomes with this estimator's samples: give smaller ones")
+        raise ValueError(
+            f"no problem has at most 2^{max_bits:g} joint outcomes with this estimator's samples: give smaller ones"
+        )
     passed = 0
     for name, check in CHECKS.items():
         if name not in skip:
@@ -127,7 +129,9 @@ def _warm(estimator: Any, problem: Problem) -> None:
     torch.manual_seed(1)
     for _ in range(2):
         estimator(problem.closure)
-    estimator.load_state_dict({n: t + torch.rand_like(t) if t.is_floating_point() else t for n, t in estimator.state_dict().items()})
+    estimator.load_state_dict(
+        {n: t + torch.rand_like(t) if t.is_floating_point() else t for n, t in estimator.state_dict().items()}
+    )
 
 
 def _value(build: Build, problems: list[Problem]) -> int:

@@ -57,7 +57,9 @@ class _Layered(nn.Module):
             else:
                 h = node(a)
             if self.twice:
-                h = h + 0.5 * (node(a.roll(1, -1).unsqueeze(-2)).squeeze(-2) if isinstance(node, Categorical) else node(0.7 - a))
+                h = h + 0.5 * (
+                    node(a.roll(1, -1).unsqueeze(-2)).squeeze(-2) if isinstance(node, Categorical) else node(0.7 - a)
+                )
         return h
 
 
