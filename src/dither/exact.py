@@ -203,8 +203,9 @@ def moments(
     """The exact expectation and variance of an estimator's gradient, over all its samples and all examples jointly.
 
     estimator: any of dither's. Its state (baselines) starts from its present values and is left as it was; with
-    frozen=False it may learn during the call, as in training, which shows a baseline that sees its own sample. variance=False leaves the variance out, for half the work. The estimator's own output, the gradient of the loss it returns, is
-    weighted by the probability of the noise behind it: nothing is sampled.
+    frozen=False it may learn during the call, as in training, which shows a baseline that sees its own sample.
+    variance=False leaves the variance out, for half the work. The estimator's own output, the gradient of the loss it
+    returns, is weighted by the probability of the noise behind it: nothing is sampled.
     """
     model, source = estimator.model, _Enumeration(joint=True)
     nodes, named = named_nodes(model), trainable(model)
@@ -279,8 +280,8 @@ def _unchanged(estimator: Any) -> Iterator[None]:
 def _require_finite(grad: Tensor, name: str) -> None:
     if not bool(torch.isfinite(grad).all()):
         raise ValueError(
-            f"the gradient of '{name}' is not finite for some outcome: the estimator depends on the noise beyond the outcome it "
-            "gives (as Gumbel-softmax does), so that a sum over outcomes is not its expectation; estimate it by a long average"
+            f"the gradient of '{name}' is not finite for some outcome: the estimator depends on the noise beyond the "
+            "outcome it gives (as Gumbel-softmax does), so that a sum over outcomes is not its expectation; estimate it by a long average"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dither import Bernoulli, Categorical, PerNode, ScoreFunction, StraightThrou
 def net(seed: int, *sizes: int) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         linear = nn.Linear(a, b).double()
         for p in linear.parameters():
             p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64)

@@ -7,6 +7,7 @@ dither.testing.check_estimator(MyEstimator)                              the who
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -64,8 +65,9 @@ def assert_unbiased(
             raise CheckFailed(
                 "unbiased",
                 "this model",
-                f"{built!r} is biased: d/d {name}{list(at)} has expectation {float(error[at] + expected[name][at]):.12g}, the "
-                f"exact gradient is {float(expected[name][at]):.12g} (difference {worst:.3g}, tolerance {tolerance * scale:.3g})",
+                f"{built!r} is biased: d/d {name}{list(at)} has expectation {float(error[at] + expected[name][at]):.12g}, "
+                f"the exact gradient is {float(expected[name][at]):.12g} (difference {worst:.3g}, tolerance "
+                f"{tolerance * scale:.3g})",
             )
 
 
@@ -85,8 +87,8 @@ def assert_mean(values: Tensor, expected: Tensor | float, *, comparisons: int = 
     z = torch.where(noise > 0, error / noise, torch.where(error > 1e-12, torch.inf, 0.0))
     if not bool((z <= limit).all()):
         raise AssertionError(
-            f"mean off by z = {float(z.max()):.2f} standard errors at flat index {int(z.argmax())} of {z.numel()} after {draws} "
-            f"draws; the limit is {limit:.2f} (false-alarm rate {alpha:g} for {comparisons} comparisons)"
+            f"mean off by z = {float(z.max()):.2f} standard errors at flat index {int(z.argmax())} of {z.numel()} after "
+            f"{draws} draws; the limit is {limit:.2f} (false-alarm rate {alpha:g} for {comparisons} comparisons)"
         )
 
 
@@ -101,7 +103,8 @@ def check_estimator(
     """Run every check on every problem that is small enough; raise CheckFailed at the first that fails.
 
     build: anything that builds the estimator on a model. What the estimator declares (`unbiased`, `evaluations`) is read,
-    and then proved. skip: names of checks that do not apply ("scale", for a baseline with a scale of its own). Returns the number of (check, problem) pairs that passed.
+    and then proved. skip: names of checks that do not apply ("scale", for a baseline with a scale of its own). Returns
+    the number of (check, problem) pairs that passed.
     """
     problems = list(zoo(24, 4.0) if problems is None else problems)
     fitting = [p for p in problems if joint_bits(p, build(p.model).samples) <= max_bits]
@@ -188,10 +191,8 @@ def _restores(build: Build, problems: list[Problem]) -> int:
             raise KeyError("planned")
 
         for run in (p.closure, fails):
-            try:
+            with suppress(KeyError):
                 estimator(run)
-            except KeyError:
-                pass
             held = [name for name, node in nodes.items() if node._handler is not None or node._source is not None]
             if held:
                 raise CheckFailed("restores", p.name, f"nodes {held} are still taken over after the call (by {run.__name__})")

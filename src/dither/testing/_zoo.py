@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class _Layered(nn.Module):
             return layer
 
         self.layers = nn.ModuleList()
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             same = [m for m in self.layers if isinstance(m, nn.Linear) and (m.in_features, m.out_features) == (a, b)]
             self.layers.append(same[0] if shared and same else linear(a, b))
         self.nodes = nn.ModuleList(nodes)
