@@ -168,11 +168,7 @@ class Estimator(ABC):
             costs = torch.stack([run[0] for run in runs])
             logits = [torch.stack(parts) for parts in zip(*(run[1] for run in runs), strict=True)]
             outcomes = [torch.stack(parts) for parts in zip(*(run[2] for run in runs), strict=True)]
-        if not self._calls:
-            raise ValueError(
-                f"the closure called none of the nodes of the model that {type(self).__name__} was built on "
-                f"({', '.join(self.nodes)}): build the estimator on the model that the closure runs"
-            )
+        self._require_called(bool(self._calls))
         sites = [
             Site(name, drawn[0], a, h)
             for name, drawn, a, h in zip(self._site_names(), self._drawn, logits, outcomes, strict=True)
@@ -180,6 +176,14 @@ class Estimator(ABC):
         self._drawn = []
         self._check(costs, sites)
         return costs, sites
+
+    def _require_called(self, called: bool) -> None:
+        if not called:
+            raise ValueError(
+                f"the closure called none of the nodes of the model that {type(self).__name__} was built on "
+                f"({', '.join(self.nodes)}): build the estimator on the model that the closure runs, and call it outside "
+                "dither.deterministic"
+            )
 
     def _on_node(self, node: Node, logits: Tensor) -> Tensor:
         answer = _checkpoint.noted(partial(self._answer, node, self._seed, len(self._calls), self._sample))

@@ -38,6 +38,7 @@ class Exact(Estimator):
         result = exact.expectation(
             self.nodes, lambda: checked_cost(closure()), max_outcomes=self.max_outcomes, vectorize=self.vectorize
         )
+        self._require_called(result.outcomes > 1)
         self.outcomes = result.outcomes
         self._check(result.cost.unsqueeze(0), [])
         return result.cost.sum(-1).mean()

@@ -34,6 +34,7 @@ class Node(nn.Module):
     elementwise: ClassVar[bool] = True  # output[i] depends on logits[i] alone (not: on its whole row or image)
     _handler: Callable[[Node, Tensor], Tensor] | None = None
     _source: Callable[..., Tensor] | None = None
+    _name: str = ""  # as it was last found in a model, for messages
     _unseen: bool = False  # an estimator's last call ran it without a graph, as reentrant checkpointing does
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class Node(nn.Module):
 
 
 def check_logits(node: Node, logits: Tensor) -> None:
-    name = type(node).__name__
+    name = f"node '{node._name}', {type(node).__name__}" if node._name else type(node).__name__
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
         raise TypeError(f"{name}: logits must be a floating-point tensor, got {kind}; convert with logits.float()")
@@ -142,7 +143,8 @@ def named_nodes(model: nn.Module) -> dict[str, Node]:
         model = inner.module
     for name, module in model.named_modules():
         if isinstance(module, Node):
-            found[".".join(part for part in name.split(".") if part != "_orig_mod") or "node"] = module
+            module._name = ".".join(part for part in name.split(".") if part != "_orig_mod") or "node"
+            found[module._name] = module
     return found
 
 
