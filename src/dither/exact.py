@@ -280,8 +280,8 @@ def _unchanged(estimator: Any) -> Iterator[None]:
 def _require_finite(grad: Tensor, name: str) -> None:
     if not bool(torch.isfinite(grad).all()):
         raise ValueError(
-            f"the gradient of '{name}' is not finite for some outcome: the estimator depends on the noise beyond the "
-            "outcome it gives (as Gumbel-softmax does), so that a sum over outcomes is not its expectation; estimate it by a long average"
+            f"the gradient of '{name}' is not finite for some outcome: the estimator uses the noise beyond the outcome that it "
+            "gives (as Gumbel-softmax does), so that a sum over outcomes is not its expectation; estimate it by a long average"
         )
 
 

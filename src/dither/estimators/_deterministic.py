@@ -15,6 +15,7 @@ class Deterministic(Estimator):
     """
 
     unbiased = False
+    stochastic = False
     reference = "plain back-propagation"
 
     def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:

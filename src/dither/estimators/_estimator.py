@@ -70,6 +70,7 @@ class Estimator(ABC):
 
     unbiased: ClassVar[bool]
     reference: ClassVar[str]
+    stochastic: ClassVar[bool] = True  # False: its value is the cost of another, deterministic network
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `respond` and `surrogate`
     local_credit: bool = False  # whether surrogates use Site.influence
 
