@@ -167,6 +167,22 @@ def test_torch_manual_seed_governs():
     assert seeds() != first
 
 
+# torch compiles some of its own functions by a way that it has deprecated
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_compiled_code_draws_as_many_seeds_as_eager_code():
+    def twice(x):  # with a gradient: there the compiler merges operator calls of equal arguments
+        drawn = [noise.uniform(noise.draw_seed(), 0, torch.tensor(0), (2, 8), x) for _ in range(2)]
+        return (x * drawn[0]).sin(), (x * drawn[1]).sin()
+
+    x = torch.ones(2, 8, requires_grad=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(twice, fullgraph=True, backend="aot_eager_decomp_partition")
+    torch.manual_seed(1)
+    expected = twice(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(compiled(x), expected)
+
+
 # --- examples -----------------------------------------------------------------------------------------------------------
 def test_examples_nest_and_are_restored_on_error():
     plain = draw(noise.uniform, 2, 3)

@@ -3,7 +3,7 @@
 import mpmath
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dither import functional as F
@@ -100,13 +100,15 @@ def test_no_bit_makes_a_nan(a, u, dtype):
 
 
 @given(st.lists(st.tuples(any_logit, units), min_size=2, max_size=4), st.sampled_from(WIDTHS))
+@example([(3e38, 0.5), (-3e38, 0.5)], torch.float32)
+@example([(3e38, 0.5), (3e38, 0.4), (-INF, 0.5)], torch.bfloat16)
 def test_no_category_makes_a_nan(pairs, dtype):
     logits, noise = (torch.tensor(part) for part in zip(*pairs, strict=True))
     logits = logits.to(dtype)
     if (logits == -INF).all():
         return  # every category forbidden: below
     for f in CATEGORIES:
-        h, gradient = gradient_of(lambda x, f=f: f(x, noise)[0], logits)
+        h, gradient = gradient_of(lambda x, f=f: f(x, noise) * torch.arange(1, 1 + len(pairs)), logits)
         assert h.isfinite().all() and gradient.isfinite().all(), f
     h = F.categorical_sample(logits, noise)
     assert sorted(h.tolist()) == [0.0] * (len(pairs) - 1) + [1.0]
