@@ -27,10 +27,10 @@ _REMEDIES = {
     errno.ENOENT: "check the path; its folder must exist",
     errno.EIO: "the disk reported a failure: check it, and write to another one",
 }
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)  # O_BINARY exists on Windows only
-_NO_SURPRISES = getattr(os, "O_NOFOLLOW", 0) | getattr(
-    os, "O_NONBLOCK", 0
-)  # no link, and never wait on a FIFO
+# Flags that only some systems have: bytes as they are (Windows), no inheritance by child processes;
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# and when reading, no symbolic link, and no waiting for a FIFO to be written.
+_NO_SURPRISES = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def raise_with_remedy(failure: OSError, action: str, path: Path) -> NoReturn:
@@ -44,9 +44,7 @@ def write_new(path: str | os.PathLike[str], data: bytes) -> None:
     """Create `path` (which must not exist), write `data`, fsync; a failure removes what was written."""
     path = Path(path)
     try:
-        handle = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666
-        )  # the kernel applies the umask
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)  # the kernel applies the umask
         try:
             try:
                 rest = memoryview(data)
@@ -118,18 +116,14 @@ def read_bytes(path: str | os.PathLike[str], cap: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | _BINARY | _NO_SURPRISES)
     except OSError as failure:
         if failure.errno in (errno.ELOOP, errno.ENXIO):
-            raise ValueError(
-                f"{path} is not a regular file; replace it by a copy of the file itself"
-            ) from failure
+            raise ValueError(f"{path} is not a regular file; replace it by a copy of the file itself") from failure
         raise
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is not a regular file; replace it by a copy of the file itself")
         if status.st_size > cap:
-            raise ValueError(
-                f"{path} holds {status.st_size} bytes, more than the {cap} allowed; is it the right file?"
-            )
+            raise ValueError(f"{path} holds {status.st_size} bytes, more than the {cap} allowed; is it the right file?")
         with open(handle, "rb", closefd=False) as file:
             data = file.read(status.st_size + 1)
     finally:
@@ -159,9 +153,7 @@ def parse_json(data: bytes, source: str) -> Any:
 def dump_json(value: Any, indent: int | None = 2) -> bytes:
     """The one encoding of `value`: sorted keys, UTF-8, newline at the end.  ValueError for NaN, infinity."""
     separators = (",", ": ") if indent else (",", ":")
-    text = json.dumps(
-        value, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=separators
-    )
+    text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=separators)
     return text.encode("utf-8") + b"\n"
 
 
@@ -175,9 +167,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     try:
         data = dump_json(value)
     except (TypeError, ValueError) as failure:
-        raise type(failure)(
-            f"cannot write {path} as JSON: {failure}; use plain finite numbers and strings"
-        ) from failure
+        raise type(failure)(f"cannot write {path} as JSON: {failure}; use plain finite numbers and strings") from failure
     write_atomic(path, data)
 
 

@@ -19,16 +19,22 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from dither.training import checkpoint
+from dither.training._content import read
 
 PATCHED = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "unlink", "rmdir", "listdir", "scandir")
-MODES = ("kill before", "kill after", "kill half-way", "ENOSPC", "EIO", "disk stays full")
-SYSCALLS = ("openat", "write", "fsync", "close", "mkdir,mkdirat", "rename,renameat,renameat2", "unlink,unlinkat", "rmdir")
-ACTIONS = ("signal=SIGKILL", "error=ENOSPC", "error=EIO")
+MODES = ("kill", "kill after", "ENOSPC", "EIO", "disk stays full")
+GROWING, OTHERS = (
+    ("openat", "write", "mkdir,mkdirat"),
+    ("fsync", "close", "rename,renameat,renameat2", "unlink,unlinkat", "rmdir"),
+)
+ACTIONS = {calls: ("signal=SIGKILL", "error=ENOSPC") for calls in GROWING}
+ACTIONS |= {calls: ("signal=SIGKILL", "error=EIO") for calls in OTHERS}
 KILLED, RETURNED, RAISED, WRONG, NOT_REACHED = -signal.SIGKILL, 0, 3, 4, 5
 
 
@@ -56,25 +62,31 @@ SCENARIOS = {
 
 
 class Fault:
-    """Counts the calls of the `os` functions and does something else at number `at`."""
+    """Counts the calls of the `os` functions and does something else at number `at`: dies before it (half-way
+    through a write) or after it, or fails."""
 
     def __init__(self, mode, at):
         self.mode, self.at, self.calls = mode, at, 0
+        self.real = {name: getattr(os, name) for name in PATCHED}
 
-    def install(self):
-        for name in PATCHED:
-            setattr(os, name, self.replacement(name, getattr(os, name)))
+    def __enter__(self):
+        for name, real in self.real.items():
+            setattr(os, name, self.replacement(name, real))
+
+    def __exit__(self, *_):
+        for name, real in self.real.items():
+            setattr(os, name, real)
 
     def replacement(self, name, real):
         def call(*args, **keywords):
             self.calls += 1
             if self.calls < self.at or (self.calls > self.at and self.mode != "disk stays full"):
                 return real(*args, **keywords)
-            if self.mode == "kill half-way" and name == "write":
-                real(args[0], args[1][: len(args[1]) // 2])
             if self.mode == "kill after":
                 real(*args, **keywords)
             if self.mode.startswith("kill"):
+                if self.mode == "kill" and name == "write":
+                    real(args[0], args[1][: len(args[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.mode == "disk stays full":
                 grows = name in ("write", "mkdir") or (name == "open" and args[1] & os.O_CREAT)
@@ -86,24 +98,28 @@ class Fault:
         return call
 
 
-def child(folder, step, value, log, before, reached=lambda: True):
-    """Fork, call `before`, save. Returns the pid; exit codes as above."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = WRONG
+def attempt(folder, step, value, log, context, reached=lambda: True):
+    """Save within `context`; returns one of the statuses above."""
     try:
-        warnings.simplefilter("ignore", checkpoint.CheckpointWarning)  # an old checkpoint that could not be removed
-        before()
-        save(folder, step, value)
-        code = RETURNED if reached() else NOT_REACHED
+        with context, warnings.catch_warnings():
+            # An old checkpoint that could not be removed is no failure.
+            warnings.simplefilter("ignore", checkpoint.CheckpointWarning)
+            save(folder, step, value)
     except OSError as failure:
-        code = RAISED if f"step-{step:06d}" in str(failure) and ";" in str(failure) else WRONG
         log.write_text(repr(failure))
+        return RAISED if f"step-{step:06d}" in str(failure) and ";" in str(failure) else WRONG
     except BaseException as failure:
         log.write_text(repr(failure))
-    finally:
-        os._exit(code)
+        return WRONG
+    return RETURNED if reached() else NOT_REACHED
+
+
+def fork(job):
+    """Run `job()` in a forked child, whose exit status is what it returns; returns the pid."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(job())
+    return pid
 
 
 def wait(pid):
@@ -117,6 +133,14 @@ def judge(folder, status, step, value, allowed, log):
     left = [path.name for path in folder.glob("*.tmp-*")] if folder.exists() else []
     if status == RAISED and left:
         return f"{left} is left after an error"
+    whole = [path for path in folder.iterdir() if path.suffix == ""] if folder.exists() else []
+    if status == RAISED and value and folder / f"step-{step:06d}" not in whole:
+        return "the checkpoint to be replaced was not put back after an error"
+    for path in whole:
+        try:
+            read(path, int(path.name.removeprefix("step-")))
+        except checkpoint.CorruptCheckpoint as failure:
+            return f"under the name of a checkpoint there is {failure}"
     try:
         found = content(folder)
     except Exception as failure:
@@ -148,7 +172,8 @@ def python_faults(work):
                 prepare(folder, before)
                 fault = Fault(mode, at)
                 reached = lambda fault=fault: fault.calls >= fault.at  # noqa: E731
-                status = wait(child(folder, step, value, log, fault.install, reached))
+                arguments = (folder, step, value, log, fault, reached)
+                status = wait(fork(lambda a=arguments: attempt(*a))) if "kill" in mode else attempt(*arguments)
                 if status == NOT_REACHED:
                     break  # there is no call number `at`: all have had their turn
                 yield f"{scenario}, {mode}, call {at}", status, judge(folder, status, step, value, allowed, log)
@@ -157,12 +182,12 @@ def python_faults(work):
 def strace_faults(work):
     folder, log, trace = work / "checkpoints", work / "log", work / "trace"
     for scenario, (before, (step, value), allowed) in SCENARIOS.items():
-        for calls in SYSCALLS:
-            for action in ACTIONS:
+        for calls, actions in ACTIONS.items():
+            for action in actions:
                 for at in range(1, 1000):
                     prepare(folder, before)
                     reader, writer = os.pipe()
-                    pid = child(folder, step, value, log, lambda reader=reader: os.read(reader, 1))
+                    pid = fork(lambda reader=reader: os.read(reader, 1) and attempt(folder, step, value, log, nullcontext()))  # noqa: B023
                     inject = f"inject={calls}:{action}:when={at}"
                     command = ["strace", "-p", str(pid), "-o", str(trace), "-e", f"trace={calls}", "-e", inject]
                     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -360,6 +360,7 @@ FORGED_META = {
     "key twice": b'{"a": 1, "a": 2}',
     "not UTF-8": b'{"a": "\xff"}',
     "nested 100,000 deep": b'{"a":' * 100_000,
+    "9 MB": b'{"a": "' + b"a" * (9 << 20) + b'"}',
     "number of 5,000 digits": b'{"a": ' + b"1" * 5000 + b"}",
 }
 
