@@ -35,11 +35,13 @@ def test_rate_of_events(uniforms, p, dtype):
     assert stats.binomtest(hits, uniforms.numel(), p).pvalue > P_VALUE
 
 
-def test_rate_of_rare_events_in_half_precision():
-    # A logit of -6.90625 is exact in bfloat16; bfloat16 noise would fire 3 times too often.
-    logit = torch.tensor(-6.90625, dtype=torch.bfloat16)
-    hits = int(functional.bernoulli_sample(logit.expand(512, 4096), draw(noise.uniform, 512, 4096)).sum())
-    assert stats.binomtest(hits, 512 * 4096, 1 / (1 + math.exp(6.90625))).pvalue > P_VALUE
+@pytest.mark.parametrize("logit", [-6.90625, 8.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rates_in_half_precision(logit, dtype):
+    # Both logits are exact. In bfloat16 noise below .001 would come 3 times too often, and sigmoid(8) would be 1.
+    drawn = draw(noise.uniform, 512, 4096)
+    hits = int(functional.bernoulli_sample(torch.tensor(logit, dtype=dtype).expand(512, 4096), drawn).float().sum())
+    assert stats.binomtest(hits, 512 * 4096, 1 / (1 + math.exp(-logit))).pvalue > P_VALUE
 
 
 def test_smallest_uniforms_have_their_rate(uniforms):
