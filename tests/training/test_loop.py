@@ -129,6 +129,25 @@ def test_each_step_is_seeded_by_its_number():
     assert len(set(states)) == LAST
 
 
+def test_evaluation_is_seeded_by_its_epoch_whatever_came_before():
+    def seeds(**changes):
+        seen = []
+        parts = build()
+
+        def evaluate():
+            seen.append(torch.initial_seed())
+            return {}
+
+        fit(**{**parts, **changes, "evaluate": evaluate})
+        return seen
+
+    first = seeds()
+    assert len(set(first)) == 6
+    assert not set(first) & {noise.step_seed(0, step) for step in range(LAST + 1)}
+    assert seeds(batch_size=50, scheduler=None) == first
+    assert seeds(seed=1) != first
+
+
 def test_train_loss_is_the_mean_over_the_examples_of_its_epoch():
     x = torch.tensor([0.0, 0.0, 9.0]).reshape(3, 1)
     net = nn.Linear(1, 1)

@@ -43,7 +43,8 @@ def fit(
     resume            continue from the newest checkpoint of `run`, or start if it has none; a finished run
                       returns its records at once.  Weights and metrics.jsonl are bit-identical to those of an
                       uninterrupted run.
-    evaluate          called after every epoch; its numbers join the record.  The model is in train mode.
+    evaluate          called after every epoch; its numbers join the record.  The model is in train mode, the
+                      noise depends on the seed and the epoch alone, so it is the same for every estimator.
     scheduler         its step() is called after every epoch
     checkpoint_every  in steps; None: after every epoch.  The last step is always saved.
     progress          (steps done, steps in all, text), a few times a second
@@ -90,6 +91,7 @@ def fit(
                     if scheduler is not None:
                         scheduler.step()
                     record = {"epoch": epoch + 1, "step": step, "train_loss": tally.mean()}
+                    _reseed(noise.step_seed(noise.step_seed(seed, 1), epoch), x)
                     record = clean(record | _evaluate(evaluate, model, record))
                     tally.reset()
                     records.append(record)
@@ -120,9 +122,7 @@ def _step(
     step: int,
 ) -> Tensor:
     """One update on the examples `ids`; returns the loss, whose value nobody has waited for yet."""
-    # torch.manual_seed takes 80 us, for the sake of devices that a model on the CPU does not use.
-    reseed = torch.default_generator.manual_seed if x.device.type == "cpu" else torch.manual_seed
-    reseed(noise.step_seed(seed, step))
+    _reseed(noise.step_seed(seed, step), x)
     optimizer.zero_grad(set_to_none=True)
     with noise.examples(ids):
         xb, yb = x[ids], y[ids]
@@ -133,6 +133,11 @@ def _step(
             raise FloatingPointError(f"{failure} (step {step}, seed {seed})") from failure
     optimizer.step()
     return loss.detach()
+
+
+def _reseed(seed: int, x: Tensor) -> None:
+    # torch.manual_seed takes 80 us, for the sake of devices that a model on the CPU does not use.
+    (torch.default_generator.manual_seed if x.device.type == "cpu" else torch.manual_seed)(seed)
 
 
 def _order(seed: int, epoch: int, examples: int) -> Tensor:
