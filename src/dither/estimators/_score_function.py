@@ -70,7 +70,7 @@ class ScoreFunction(Estimator):
         outcome = node.outcome(logits, noise)
         return node.emit(logits, outcome), outcome
 
-    def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         credit = self.credit(site, costs)
         baseline = self.baseline.value(site, credit)
         estimate = score_function_surrogate(credit, site.log_prob, baseline)
