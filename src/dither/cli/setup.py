@@ -59,17 +59,19 @@ class Setup:
     def estimator(self, name: EstimatorName, samples: int) -> Any:
         return ESTIMATORS[name](self.model, samples)
 
-    def accuracy(self, part: tuple[Any, Any], samples: int, key: int) -> float:
+    def accuracy(self, part: tuple[Any, Any], samples: int, key: int | None = None) -> float:
         """The share of examples classified right by the mean of `samples` predictions.
 
-        `key` seeds the noise: the same weights and key give the same figure, before and after resuming.
+        `key` seeds the noise: the same weights and key give the same figure, before and after resuming. Without it the
+        caller has seeded torch, as `fit` does before it evaluates.
         """
         import torch
 
         import dither
 
         x, y = part
-        torch.manual_seed(dither.noise.step_seed(dither.noise.step_seed(self.config.seed, key), samples))
+        if key is not None:
+            torch.manual_seed(dither.noise.step_seed(dither.noise.step_seed(self.config.seed, key), samples))
         self.model.eval()  # no change for a stochastic node, but for layers such as dropout
         with torch.no_grad():
             if self.config.estimator == "deterministic":
