@@ -23,8 +23,8 @@ class StraightThrough(Estimator):
     Formula     sigmoid   d L / d a := sigmoid'(a) d L / d h   (the derivative of the mean; the default)
                 identity  d L / d a := d L / d h               (the paper's, Sec. 3.2.1)
                 Categorical units always use the Jacobian of their softmax.
-    Why         at the same learning rate "identity" pushes saturated units on without end: on MNIST (docs/first-demo) it
-                stops at .78 test accuracy where "sigmoid" reaches .976.
+    Why         the factor holds back units that are decided already: without it, at a learning rate that suits the rest of
+                the net, weights grow and accuracy falls (measured on MNIST: docs/experiments/first-demo.md).
     Requires    samples evaluations of the closure; a cost differentiable in the units' outputs.
     vectorize   run the samples as one vmap over the closure.
     Reference   Hinton 2012, lecture 15b; Bengio 2013, Sec. 3.2.1.

@@ -17,7 +17,7 @@ class StochasticMLP(nn.Module):
     Formula     h_0 = x flattened;  h_k ~ node(W_k h_{k-1} + b_k);  logits = W_n h_{n-1} + b_n
     Shapes      x (batch, ...) with prod(...) == sizes[0]  ->  logits (batch, sizes[-1])
     Raises      ValueError for fewer than two sizes, a size below one, or an input of another width.
-    Reference   Bengio, Leonard & Courville 2013, Sec. 5.
+    Reference   Bengio 2013, Sec. 3.
 
     >>> import torch
     >>> net = StochasticMLP(sizes=(64, 200, 10))
