@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dither.estimators._estimator import Site
+from dither.estimators._site import Site
 
 
 class Baseline(ABC):

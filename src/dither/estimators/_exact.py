@@ -3,7 +3,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dither import exact
-from dither.estimators._estimator import Closure, Estimator, checked_cost
+from dither.estimators._estimator import Estimator
+from dither.estimators._site import Closure, checked_cost
 from dither.nodes import Node
 
 

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from dither.nodes import taken_over
 
 if TYPE_CHECKING:
-    from dither.estimators._estimator import Closure, Estimator, Site
+    from dither.estimators._estimator import Estimator
+    from dither.estimators._site import Closure, Site
     from dither.nodes import Node
 
 MAX_UNITS = 1024  # beyond it the units of a node are traced as one

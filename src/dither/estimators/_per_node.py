@@ -7,8 +7,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from dither.estimators._estimator import Estimator, Site
+from dither.estimators._estimator import Estimator
 from dither.estimators._score_function import ScoreFunction
+from dither.estimators._site import Site
 from dither.estimators._straight_through import StraightThrough
 from dither.nodes import Node
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators._baselines import Baseline, Learned, make_baseline
-from dither.estimators._estimator import Estimator, Site
+from dither.estimators._estimator import Estimator
+from dither.estimators._site import Site
 from dither.functional import score_function_surrogate
 from dither.functional._bernoulli import widen
 from dither.nodes import Node

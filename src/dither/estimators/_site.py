@@ -1,0 +1,65 @@
+"""What a run of the closure leaves behind: its cost, and a record of every decision taken on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from dither.nodes import Node
+
+Closure = Callable[[], Tensor]
+
+
+@dataclass
+class Site:
+    """One call of one discrete node in a pass over the closure, for all K runs.
+
+    name: the module's name, with ":1", ":2", ... for later calls of the same node in one pass. logits, outcome:
+    (K, batch, *units[, categories]).
+    """
+
+    name: str
+    node: Node
+    logits: Tensor
+    outcome: Tensor
+    influence: Tensor | None = None  # (units, terms) bool: the cost terms that each unit can change; None: all
+
+    def _per_unit(self, values: Tensor) -> Tensor:
+        return values.unflatten(0, self.logits.shape[:2])
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """log P(outcome) per unit, (K, batch, *units), differentiable."""
+        return self._per_unit(self.node.log_prob(self.logits.flatten(0, 1), self.outcome.flatten(0, 1)))
+
+    @cached_property
+    def score_weight(self) -> Tensor:
+        """Squared norm of the score per unit, (K, batch, *units)."""
+        logits = self.logits.detach().flatten(0, 1)
+        return self._per_unit(self.node.score_weight(logits, self.outcome.flatten(0, 1)))
+
+    def over_units(self, values: Tensor) -> Tensor:
+        """(K, batch) values with trailing dimensions that broadcast over units."""
+        return values.view(*values.shape, *[1] * (self.log_prob.dim() - 2))
+
+
+def checked_cost(cost: Tensor) -> Tensor:
+    """The closure's cost as (batch, terms)."""
+    if not isinstance(cost, Tensor):
+        raise TypeError(f"the closure returned {type(cost).__name__}: it must return a tensor, one cost per example, (batch,)")
+    if cost.dim() == 0:
+        raise ValueError(
+            "the closure returned a scalar cost: one cost per example, shape (batch,), is needed to credit each decision "
+            'with its own outcome; use reduction="none" in the loss and leave the mean to the estimator'
+        )
+    if cost.dim() > 2 or not cost.is_floating_point():
+        raise ValueError(
+            f"the closure returned a cost of shape {tuple(cost.shape)} and dtype {cost.dtype}: floating-point costs of shape "
+            "(batch,) or (batch, terms) are needed; sum over the other dimensions, e.g. cost.flatten(1).sum(1)"
+        )
+    if 0 in cost.shape:
+        raise ValueError(f"the closure returned an empty cost, shape {tuple(cost.shape)}; skip the step for an empty batch")
+    return cost if cost.dim() == 2 else cost.unsqueeze(1)
