@@ -152,4 +152,4 @@ def test_traces_are_seen(text):
 
 
 def test_other_paths_are_no_traces():
-    assert not traces("../shared/data, ~/.cache/dither, https://example.com/home/x, $HOME/work/x")
+    assert not traces("../shared/data, ~/.cache/dither, https://example.com/home/x, $HOME/src/x")
