@@ -183,7 +183,7 @@ def gradient(
     """The exact gradient of the mean expected cost (terms summed), per parameter name."""
     cost = expected_cost(model, closure, max_outcomes=max_outcomes, vectorize=vectorize)
     named = trainable(model)
-    return dict(zip(named, _gradients(cost.sum() / cost.shape[0], list(named.values())), strict=True))
+    return dict(zip(named, parameter_gradients(cost.sum() / cost.shape[0], named.values()), strict=True))
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -229,11 +229,11 @@ def moments(
         weights = log_weights.exp().to(losses.dtype)
         possible = weights > 0
         value = (weights * losses.detach())[possible].sum()
-        mean = dict(zip(named, _gradients((weights * losses)[possible].sum(), list(named.values())), strict=True))
+        mean = dict(zip(named, parameter_gradients((weights * losses)[possible].sum(), named.values()), strict=True))
         if variance:
             copies = {n: p.detach().expand(len(rows), *p.shape).clone().requires_grad_() for n, p in named.items()}
             losses, _ = _over(run_apart, rows, vectorize, copies)
-            every = dict(zip(named, _gradients(losses[possible].sum(), list(copies.values())), strict=True))
+            every = dict(zip(named, parameter_gradients(losses[possible].sum(), copies.values()), strict=True))
     for name, grad in mean.items():
         _require_finite(grad, name)
     if not variance:
@@ -261,8 +261,9 @@ class _Called(nn.Module):
         return self._call()
 
 
-def _gradients(total: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
+def parameter_gradients(total: Tensor, parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """d total / d parameters, zeros for those that it does not depend on."""
+    parameters = list(parameters)
     if not total.requires_grad:
         return tuple(torch.zeros_like(p) for p in parameters)
     return torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)

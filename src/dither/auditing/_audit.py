@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dither import exact
 from dither.auditing._report import AuditReport
 from dither.estimators import Estimator, ScoreFunction
+from dither.nodes import named_nodes
 
 Closure = Callable[[], Tensor]
 Build = Estimator | Callable[[nn.Module], Estimator]
@@ -110,11 +111,7 @@ def _untouched(model: nn.Module, estimators: Iterable[Estimator], seed: int) -> 
 
 
 def _gradient(estimator: Estimator, closure: Closure, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-    loss = estimator(closure)
-    if not loss.requires_grad:
-        return torch.zeros(sum(p.numel() for p in parameters.values()), dtype=torch.float64)
-    grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    return exact.concatenate(grads).double()
+    return exact.concatenate(exact.parameter_gradients(estimator(closure), parameters.values())).double()
 
 
 def _reference(
@@ -123,9 +120,9 @@ def _reference(
     """(gradient, its squared standard error per coordinate, how it was found)."""
     if kind != "average":
         try:
-            cost = exact.expectation(exact.named_nodes(model), closure, max_outcomes=limit)
-            grads = exact._gradients(cost.cost.sum() / len(cost.cost), list(parameters.values()))
-            target = exact.concatenate(grads).double()
+            cost = exact.expectation(named_nodes(model), closure, max_outcomes=limit)
+            grads = exact.parameter_gradients(cost.cost.sum() / len(cost.cost), parameters.values())
+            target = exact.concatenate(grads).double().cpu()
             return target, torch.zeros_like(target), f"exact, enumeration of {cost.outcomes} outcomes per example"
         except (exact.CannotEnumerate, NotImplementedError):
             if kind == "exact":
@@ -167,7 +164,7 @@ class _Moments:
         self.squares += change * (gradient - self.mean)
         if self.target is not None:
             for name, part in self.slices.items():
-                a, b = gradient[part], self.target.cpu()[part]
+                a, b = gradient[part], self.target[part]
                 norm = float(a.norm() * b.norm())
                 if norm > 0:
                     self.cosines[name].append(float(a @ b) / norm)
@@ -178,7 +175,7 @@ class _Moments:
     def rows(self, reference_error: Tensor) -> Iterator[dict[str, Any]]:
         assert self.target is not None
         milliseconds = 1e3 * median(self.seconds)
-        variance, target = self.variance(), self.target.cpu()
+        variance, target = self.variance(), self.target
         for name in ("overall", *self.parameters):
             part = self.slices[name]
             v, m, r = float(variance[part].sum()), self.mean[part], target[part]

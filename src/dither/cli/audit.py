@@ -31,14 +31,7 @@ class Command:
 
     target: Positional[Annotated[str, arg(metavar="RUN|MODULE:FUNCTION")]]
     """A run folder, or a function to import."""
-    estimators: tuple[EstimatorName, ...] = (
-        "straight-through-identity",
-        "straight-through",
-        "score-function",
-        "score-function-mean",
-        "score-function-optimal",
-        "score-function-leave-one-out",
-    )
+    estimators: tuple[EstimatorName, ...] = tuple(name for name in ESTIMATORS if name != "deterministic")
     """Which estimators to compare."""
     samples: int = 4
     """Samples per example, for every estimator."""

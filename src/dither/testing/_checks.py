@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dither import exact
 from dither.nodes import named_nodes
-from dither.testing._zoo import Problem, joint_bits, rectifier_problem, zoo
+from dither.testing._zoo import Problem, rectifier_problem, zoo
 
 Build = Callable[[nn.Module], Any]
 TOLERANCE = 1e-10
@@ -107,7 +107,7 @@ def check_estimator(
     the number of (check, problem) pairs that passed.
     """
     problems = list(zoo(24, 4.0) if problems is None else problems)
-    fitting = [p for p in problems if joint_bits(p, build(p.model).samples) <= max_bits]
+    fitting = [p for p in problems if p.bits * build(p.model).samples <= max_bits]
     if not fitting:
         raise ValueError(
             f"no problem has at most 2^{max_bits:g} joint outcomes with this estimator's samples: give smaller ones"
@@ -121,10 +121,7 @@ def check_estimator(
 
 def _gradient(estimator: Any, problem: Problem, closure: Callable[[], Tensor] | None = None) -> Tensor:
     loss = estimator(closure or problem.closure)
-    parameters = list(exact.trainable(problem.model).values())
-    if not loss.requires_grad:
-        return torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
-    return exact.concatenate(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+    return exact.concatenate(exact.parameter_gradients(loss, exact.trainable(problem.model).values()))
 
 
 def _warm(estimator: Any, problem: Problem) -> None:

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from dither.nodes import Bernoulli, Categorical, Node, NoisyReLU, named_nodes
+from dither.nodes import Bernoulli, Categorical, Node, NoisyReLU
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,3 @@ def rectifier_problem() -> Problem:
         return torch.sin(1.3 * h.sum(1)) + 0.2 * (h[:, 0] - 0.6) ** 3 * (1 + h[:, 1])
 
     return Problem("rectifier", model, closure, frozenset({"continuous"}), 9.0)
-
-
-def joint_bits(problem: Problem, samples: int) -> float:
-    """log2 of the joint outcomes of an estimator that runs the closure `samples` times."""
-    assert named_nodes(problem.model)
-    return problem.bits * samples
