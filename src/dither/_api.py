@@ -2,7 +2,19 @@
 
 from dither import exact, functional, noise, testing
 from dither.auditing import AuditReport, audit
-from dither.estimators import Deterministic, Estimator, Exact, PerNode, ScoreFunction, StraightThrough
+from dither.estimators import (
+    SPSA,
+    Deterministic,
+    DisARM,
+    Episodes,
+    Estimator,
+    Exact,
+    FiniteDifference,
+    NodePerturbation,
+    PerNode,
+    ScoreFunction,
+    StraightThrough,
+)
 from dither.homeostasis import FiringRate
 from dither.nodes import (
     Bernoulli,
@@ -15,13 +27,18 @@ from dither.nodes import (
 )
 
 __all__ = [
+    "SPSA",
     "AuditReport",
     "Bernoulli",
     "Categorical",
     "Deterministic",
+    "DisARM",
+    "Episodes",
     "Estimator",
     "Exact",
+    "FiniteDifference",
     "FiringRate",
+    "NodePerturbation",
     "NoisyMaxPool2d",
     "NoisyReLU",
     "NoisyTanh",

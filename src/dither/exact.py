@@ -25,6 +25,7 @@ from dither.nodes import Node, named_nodes, taken_over
 
 Closure = Callable[[], Tensor]
 MAX_OUTCOMES = 1 << 16
+CHUNK = 1 << 14  # outcomes summed at a time: bounds the memory
 _DEPENDS = (
     "the nodes called, or their shapes, change from one run of the closure to the next: such a closure cannot be enumerated; "
     "estimate by a long average, dither.audit(..., reference='average')"
@@ -70,21 +71,44 @@ class Moments:
 
 
 class _Enumeration:
-    """A noise source that walks through cells: first it notes what is drawn (layout), then it replays given cells."""
+    """A noise source that walks through cells: first it notes what is drawn (layout), then it replays given cells.
+
+    Noise that an estimator asks for twice by one key is the same noise. Where the second request is for other logits, whose
+    threshold may divide the cell found first, the cell is cut once more (`_refined`).
+    """
 
     def __init__(self, joint: bool) -> None:
         self.joint = joint  # whether examples are enumerated jointly, or share the combinations
         self.layout: list[tuple[int, int]] = []
         self.replaying = False
+        self.row: Tensor | None = None
 
     def start(self, row: Tensor | None) -> None:
         self.replaying, self.row, self.position, self.call = row is not None, row, 0, 0
         self.log_weight: Tensor | float = 0.0
+        self._drawn: dict[Any, Tensor] = {}
+        self._between: dict[Any, tuple[Tensor, Tensor]] = {}
         if row is None:
             self.layout = []
 
-    def __call__(self, node: Node, logits: Tensor, sample: Any, samples: int) -> Tensor:
-        noise, log_weight = node.cells(logits)
+    def __call__(self, node: Node, logits: Tensor, key: Any = None, owner: Any = None, same: Any = True) -> Tensor:
+        if key is not None:
+            site, stream, sample = key
+            key = (site, stream, int(sample))
+            if key in self._drawn and (bool(same) or key not in self._between):
+                return self._drawn[key]
+            breaks = owner.breaks(node, logits.detach(), stream)
+            if breaks is not None:
+                return self._refined(key, breaks)
+            own = owner.cells(node, logits.detach(), stream)
+        noise, log_weight = node.cells(logits) if key is None or own is None else own
+        drawn = self._pick(noise, log_weight)
+        if key is not None:
+            self._drawn[key] = drawn
+        return drawn
+
+    def _pick(self, noise: Tensor, log_weight: Tensor) -> Tensor:
+        """The noise of one cell per unit. noise, log_weight: cells in the leading dimension."""
         if self.joint:
             noise = noise.detach()  # an estimator differentiates at given noise; the model's expectation moves with its cells
         shape = log_weight.shape[1:] if self.joint else (1, *log_weight.shape[2:])
@@ -102,14 +126,28 @@ class _Enumeration:
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
 
+    def _refined(self, key: Any, breaks: Tensor) -> Tensor:
+        """The middle of an interval between thresholds, inside the interval found for this key before, if any."""
+        low, high = self._between.get(key, (torch.zeros_like(breaks[0]), torch.ones_like(breaks[0])))
+        edges = torch.cat((low.unsqueeze(0), breaks.sort(0).values, high.unsqueeze(0))).clamp(low, high)
+        width = high - low  # 0 for an outcome that cannot be, whose weight is 0 already
+        weight = (edges[1:] - edges[:-1]) / torch.where(width > 0, width, torch.ones_like(width))
+        picked = self._pick(torch.stack((edges[:-1], edges[1:]), -1), weight.log())
+        self._between[key] = (picked[..., 0], picked[..., 1])
+        self._drawn[key] = picked.mean(-1)
+        return self._drawn[key]
+
     def finish(self) -> None:
         """Every unit of the layout must have been drawn again, else weights would not sum to one."""
         if self.replaying and self.call != len(self.layout):
             raise CannotEnumerate(_DEPENDS)
 
+    def outcomes(self) -> int:
+        return math.prod(cells**count for cells, count in self.layout)
+
     def rows(self, limit: int) -> Tensor:
         """Every combination of cells, (outcomes, units drawn) int64."""
-        outcomes = math.prod(cells**count for cells, count in self.layout)
+        outcomes = self.outcomes()
         if outcomes > limit:
             raise TooManyOutcomes(outcomes, self.layout, limit)
         radices = [cells for cells, count in self.layout for _ in range(count)]
@@ -122,7 +160,7 @@ class _Enumeration:
 
 def _plain(node: Node, logits: Tensor) -> Tensor:
     assert node._source is not None
-    noise = node._source(node, logits, 0, 1)
+    noise = node._source(node, logits)
     return node.emit(logits, node.outcome(logits, noise)) if node.discrete else node.propagate(logits, noise)
 
 
@@ -222,32 +260,81 @@ def moments(
         own = {f"model.{name}": p for name, p in parameters.items()}
         return run(row, lambda: torch.func.functional_call(wrapped, own, ()))
 
+    value: Any = 0.0
+    mean = {name: torch.zeros_like(p) for name, p in named.items()}
+    square = {name: torch.zeros_like(p) for name, p in named.items()}
+    apart = {name: torch.zeros_like(p) for name, p in named.items()}
     with estimator.frozen() if frozen else _unchanged(estimator):
-        run(None)
-        rows = source.rows(max_outcomes)
-        losses, log_weights = _over(run, rows, vectorize)
-        weights = log_weights.exp().to(losses.dtype)
-        possible = weights > 0
-        value = (weights * losses.detach())[possible].sum()
-        mean = dict(zip(named, parameter_gradients((weights * losses)[possible].sum(), named.values()), strict=True))
-        if variance:
-            copies = {n: p.detach().expand(len(rows), *p.shape).clone().requires_grad_() for n, p in named.items()}
-            losses, _ = _over(run_apart, rows, vectorize, copies)
-            every = dict(zip(named, parameter_gradients(losses[possible].sum(), copies.values()), strict=True))
+        rows = _laid_out(estimator, closure, source, run).rows(max_outcomes)
+        for part in rows.split(CHUNK):
+            losses, log_weights = _over(run, part, vectorize)
+            weights = log_weights.exp().to(losses.dtype)
+            possible = weights > 0
+            value = value + (weights * losses.detach())[possible].sum()
+            for name, grad in zip(
+                named, parameter_gradients((weights * losses)[possible].sum(), named.values()), strict=True
+            ):
+                mean[name] += grad
+            if not variance:
+                continue
+            copies = {n: p.detach().expand(len(part), *p.shape).clone().requires_grad_() for n, p in named.items()}
+            losses, _ = _over(run_apart, part, vectorize, copies)
+            for name, grad in zip(named, parameter_gradients(losses[possible].sum(), copies.values()), strict=True):
+                weight = weights.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1))
+                apart[name] += (weight * grad).sum(0)
+                square[name] += (weight * grad.square()).sum(0)
     for name, grad in mean.items():
         _require_finite(grad, name)
-    if not variance:
-        return Moments(mean, {}, value, len(rows))
-    spread = {}
-    for name, grad in every.items():
-        weight = weights.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1))
-        if not torch.allclose((weight * grad).sum(0), mean[name], rtol=1e-4, atol=1e-6 * float(grad.abs().max() + 1)):
+        if variance and not torch.allclose(apart[name], grad, rtol=1e-4, atol=1e-6 * float(square[name].max().sqrt() + 1)):
             raise ValueError(
                 f"the closure uses '{name}' other than through the model (a reference taken before the call), so its gradient "
                 "per outcome is out of reach: look parameters up on the model inside the closure"
             )
-        spread[name] = (weight * (grad - mean[name]).square()).sum(0)
+    spread = {name: (square[name] - mean[name].square()).clamp(min=0) for name in mean} if variance else {}
     return Moments(mean, spread, value, len(rows))
+
+
+def expected_loss(
+    estimator: Any, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> Tensor:
+    """The exact expectation of the loss that an estimator returns, the probabilities held constant: so each of its derivatives,
+    of any order, is the expectation of that derivative of the loss. State (baselines) is left as it was.
+    """
+    source, nodes = _Enumeration(joint=True), named_nodes(estimator.model)
+
+    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
+        source.start(row)
+        with taken_over(nodes.values(), _source=source):
+            loss = estimator(closure)
+        source.finish()
+        return loss, torch.as_tensor(source.log_weight).sum().detach()
+
+    with estimator.frozen():
+        losses, log_weights = _over(run, _laid_out(estimator, closure, source, run).rows(max_outcomes), vectorize)
+    return (log_weights.exp() * losses)[log_weights > -torch.inf].sum()
+
+
+def outcomes(estimator: Any, closure: Closure) -> int:
+    """How many joint outcomes `moments` would sum for this estimator on this closure."""
+    source = _Enumeration(joint=True)
+    nodes = named_nodes(estimator.model)
+
+    def run(row: Tensor | None) -> None:
+        source.start(row)
+        with taken_over(nodes.values(), _source=source):
+            estimator(closure)
+
+    with _unchanged(estimator), estimator.frozen():
+        return _laid_out(estimator, closure, source, run).outcomes()
+
+
+def _laid_out(estimator: Any, closure: Closure, source: _Enumeration, run: Callable[[None], Any]) -> _Enumeration:
+    """The source after a run that noted its layout; a first one lets the estimator learn how many runs it will make."""
+    with torch.no_grad() if not getattr(estimator, "differentiates", False) else torch.enable_grad():
+        if getattr(estimator, "planned", False):
+            run(None)
+        run(None)
+    return source
 
 
 class _Called(nn.Module):

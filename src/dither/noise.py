@@ -30,7 +30,7 @@ from torch import Tensor
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
-_LARGEST = 1 - 2.0**-24  # the float32 below 1
+LARGEST = 1 - 2.0**-24  # the float32 below 1
 MAX_SAMPLES = 1 << 16
 
 
@@ -123,7 +123,7 @@ def _uniform(seed: Tensor, site: int, sample: Tensor, examples: Tensor, units: i
     counter[1] = (examples & _MASK).unsqueeze(-1)
     counter[2] = ((examples >> 32) + (sample.to(examples.device) << 16).unsqueeze(-1)).unsqueeze(-1)
     words = philox(counter.view(4, -1), _key(seeds[0] if seeds else 0, site))
-    uniform = words.T.to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=_LARGEST)
+    uniform = words.T.to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=LARGEST)
     return uniform.reshape(*examples.shape, blocks * 4)[..., :units].contiguous()
 
 

@@ -203,7 +203,7 @@ def test_taken_over_is_undone_on_error():
 
 def test_a_source_replaces_the_noise():
     node = dither.Bernoulli()
-    with taken_over([node], _source=lambda node, logits, sample, samples: torch.tensor([[0.1, 0.9]])):
+    with taken_over([node], _source=lambda node, logits: torch.tensor([[0.1, 0.9]])):
         assert node(torch.zeros(1, 2)).tolist() == [[1, 0]]
 
 

@@ -113,15 +113,17 @@ def environment() -> dict[str, Any]:
 
 
 def draw(curves: list[dict[str, Any]], folder: Path, prefix: str = "") -> list[Path]:
-    """The learning curves, by epoch and by time."""
+    """The learning curves, by epoch (or step, or episode) and by time."""
     from dither import plots
     from dither.plots import learning_curves
 
     group = "method" if "method" in curves[0] else "estimator"
+    y = next((y for y in ("train_elbo", "return") if y in curves[0]), "validation_accuracy")
+    count = next((x for x in ("epoch", "episode") if x in curves[0]), "step")
     paths = []
-    for x, name in (("epoch", "learning"), ("seconds", "learning-by-time")):
+    for x, name in ((count, "learning"), ("seconds", "learning-by-time")):
         if x in curves[0]:
-            paths += plots.save(learning_curves.draw(curves, x=x, group=group).figure, folder / (prefix + name))
+            paths += plots.save(learning_curves.draw(curves, x=x, y=y, group=group).figure, folder / (prefix + name))
     return paths
 
 

@@ -11,6 +11,18 @@ EXPERIMENTS = {
         "dither.experiments.first_demo",
         "MNIST 784-100(binary)-10 by every estimator, at equal epochs and equal time",
     ),
+    "binary-vae": (
+        "dither.experiments.binary_vae",
+        "autoencoder with 200 binary latents by every estimator: training bound and gradient variance",
+    ),
+    "categorical-vae": (
+        "dither.experiments.categorical_vae",
+        "autoencoder with a code of one-hot units by every estimator, each at its best learning rate",
+    ),
+    "cartpole": (
+        "dither.experiments.cartpole",
+        "CartPole-v1 with hard binary hidden units by delayed-reward score gradients, with each baseline",
+    ),
 }
 
 

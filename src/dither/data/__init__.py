@@ -13,11 +13,12 @@ import os
 from dither.data._digits import digits
 from dither.data._errors import CorruptData
 from dither.data._mnist import fashion_mnist, mnist
+from dither.data._omniglot import omniglot
 from dither.data._types import Dataset, Split
 
-__all__ = ["NAMES", "CorruptData", "Dataset", "Split", "digits", "fashion_mnist", "load", "mnist"]
+__all__ = ["NAMES", "CorruptData", "Dataset", "Split", "digits", "fashion_mnist", "load", "mnist", "omniglot"]
 
-NAMES = ("digits", "mnist", "fashion_mnist")
+NAMES = ("digits", "mnist", "fashion_mnist", "omniglot")
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -33,4 +34,6 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
             return mnist(data_dir)
         case "fashion_mnist":
             return fashion_mnist(data_dir)
+        case "omniglot":
+            return omniglot(data_dir)
     raise ValueError(f"there is no data set {name!r}; choose one of {', '.join(NAMES)}")

@@ -2,6 +2,8 @@
 
 import io
 import zipfile
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,13 +12,16 @@ from dither.data._errors import CorruptData
 LIMIT = 1 << 30  # bytes, decompressed
 
 
-def read_npz(packed: bytes, file: str, names: tuple[str, ...], remedy: str = "") -> dict[str, np.ndarray]:
-    """Unpack an npz file that holds exactly the uint8 arrays `names`.
+def read_npz(
+    packed: bytes, file: str, names: tuple[str, ...], remedy: str = "", kinds: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, np.ndarray]:
+    """Unpack an npz file that holds exactly the arrays `names`, of type uint8 or what `kinds` says of one.
 
     Sizes are summed before anything is decompressed; object arrays (which would be unpickled) are refused.
     Raises CorruptData, naming `file`, and nothing else.
     """
-    expected = f"an npz file of the uint8 arrays {', '.join(names)}"
+    typed = ", ".join(f"{name} ({kinds[name]})" if name in kinds else name for name in names)
+    expected = f"an npz file of the uint8 arrays {typed}"
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             members = sorted(archive.namelist())
@@ -34,6 +39,6 @@ def read_npz(packed: bytes, file: str, names: tuple[str, ...], remedy: str = "")
         raise CorruptData(file, expected, f"{type(error).__name__}: {error}", remedy) from error
     for name, array in arrays.items():
         kind = getattr(array, "dtype", "bytes")  # numpy hands over a member without an npy header as bytes
-        if kind != np.uint8:
+        if kind != kinds.get(name, "uint8"):
             raise CorruptData(file, expected, f"{name} of type {kind}", remedy)
     return arrays

@@ -52,16 +52,20 @@ def locate(name: str, sha256: str, mirrors: Sequence[str], data_dir: str | os.Pa
         failures = ["data_dir was given, so nothing is downloaded"]
     elif os.environ.get("DITHER_OFFLINE", "0") not in ("", "0"):
         failures = ["DITHER_OFFLINE is set, so nothing is downloaded"]
+    elif not mirrors:
+        failures = ["no mirror has it"]
     else:
         failures = _download(name, sha256, mirrors, folders[-1] / name)
         if not failures:
             return folders[-1] / name
     dataset = name.partition("/")[0]
+    download = (
+        ", or, with a network, download it into the cache: "
+        f"DITHER_OFFLINE=0 python -c \"import dither; dither.data.load('{dataset}')\""
+    )
     raise FileNotFoundError(
         f"no {name} in {' or '.join(map(str, folders))} ({'; '.join(failures)}). "
-        f"Set DITHER_DATA (or data_dir, --data-dir) to a folder that holds {dataset}/, or, with a network, "
-        f"download it into the cache: "
-        f"DITHER_OFFLINE=0 python -c \"import dither; dither.data.load('{dataset}')\""
+        f"Set DITHER_DATA (or data_dir, --data-dir) to a folder that holds {dataset}/{download if mirrors else ''}"
     )
 
 

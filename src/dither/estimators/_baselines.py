@@ -74,16 +74,20 @@ class _Moving(Baseline):
     def update(self, site: Site, credit: Tensor) -> None:
         weight = self.weight(site, credit)
         new = torch.stack(((weight * credit).mean((0, 1)), weight.expand_as(weight * credit).mean((0, 1))))
+        self.learn(site.name, new)
+
+    def learn(self, name: str, new: Tensor) -> None:
+        """Move the averages of a node towards this call's, (2, *units): of w L and of w."""
         new = _mean_over_ranks(new)
-        old = self.averages.get(site.name)
+        old = self.averages.get(name)
         if old is not None and old[0].shape != new[0].shape:
             raise ValueError(
-                f"node '{site.name}' has units of shape {tuple(new[0].shape)}, but its baseline was kept for "
+                f"node '{name}' has units of shape {tuple(new[0].shape)}, but its baseline was kept for "
                 f"{tuple(old[0].shape)}: use baseline='leave-one-out' for units whose number changes"
             )
         start = torch.zeros_like(new) if old is None else torch.stack(old)
         averages = torch.lerp(new, start.to(new), self.decay)
-        self.averages[site.name] = (averages[0], averages[1])
+        self.averages[name] = (averages[0], averages[1])
 
     def state_dict(self) -> dict[str, Tensor]:
         return {

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dither.estimators._call import Call
 from dither.estimators._estimator import Estimator
-from dither.nodes import Node
 
 
 class Deterministic(Estimator):
@@ -18,5 +18,5 @@ class Deterministic(Estimator):
     stochastic = False
     reference = "plain back-propagation"
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        return node.mean(logits), None
+    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        return call.node.mean(call.logits), None

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dither import noise
+from dither.estimators._call import Call
 from dither.estimators._locality import Locality
 from dither.estimators._site import Closure, Site, checked_cost
+from dither.estimators._slopes import Valve, passage, slopes
 from dither.functional._bernoulli import attach, widen
 from dither.nodes import Node, _checkpoint, named_nodes, taken_over
 from dither.nodes._node import is_concrete
+
+Layout = tuple[tuple[int, ...], ...]  # the shapes of the logits of every discrete call, without the batch
 
 
 class Estimator(ABC):
     """Base of the estimators: built on a model, called on a closure, returns the loss.
 
-    The loss's value is the mean cost; its gradient is the estimate. A subclass says what a node answers (`respond`) and
-    what it adds to the loss (`surrogate`), and declares its facts, which the conformance suite checks:
+    The loss's value is the mean cost; its gradient is the estimate. A subclass says what a node answers (`respond`, or
+    `answer` where it needs to know which run and which call it is) and what it adds to the loss (`surrogate`), and declares
+    its facts, which the conformance suite checks:
 
-    unbiased     whether the gradient's expectation is that of the expected cost.
-    evaluations  how many times the closure's cost is computed per call.
-    reference    where the method comes from.
+    unbiased       whether the gradient's expectation is that of the expected cost.
+    evaluations    how many times the closure's cost is computed per call.
+    reference      where the method comes from.
+    supports       the discrete nodes that it can credit.
+    differentiates whether it takes slopes, d cost / d output of each node (`Site.slope`): then the cost must be
+                   differentiable in the nodes' outputs, unless `any_cost`.
 
-    Raises ValueError for a model without nodes, a cost without a batch dimension and the like; FloatingPointError, naming
-    call, node and seed, for a cost that is not finite.
+    Raises TypeError for a node that it does not support; ValueError for a model without nodes, a cost without a batch
+    dimension and the like; FloatingPointError, naming call, node and seed, for a cost that is not finite.
     """
 
     unbiased: ClassVar[bool]
+    multi_sample: ClassVar[bool] = False  # its objective is not the mean of the runs' costs, but `value` of them together
     reference: ClassVar[str]
-    stochastic: ClassVar[bool] = True  # False: its value is the cost of another, deterministic network
+    supports: ClassVar[tuple[type[Node], ...]] = (Node,)
+    differentiates: ClassVar[bool] = False
+    any_cost: ClassVar[bool] = True  # False: (un)biasedness holds for costs that are smooth in the nodes' outputs only
+    planned: ClassVar[bool] = False  # what it does depends on the layout, so the closure may have to run anew to learn it
+    stochastic: ClassVar[bool] = True  # False: its value is the cost of another network
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `respond` and `surrogate`
+    enumerates: ClassVar[bool] = False  # sums over outcomes instead of sampling them
+    accuracy: ClassVar[float] = 1e-10  # to which an oracle finds its expectation: less where that takes quadrature
     local_credit: bool = False  # whether surrogates use Site.influence
 
     def __init__(self, model: nn.Module, *, samples: int = 1, vectorize: bool = True) -> None:
@@ -53,6 +68,7 @@ class Estimator(ABC):
                 f"{type(model).__name__} has no stochastic node: put a dither.Bernoulli(), dither.Categorical() or another "
                 "node where the model takes its hard decisions (a closure is estimated only through its model's nodes)"
             )
+        self._require_supported()
         self.samples = samples
         self.vectorize = vectorize
         self.calls = 0
@@ -60,26 +76,64 @@ class Estimator(ABC):
         self.learning = True  # False while an oracle needs the state as it is
         self._handler = self._on_node  # one object for good, so that compiled models are not compiled again
         self._seed = torch.zeros((), dtype=torch.int64)
-        self._sample: Tensor | int = 0
+        self._sample = torch.zeros((), dtype=torch.int64)
         self._differentiating = False
         self._calls: list[Node] = []
-        self._drawn: list[tuple[Node, Tensor, Tensor]] = []
+        self._drawn: list[tuple[Node, Tensor, Tensor, Tensor]] = []
+        self._layout: Layout = ((),)
+        self._valve = Valve()
+        self._root = torch.zeros((), requires_grad=True)
+
+    def _require_supported(self) -> None:
+        for name, node in self.nodes.items():
+            if node.discrete and not isinstance(node, self.supports):
+                able = " and ".join(kind.__name__ for kind in self.supports)
+                raise TypeError(
+                    f"{type(self).__name__} cannot credit node '{name}', a {type(node).__name__}: it is for {able} only; use "
+                    "ScoreFunction, which takes every discrete node, or dither.PerNode with an estimator for each"
+                )
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
         """What the conformance suite builds of this class, by name: every choice that changes its gradient."""
-        return {cls.__name__: cls}
+        return {} if cls is Estimator else {cls.__name__: cls}
+
+    def runs(self, layout: Layout) -> int:
+        """How many runs of the closure a call makes, for discrete calls of these shapes."""
+        return self.samples
 
     @property
     def evaluations(self) -> int:
-        return self.samples
+        """Known after the first call, where it depends on the closure's units."""
+        return self.runs(self._layout)
 
-    @abstractmethod
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
         """(what the node returns, its outcome if it is to be credited)."""
+        return self.respond(call.node, call.logits, call.noise())
+
+    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`answer` for estimators that treat all runs and calls alike."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither respond nor answer")
+
+    def through(self, hard: Tensor, path: Tensor | None) -> Tensor:
+        """`hard` as a node's output, for estimators that differentiate: slopes are taken there, and slopes of earlier nodes
+        follow `path` to its logits. The user's backward does neither."""
+        return passage(hard.detach(), path, self._root.to(hard), self._anchor, self._valve)
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
-        """A scalar whose gradient is this site's part of the estimate. costs: (K, batch, terms)."""
+        """A scalar whose gradient is this site's part of the estimate. costs: (K, batch, terms), constants."""
+        return None
+
+    def value(self, costs: Tensor) -> Tensor:
+        """The objective of each example from the costs (K, batch, terms) of all runs: their mean, terms summed."""
+        return widen(costs).sum(-1).mean(0)
+
+    def cells(self, call_node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
+        """For oracles: (noise, log weight) of a partition or quadrature of the noise of one call, where it has one of its own."""
+        return None
+
+    def breaks(self, node: Node, logits: Tensor, stream: int) -> Tensor | None:
+        """For oracles: thresholds in (0, 1), (n, batch, *units), between which the estimator does not tell uniforms apart."""
         return None
 
     def __call__(self, closure: Closure) -> Tensor:
@@ -88,7 +142,11 @@ class Estimator(ABC):
         costs, sites = self._run(closure)
         if self.local_credit and costs.shape[-1] > 1:
             self.locality.mark(self, closure, sites, costs.shape[-1])
-        loss = widen(costs).sum(-1).mean()
+        return self.assemble(costs, sites) if self._differentiating else self.value(costs).mean()
+
+    def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
+        """The loss: the objective's value with its own gradient, and every site's surrogate attached."""
+        loss = self.value(costs).mean()
         for site in sites:
             part = self.surrogate(site, costs.detach())
             if part is not None:
@@ -96,52 +154,76 @@ class Estimator(ABC):
         return loss
 
     # --- running the closure ------------------------------------------------------------------------------------------
-    def _once(self, closure: Closure, sample: Tensor, handler: Callable[[Node, Tensor], Tensor]):
-        """One run of the closure with the nodes answered by `handler`: cost (batch, terms), logits and outcomes."""
-        self._sample, self._calls, self._drawn = sample, [], []
+    def _once(self, closure: Closure, run: Tensor, handler: Callable[[Node, Tensor], Tensor]):
+        """One run of the closure with the nodes answered by `handler`: cost (batch, terms), logits, outcomes, slopes."""
+        self._sample, self._calls, self._drawn, self._valve = run, [], [], Valve()
+        self._anchor = self._anchored(run)
         with taken_over(self.nodes.values(), _handler=handler):
             cost = checked_cost(closure())
-        return cost, [d[1] for d in self._drawn], [d[2] for d in self._drawn]
+        outputs = [d[3] for d in self._drawn]
+        found = slopes(cost, outputs) if self.differentiates and self._differentiating else []
+        self._valve.open = False
+        return cost, [d[1] for d in self._drawn], [d[2] for d in self._drawn], found
+
+    def _anchored(self, run: Tensor) -> Tensor:
+        source = next((node._source for node in self.nodes.values() if node._source is not None), None)
+        row = getattr(source, "row", None)
+        return run if row is None else run + 0 * row.sum()
 
     def _run(self, closure: Closure) -> tuple[Tensor, list[Site]]:
-        """Costs (K, batch, terms) and the sites, for K independent runs of the closure."""
-
-        def once(sample: Tensor):
-            return self._once(closure, sample, self._handler)
-
-        from_oracle = any(node._source is not None for node in self.nodes.values())
-        if self.samples == 1:
-            cost, logits, outcomes = once(torch.tensor(0))
-            costs, logits, outcomes = cost.unsqueeze(0), [t.unsqueeze(0) for t in logits], [t.unsqueeze(0) for t in outcomes]
-        elif self.vectorize and not from_oracle:
-            try:
-                # vmap cannot enter compiled code (pytorch#128711): compiled parts of the closure run eagerly here.
-                with torch.compiler.set_stance("force_eager"):
-                    costs, logits, outcomes = torch.func.vmap(once, randomness="same")(torch.arange(self.samples))
-            except RuntimeError as error:
-                error.add_note(
-                    f"dither: {type(self).__name__} runs its {self.samples} samples as one vmap over the closure; where the "
-                    "closure cannot be vmapped (.item(), in-place updates of buffers, ...) use vectorize=False"
-                )
-                raise
-        else:
-            runs = [once(torch.tensor(k)) for k in range(self.samples)]
-            if len({len(run[1]) for run in runs}) > 1:
-                raise ValueError(
-                    f"the closure called {sorted({len(run[1]) for run in runs})} nodes in its {self.samples} runs: with "
-                    "samples > 1 each run must call the same nodes"
-                )
-            costs = torch.stack([run[0] for run in runs])
-            logits = [torch.stack(parts) for parts in zip(*(run[1] for run in runs), strict=True)]
-            outcomes = [torch.stack(parts) for parts in zip(*(run[2] for run in runs), strict=True)]
-        self._require_called(bool(self._calls))
-        sites = [
-            Site(name, drawn[0], a, h)
-            for name, drawn, a, h in zip(self._site_names(), self._drawn, logits, outcomes, strict=True)
-        ]
-        self._drawn = []
+        """Costs (runs, batch, terms) and the sites, for all runs of the closure. Where the plan depends on a layout that is
+        not the one foreseen (the first call, a change of shapes), the runs are made once more, by the right plan."""
+        costs, sites = self._run_as_planned(closure)
+        layout = tuple(tuple(site.logits.shape[2:]) for site in sites)
+        if layout != self._layout:
+            self._layout = layout
+            if self.planned:
+                costs, sites = self._run_as_planned(closure)
         self._check(costs, sites)
         return costs, sites
+
+    def _run_as_planned(self, closure: Closure) -> tuple[Tensor, list[Site]]:
+        def once(run: Tensor):
+            return self._once(closure, run, self._handler)
+
+        runs = self.runs(self._layout)
+        from_oracle = any(node._source is not None for node in self.nodes.values())
+        if runs == 1:
+            found = [once(torch.tensor(0))]
+            costs, parts = found[0][0].unsqueeze(0), [[t.unsqueeze(0) for t in part] for part in found[0][1:]]
+        elif self.vectorize and not from_oracle:
+            costs, *parts = self._vmapped(once, runs)
+        else:
+            found = [once(torch.tensor(k)) for k in range(runs)]
+            if len({len(run[1]) for run in found}) > 1:
+                raise ValueError(
+                    f"the closure called {sorted({len(run[1]) for run in found})} nodes in its {runs} runs: with "
+                    "several runs per call each must call the same nodes"
+                )
+            costs = torch.stack([run[0] for run in found])
+            parts = [[torch.stack(same) for same in zip(*(run[p] for run in found), strict=True)] for p in (1, 2, 3)]
+        self._require_called(bool(self._calls))
+        logits, outcomes, found_slopes = parts
+        sites = [
+            Site(name, drawn[0], a, h, slope, index)
+            for index, (name, drawn, a, h, slope) in enumerate(
+                zip(self._site_names(), self._drawn, logits, outcomes, found_slopes or [None] * len(logits), strict=True)
+            )
+        ]
+        self._drawn = []
+        return costs, sites
+
+    def _vmapped(self, once: Callable[[Tensor], Any], runs: int):
+        try:
+            # vmap cannot enter compiled code (pytorch#128711): compiled parts of the closure run eagerly here.
+            with torch.compiler.set_stance("force_eager"):
+                return torch.func.vmap(once, randomness="same")(torch.arange(runs))
+        except RuntimeError as error:
+            error.add_note(
+                f"dither: {type(self).__name__} makes its {runs} runs as one vmap over the closure; where the "
+                "closure cannot be vmapped (.item(), in-place updates of buffers, ...) use vectorize=False"
+            )
+            raise
 
     def _require_called(self, called: bool) -> None:
         if not called:
@@ -152,22 +234,24 @@ class Estimator(ABC):
             )
 
     def _on_node(self, node: Node, logits: Tensor) -> Tensor:
-        answer = _checkpoint.noted(partial(self._answer, node, self._seed, len(self._calls), self._sample))
+        places = (self._seed, len(self._calls), len(self._drawn), self._sample)
+        answer = _checkpoint.noted(partial(self._answer, node, places))
         node._unseen = self._differentiating and not torch.is_grad_enabled()
         self._calls.append(node)
         output, outcome = answer(logits)
         if outcome is not None:
-            self._drawn.append((node, logits, outcome))
+            self._drawn.append((node, logits, outcome, output))
         return output
 
-    def _answer(self, node: Node, seed: Tensor, site: int, sample: Tensor | int, logits: Tensor):
-        return self.respond(node, logits, node.draw(logits, seed, site, sample, self.samples))
+    def _answer(self, node: Node, places: tuple[Tensor, int, int, Tensor], logits: Tensor):
+        seed, site, index, run = places
+        return self.answer(Call(self, node, logits, seed, site, index, run))
 
     def _site_names(self) -> list[str]:
         names = {id(node): name for name, node in self.nodes.items()}
         seen: dict[str, int] = {}
         result = []
-        for node, _, _ in self._drawn:
+        for node, *_ in self._drawn:
             name = names[id(node)]
             seen[name] = seen.get(name, -1) + 1
             result.append(f"{name}:{seen[name]}" if seen[name] else name)

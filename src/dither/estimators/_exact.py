@@ -3,9 +3,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dither import exact
+from dither.estimators._call import Call
 from dither.estimators._estimator import Estimator
 from dither.estimators._site import Closure, checked_cost
-from dither.nodes import Node
 
 
 class Exact(Estimator):
@@ -20,6 +20,7 @@ class Exact(Estimator):
     unbiased = True
     reference = "enumeration"
     composable = False
+    enumerates = True
 
     def __init__(self, model: nn.Module, max_outcomes: int = exact.MAX_OUTCOMES, *, vectorize: bool = True) -> None:
         super().__init__(model, vectorize=vectorize)
@@ -31,7 +32,7 @@ class Exact(Estimator):
         """The number of joint outcomes, known after the first call."""
         return self.outcomes or 1
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
         raise TypeError("Exact sums over all nodes of a model together: it cannot be one of PerNode's estimators")
 
     def __call__(self, closure: Closure) -> Tensor:

@@ -80,7 +80,7 @@ def _trace(estimator: Estimator, closure: Closure, sites: list[Site]) -> list[Te
 
     apart = taken_over(estimator.nodes.values(), _source=None)  # an oracle must not count these draws
     with torch.no_grad(), torch.random.fork_rng(devices=[]), apart, taint.leaks, taint:
-        cost, _, _ = estimator._once(closure, torch.tensor(0), handler)
+        cost, *_ = estimator._once(closure, torch.tensor(0), handler)
         with taint.paused():
             reached = taint.of(cost)
     estimator._drawn, estimator._calls = recorded, calls

@@ -7,11 +7,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from dither.estimators._call import Call
 from dither.estimators._estimator import Estimator
 from dither.estimators._score_function import ScoreFunction
 from dither.estimators._site import Site
 from dither.estimators._straight_through import StraightThrough
-from dither.nodes import Node
 
 
 class PerNode(Estimator):
@@ -66,9 +66,9 @@ class PerNode(Estimator):
         left_over = [node for node in self.nodes.values() if node.discrete and id(node) not in self._owner]
         return not left_over and all(child.unbiased for child in self.children.values())
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        owner = self._owner.get(id(node))
-        return owner.respond(node, logits, noise) if owner else (node.propagate(logits, noise), None)
+    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        owner = self._owner.get(id(call.node))
+        return owner.answer(call) if owner else (call.node.propagate(call.logits, call.noise()), None)
 
     @property
     def local_credit(self) -> bool:  # type: ignore[override]

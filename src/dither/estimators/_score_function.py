@@ -30,9 +30,13 @@ class ScoreFunction(Estimator):
                 found by tracing the closure once (an evaluation more at the first call).
     Requires    samples evaluations of the closure; any cost, differentiable or not.
     decay       of the moving averages, per call.
+    any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every derivative
+                of it is an unbiased estimate of that derivative of the expected cost. The costs are then multiplied by
+                exp(l - constant(l)), l = sum of log P over the units that influence them, whose value is 1 (DiCE).
     vectorize   run the samples as one vmap over the closure, so that all that precedes the first node is computed once.
     Raises      ValueError for a scalar cost; FloatingPointError, naming node and call, for a non-finite one.
-    Reference   Bengio 2013, Theorem 1 and Corollary 1 (Eq. 7); Williams 1992; Kool et al. 2019 for leave-one-out.
+    Reference   Bengio 2013, Theorem 1 and Corollary 1 (Eq. 7); Williams 1992; Kool et al. 2019 for leave-one-out; Foerster
+                et al. 2018, "DiCE: the infinitely differentiable Monte Carlo estimator", for any_order.
     """
 
     unbiased = True
@@ -46,9 +50,11 @@ class ScoreFunction(Estimator):
         samples: int = 1,
         *,
         decay: float = 0.99,
+        any_order: bool = False,
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
+        self.any_order = any_order
         self.baseline = make_baseline(baseline, decay)
         if samples < self.baseline.minimum_samples:
             raise ValueError(
@@ -59,11 +65,12 @@ class ScoreFunction(Estimator):
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
         kinds = [(b, k) for b in (None, "mean", "optimal", "leave-one-out") for k in (1, 2, 3)]
-        return {
+        rows: dict[str, Callable[[nn.Module], Estimator]] = {
             f"{cls.__name__}-{baseline}-{samples}": partial(cls, baseline=baseline, samples=samples)
             for baseline, samples in kinds
             if samples >= make_baseline(baseline, 0.9).minimum_samples
         }
+        return rows | {f"{cls.__name__}-any-order": partial(cls, baseline="optimal", any_order=True)}
 
     def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         if not node.discrete:
@@ -72,21 +79,32 @@ class ScoreFunction(Estimator):
         return node.emit(logits, outcome), outcome
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
-        credit = self.credit(site, costs)
+        credit = site.credit(costs)
         baseline = self.baseline.value(site, credit)
-        estimate = score_function_surrogate(credit, site.log_prob, baseline)
+        estimate = self._estimate(site, credit, baseline)
         surrogate = estimate.sum() / credit.shape[:2].numel()  # mean over samples and examples, whatever units there are
         fit = self.baseline.loss(site, credit, baseline)
         if self.learning and torch.is_grad_enabled():
             self.baseline.update(site, credit)
         return surrogate if fit is None else surrogate + fit
 
-    def credit(self, site: Site, costs: Tensor) -> Tensor:
-        """The cost that each unit is credited with, (K, batch, *units), or with ones for units when all share it."""
-        costs = widen(costs)
-        if site.influence is not None:
-            return (costs @ site.influence.to(costs.dtype).T).view(site.log_prob.shape)
-        return site.over_units(costs.sum(-1))
+    def _estimate(self, site: Site, credit: Tensor, baseline: Tensor | float) -> Tensor:
+        if not self.any_order:
+            return score_function_surrogate(credit, site.log_prob, baseline)
+        one = (site.log_prob - site.log_prob.detach()).exp()
+        baseline = torch.as_tensor(baseline, device=one.device).detach()
+        return baseline * (1 - one)  # the costs carry their own factors
+
+    def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
+        if not self.any_order:
+            return super().assemble(costs, sites)
+        log_prob: Tensor | float = 0.0
+        for site in sites:
+            units = site.log_prob.flatten(2)
+            log_prob = log_prob + (units.sum(-1, True) if site.influence is None else units @ site.influence.to(units.dtype))
+        if isinstance(log_prob, Tensor):
+            costs = widen(costs) * (log_prob - log_prob.detach()).exp()
+        return super().assemble(costs, sites)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"baseline.{name}": tensor for name, tensor in self.baseline.state_dict().items()}

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from dither.functional._bernoulli import widen, without_infinities
 from dither.nodes import Node
 
 Closure = Callable[[], Tensor]
@@ -18,13 +19,15 @@ class Site:
     """One call of one discrete node in a pass over the closure, for all K runs.
 
     name: the module's name, with ":1", ":2", ... for later calls of the same node in one pass. logits, outcome:
-    (K, batch, *units[, categories]).
+    (K, batch, *units[, categories]). index: number among the sites. slope: d cost / d output in each run, for estimators that differentiate.
     """
 
     name: str
     node: Node
     logits: Tensor
     outcome: Tensor
+    slope: Tensor | None = None
+    index: int = 0
     influence: Tensor | None = None  # (units, terms) bool: the cost terms that each unit can change; None: all
 
     def _per_unit(self, values: Tensor) -> Tensor:
@@ -40,6 +43,21 @@ class Site:
         """Squared norm of the score per unit, (K, batch, *units)."""
         logits = self.logits.detach().flatten(0, 1)
         return self._per_unit(self.node.score_weight(logits, self.outcome.flatten(0, 1)))
+
+    def credit(self, costs: Tensor) -> Tensor:
+        """The cost that each unit is credited with, (K, batch, *units), or with ones for units when all share it.
+
+        costs: (K, batch, terms). With local credit a unit's is the sum of the terms that it can influence.
+        """
+        costs = widen(costs)
+        if self.influence is not None:
+            return (costs @ self.influence.to(costs.dtype).T).view(*costs.shape[:2], *self.log_prob.shape[2:])
+        return self.over_units(costs.sum(-1))
+
+    def along_logits(self, estimate: Tensor, logits: Tensor | None = None) -> Tensor:
+        """A scalar whose gradient with respect to the logits (of all runs, or those given) is `estimate` / batch."""
+        logits = self.logits if logits is None else logits
+        return (estimate.detach() * without_infinities(widen(logits))).sum() / self.logits.shape[1]
 
     def over_units(self, values: Tensor) -> Tensor:
         """(K, batch) values with trailing dimensions that broadcast over units."""

@@ -56,10 +56,10 @@ class Node(nn.Module):
     def _by_itself(self, seed: Tensor, logits: Tensor) -> Tensor:
         return self.propagate(logits, self.draw(logits, seed, 0))
 
-    def draw(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0, samples: int = 1) -> Tensor:
+    def draw(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0) -> Tensor:
         """The noise of one call: keyed by (seed, site, sample, example, unit), or what an oracle puts in its place."""
         if self._source is not None:
-            return self._source(self, logits, sample, samples)
+            return self._source(self, logits)
         kind = noise.normal if self.noise_kind == "normal" else noise.uniform
         index = sample if isinstance(sample, Tensor) else torch.tensor(sample)
         return kind(seed, site, index, self.noise_shape(logits), logits)

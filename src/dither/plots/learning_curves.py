@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 NAMES = {
     "epoch": "epoch",
     "step": "step",
+    "episode": "episode",
     "seconds": "training time (seconds)",
     "validation_accuracy": "validation accuracy (fraction)",
     "test_accuracy": "test accuracy (fraction)",
+    "return": "return per episode (sum of rewards)",
+    "train_elbo": "training evidence bound (nats per example)",
     "train_loss": "training loss (nats per example)",
     "validation_loss": "validation loss (nats per example)",
 }
@@ -65,7 +68,7 @@ def draw(
         ax.legend(fontsize=9, loc="center left" if beside else "best", bbox_to_anchor=(1, 0.5) if beside else None)
         if y.endswith("accuracy"):
             _spread_near_one(ax)
-        if x in ("epoch", "step"):
+        if x in ("epoch", "step", "episode"):
             from matplotlib.ticker import MaxNLocator
 
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -93,7 +96,11 @@ def collect(
         if record.get(x) is None or record.get(y) is None:
             continue
         # Seeds meet at the same epoch, never at the same second.
-        meeting = record.get("epoch", record.get("step", record[x])) if x == "seconds" else record[x]
+        meeting = (
+            next((record[key] for key in ("epoch", "step", "episode") if key in record), record[x])
+            if x == "seconds"
+            else record[x]
+        )
         cells[str(record.get(group, ""))][float(meeting)].append((float(record[x]), float(record[y])))
     curves = {}
     for name, by_meeting in cells.items():

@@ -7,6 +7,7 @@ from dither.testing._checks import (
     bias,
     check_estimator,
     default_problems,
+    fits,
 )
 from dither.testing._planted import PLANTED
 from dither.testing._zoo import Problem, random_problem, rectifier_problem, zoo
@@ -20,6 +21,7 @@ __all__ = [
     "bias",
     "check_estimator",
     "default_problems",
+    "fits",
     "random_problem",
     "rectifier_problem",
     "zoo",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dither import exact
-from dither.nodes import named_nodes
-from dither.testing._zoo import Problem, rectifier_problem, zoo
+from dither.nodes import Node, named_nodes
+from dither.testing._zoo import Problem, deep_problems, rectifier_problem, zoo
 
 Build = Callable[[nn.Module], Any]
 TOLERANCE = 1e-10
@@ -35,9 +35,22 @@ def bias(estimator: Any, closure: Callable[[], Tensor], *, max_outcomes: int = e
 
     Also exact for the learning estimator: its baselines may update during the call, as they do in training.
     """
-    expected = exact.gradient(estimator.model, closure, max_outcomes=max_outcomes)
+    expected = exact.gradient(estimator.model, objective(estimator, closure), max_outcomes=max_outcomes)
     mean = exact.moments(estimator, closure, max_outcomes=max_outcomes, frozen=False, variance=False).mean
     return {name: mean[name] - expected[name] for name in expected}
+
+
+def objective(estimator: Any, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The cost per example whose expectation the estimator differentiates: the closure's, or, where it is a function of several
+    samples (a multi-sample bound), that function of as many independent runs of the closure."""
+    if not getattr(estimator, "multi_sample", False):
+        return closure
+
+    def joint() -> Tensor:
+        costs = [closure() for _ in range(estimator.samples)]
+        return estimator.value(torch.stack([c if c.dim() == 2 else c.unsqueeze(1) for c in costs]))
+
+    return joint
 
 
 def assert_unbiased(
@@ -55,7 +68,8 @@ def assert_unbiased(
     tolerance: absolute, relative to the largest entry of the exact gradient where that exceeds 1.
     """
     built = estimator if hasattr(estimator, "model") else estimator(model)
-    expected = exact.gradient(model, closure, max_outcomes=max_outcomes)
+    expected = exact.gradient(model, objective(built, closure), max_outcomes=max_outcomes)
+    tolerance = max(tolerance, getattr(built, "accuracy", 0.0))
     errors = bias(built, closure, max_outcomes=max_outcomes)
     scale = max(1.0, *(float(g.abs().max()) for g in expected.values()))
     for name, error in errors.items():
@@ -107,16 +121,39 @@ def check_estimator(
     the number of (check, problem) pairs that passed.
     """
     problems = list(zoo(24, 4.0) if problems is None else problems)
-    fitting = [p for p in problems if p.bits * build(p.model).samples <= max_bits]
-    if not fitting:
-        raise ValueError(
-            f"no problem has at most 2^{max_bits:g} joint outcomes with this estimator's samples: give smaller ones"
-        )
+    fitting = _fitting(build, problems, max_bits)
     passed = 0
     for name, check in CHECKS.items():
         if name not in skip:
             passed += check(build, fitting if name == "bias" else fitting[:6])
     return passed
+
+
+def _fitting(build: Build, problems: list[Problem], max_bits: float) -> list[Problem]:
+    fitting = [problem for problem in problems if fits(build, problem, max_bits)]
+    if not fitting:
+        raise ValueError(
+            f"no problem has at most 2^{max_bits:g} joint outcomes with this estimator's samples: give smaller ones"
+        )
+    return fitting
+
+
+def fits(build: Build, problem: Problem, max_bits: float = MAX_BITS) -> bool:
+    """Whether the estimator takes the problem's nodes and cost, and its joint outcomes are few enough to be summed."""
+    try:
+        estimator = build(problem.model)
+    except TypeError:
+        if _supported(build, problem):
+            raise
+        return False
+    if "hard-cost" in problem.traits and not getattr(estimator, "any_cost", True):
+        return False
+    return getattr(estimator, "enumerates", False) or exact.outcomes(estimator, problem.closure) <= 2**max_bits
+
+
+def _supported(build: Build, problem: Problem) -> bool:
+    supports = getattr(getattr(build, "func", build), "supports", (Node,))
+    return all(isinstance(node, supports) for node in named_nodes(problem.model).values() if node.discrete)
 
 
 def _gradient(estimator: Any, problem: Problem, closure: Callable[[], Tensor] | None = None) -> Tensor:
@@ -141,9 +178,9 @@ def _value(build: Build, problems: list[Problem]) -> int:
         if not getattr(estimator, "stochastic", True):
             continue
         value = float(exact.moments(estimator, p.closure, max_outcomes=1 << 20, frozen=False, variance=False).value)
-        cost = exact.expected_cost(p.model, p.closure).detach()
+        cost = exact.expected_cost(p.model, objective(estimator, p.closure)).detach()
         expected = float(cost.sum() / cost.shape[0])
-        if not abs(value - expected) <= TOLERANCE * max(1, abs(expected)):
+        if not abs(value - expected) <= max(TOLERANCE, getattr(estimator, "accuracy", 0.0)) * max(1, abs(expected)):
             raise CheckFailed("value", p.name, f"the loss's expected value is {value:.12g}, the expected cost {expected:.12g}")
     return len(problems)
 
@@ -199,7 +236,7 @@ def _restores(build: Build, problems: list[Problem]) -> int:
 def _evaluations(build: Build, problems: list[Problem]) -> int:
     for p in problems:
         estimator = build(p.model)
-        if not getattr(estimator, "composable", True):
+        if getattr(estimator, "enumerates", False):
             continue
         estimator.vectorize = False
         estimator(p.closure)  # the first call may trace locality
@@ -270,5 +307,5 @@ CHECKS = {
 
 
 def default_problems() -> list[Problem]:
-    """The zoo of the library's own suite: 24 small nets, and one with continuous noise."""
-    return [*zoo(24, 4.0), rectifier_problem()]
+    """The zoo of the library's own suite: 24 small nets, one to three layers of one kind, and one net with continuous noise."""
+    return [*zoo(24, 4.0), *deep_problems(), rectifier_problem()]

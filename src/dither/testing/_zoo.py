@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from dither.nodes import Bernoulli, Categorical, Node, NoisyReLU
 
 
+_ANY = ("binary", "binary", "signed", "categorical")
+
+
 @dataclass(frozen=True)
 class Problem:
     """A model (float64), a closure that returns (batch,) or (batch, terms) costs, and what is special about it."""
@@ -64,16 +67,28 @@ class _Layered(nn.Module):
         return h
 
 
-def random_problem(seed: int, max_bits: float = 8.0) -> Problem:
-    """A problem drawn from the zoo, at most 2^max_bits joint outcomes a run (all examples together)."""
+def random_problem(
+    seed: int,
+    max_bits: float = 8.0,
+    *,
+    depth: int | None = None,
+    kinds: tuple[str, ...] = _ANY,
+    without: tuple[str, ...] = (),
+) -> Problem:
+    """A problem drawn from the zoo, at most 2^max_bits joint outcomes a run (all examples together).
+
+    depth, kinds of nodes: drawn too, unless given; without: traits that it must not have.
+    """
     choose = random.Random(seed)
     for attempt in range(1000):
         generator = torch.Generator().manual_seed(seed * 1000 + attempt)
-        depth, batch = choose.randint(1, 3), choose.randint(1, 2)
+        layers, batch = choose.randint(1, 3), choose.randint(1, 2)
+        layers = depth or layers
         traits = {t for t in ("shared", "twice", "local", "hard-cost", "saturated", "cost-parameters") if choose.random() < 0.3}
+        traits -= set(without)
         sizes, nodes, units = [choose.randint(1, 3)], [], 0.0
-        for _ in range(depth):
-            kind = choose.choice(("binary", "binary", "signed", "categorical"))
+        for _ in range(layers):
+            kind = choose.choice(kinds)
             width = choose.randint(2, 3) if kind == "categorical" else choose.randint(1, 3)
             if "shared" in traits and choose.random() < 0.7 and (kind != "categorical" or sizes[-1] > 1):
                 width = sizes[-1]
@@ -104,13 +119,24 @@ def random_problem(seed: int, max_bits: float = 8.0) -> Problem:
             return torch.stack((terms[:, 0], terms[:, 1], torch.exp(0.5 * h[:, 0])), 1)
         return terms.sum(1)
 
-    traits.add(f"depth-{depth}")
-    return Problem(f"zoo-{seed}", model, closure, frozenset(traits), bits)
+    traits.add(f"depth-{layers}")
+    name = f"zoo-{seed}" if kinds == _ANY and depth is None else f"zoo-{seed}-{layers}-{kinds[0]}"
+    return Problem(name, model, closure, frozenset(traits), bits)
 
 
 def zoo(count: int, max_bits: float = 8.0, start: int = 0) -> list[Problem]:
     """`count` random problems."""
     return [random_problem(seed, max_bits) for seed in range(start, start + count)]
+
+
+def deep_problems() -> list[Problem]:
+    """Nets of one to three layers of one kind of node, few enough units for estimators with several coupled runs."""
+    return [
+        random_problem(seed, bits, depth=depth, kinds=kinds, without=("twice", "hard-cost", "saturated"))
+        for kinds in (("binary", "signed"), ("categorical",))
+        for depth, bits in ((1, 2.0), (2, 3.2), (3, 4.0))
+        for seed in (0, 1)
+    ]
 
 
 def rectifier_problem() -> Problem:
