@@ -3,6 +3,7 @@
 from dither import exact, functional, noise, testing
 from dither.auditing import AuditReport, audit
 from dither.estimators import (
+    MVE,
     SPSA,
     Deterministic,
     DisARM,
@@ -10,8 +11,13 @@ from dither.estimators import (
     Estimator,
     Exact,
     FiniteDifference,
+    GumbelRao,
+    GumbelSoftmax,
+    Mixture,
+    MuProp,
     NodePerturbation,
     PerNode,
+    ReinMax,
     ScoreFunction,
     StraightThrough,
 )
@@ -27,6 +33,7 @@ from dither.nodes import (
 )
 
 __all__ = [
+    "MVE",
     "SPSA",
     "AuditReport",
     "Bernoulli",
@@ -38,11 +45,16 @@ __all__ = [
     "Exact",
     "FiniteDifference",
     "FiringRate",
+    "GumbelRao",
+    "GumbelSoftmax",
+    "Mixture",
+    "MuProp",
     "NodePerturbation",
     "NoisyMaxPool2d",
     "NoisyReLU",
     "NoisyTanh",
     "PerNode",
+    "ReinMax",
     "ScoreFunction",
     "StochasticPool2d",
     "StraightThrough",

@@ -99,7 +99,7 @@ class _Enumeration:
                 return self._drawn[key]
             breaks = owner.breaks(node, logits.detach(), stream)
             if breaks is not None:
-                return self._refined(key, breaks)
+                return self._refined(key, breaks, getattr(owner, "points", (0.0,)))
             own = owner.cells(node, logits.detach(), stream)
         noise, log_weight = node.cells(logits) if key is None or own is None else own
         drawn = self._pick(noise, log_weight)
@@ -126,15 +126,20 @@ class _Enumeration:
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
 
-    def _refined(self, key: Any, breaks: Tensor) -> Tensor:
-        """The middle of an interval between thresholds, inside the interval found for this key before, if any."""
+    def _refined(self, key: Any, breaks: Tensor, points: tuple[float, ...]) -> Tensor:
+        """A point of an interval between thresholds, inside the interval found for this key before, if any.
+
+        points: of [-1, 1], of equal weight; the middle alone, unless the estimator uses the noise's value.
+        """
         low, high = self._between.get(key, (torch.zeros_like(breaks[0]), torch.ones_like(breaks[0])))
         edges = torch.cat((low.unsqueeze(0), breaks.sort(0).values, high.unsqueeze(0))).clamp(low, high)
         width = high - low  # 0 for an outcome that cannot be, whose weight is 0 already
         weight = (edges[1:] - edges[:-1]) / torch.where(width > 0, width, torch.ones_like(width))
-        picked = self._pick(torch.stack((edges[:-1], edges[1:]), -1), weight.log())
+        middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+        cells = [torch.stack((edges[:-1], edges[1:], middle + x * half), -1) for x in points]
+        picked = self._pick(torch.cat(cells), (weight / len(points)).log().repeat(len(points), *[1] * (weight.dim() - 1)))
         self._between[key] = (picked[..., 0], picked[..., 1])
-        self._drawn[key] = picked.mean(-1)
+        self._drawn[key] = picked[..., 2]
         return self._drawn[key]
 
     def finish(self) -> None:
@@ -248,17 +253,16 @@ def moments(
     model, source = estimator.model, _Enumeration(joint=True)
     nodes, named = named_nodes(model), trainable(model)
 
-    def run(row: Tensor | None, call: Callable[[], Tensor] = lambda: estimator(closure)) -> tuple[Tensor, Tensor]:
+    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
         source.start(row)
         with taken_over(nodes.values(), _source=source):
-            loss = call()
+            loss = estimator(closure)
         source.finish()
         return loss, torch.as_tensor(source.log_weight).sum().detach()
 
     def run_apart(row: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        wrapped = _Called(model, lambda: estimator(closure))
-        own = {f"model.{name}": p for name, p in parameters.items()}
-        return run(row, lambda: torch.func.functional_call(wrapped, own, ()))
+        with _replaced(model, {named[name]: p for name, p in parameters.items()}):
+            return run(row)
 
     value: Any = 0.0
     mean = {name: torch.zeros_like(p) for name, p in named.items()}
@@ -337,15 +341,18 @@ def _laid_out(estimator: Any, closure: Closure, source: _Enumeration, run: Calla
     return source
 
 
-class _Called(nn.Module):
-    """Lets functional_call give every outcome parameters, and so a gradient, of its own."""
-
-    def __init__(self, model: nn.Module, call: Callable[[], Tensor]) -> None:
-        super().__init__()
-        self.model, self._call = model, call
-
-    def forward(self) -> Tensor:
-        return self._call()
+@contextmanager
+def _replaced(model: nn.Module, tensors: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Lets every outcome have parameters, and so a gradient, of its own. (torch.func.functional_call does not put a module
+    that has two names in the model back as it was.)"""
+    held = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if p is not None and p in tensors]
+    try:
+        for module, name, parameter in held:
+            module._parameters[name] = tensors[parameter]  # type: ignore[assignment]
+        yield
+    finally:
+        for module, name, parameter in held:
+            module._parameters[name] = parameter
 
 
 def parameter_gradients(total: Tensor, parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:

@@ -1,12 +1,17 @@
 """The experiments on autoencoders, a few steps long: what they return, and that an interruption changes nothing."""
 
+import contextlib
+import itertools
 import json
 import signal
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dither import noise
 from dither.experiments import _vae, binary_vae, categorical_vae
 from dither.training.interrupt import Interrupted
 
@@ -39,6 +44,8 @@ def test_rows_and_curves_of_the_binary_one(tmp_path):
     first = {(v["method"], v["trajectory"]): v["variance"] for v in result["variances"] if v["step"] == 0}
     assert first["score-optimal", "common"] == first["score-optimal", "own"]  # all start from the same network
     assert first["score-optimal", "common"] > 10 * first["straight-through", "common"]
+    later = {v["trajectory"]: v["variance"] for v in result["variances"] if v["step"] == 10 and "straight" in v["method"]}
+    assert len({first["straight-through", "common"], later["common"], later["own"]}) == 3  # three networks
     assert json.loads((tmp_path / "leave-one-out-2-0" / "config.json").read_text())["method"] == "leave-one-out-2"
 
 
@@ -81,6 +88,37 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, m
     trainings = len(list((tmp_path / "whole").glob("*/result.json")))
     assert len(calls) == 20 * trainings  # no step is made twice
     assert timeless(again["rows"]) == timeless(whole["rows"]) and timeless(again["curves"]) == timeless(whole["curves"])
+
+
+@pytest.mark.parametrize("stop", [None, 8, 11])
+def test_records_are_means_and_seconds_of_their_own_steps(tmp_path, monkeypatch, stop):
+    """With a clock that ticks once a step, and losses that are noted as they come."""
+    ticks, step, losses, weights = itertools.count(), _vae._step, [], []
+    monkeypatch.setattr(_vae, "time", SimpleNamespace(perf_counter=lambda: next(ticks), monotonic=time.monotonic))
+
+    def noted(training, x, seed, number):
+        weights.append(training.model.decoder[0].weight.detach().clone())
+        losses.append(step(training, x, seed, number))
+        if len(losses) == stop:
+            signal.raise_signal(signal.SIGINT)
+        return losses[-1]
+
+    monkeypatch.setattr(_vae, "_step", noted)
+    x = torch.rand(230, 64)
+    plan = _vae.Plan(steps=20, batch_size=50, seed=0, binarise=True, record_every=8, snapshots=(0, 10, 20))
+    for _ in range(1 if stop is None else 2):
+        training = categorical_vae.make_training(CATEGORICAL, "straight-through", 1e-2, 0, 64)
+        with _vae.open_run(tmp_path / "run", {"a": 1}) as run, contextlib.suppress(Interrupted):
+            records = _vae.train(run, training, x, plan)
+    assert [(r["step"], r["seconds"]) for r in records] == [(8, 8), (16, 16), (20, 20)]
+    means = [-torch.stack(losses[a:b]).mean().item() for a, b in ((0, 8), (8, 16), (16, 20))]
+    assert [r["train_elbo"] for r in records] == pytest.approx(means)
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)  # the cosine has come to its end
+    final = training.model.decoder[0].weight.detach().clone()
+    for at, weight in ((0, weights[0]), (10, weights[10]), (20, final)):
+        assert _vae.recall(tmp_path / "run", at, training.model)
+        assert torch.equal(training.model.decoder[0].weight, weight)
+    assert not _vae.recall(tmp_path / "run", 5, training.model)
 
 
 def test_minutes_end_a_training(tmp_path):
@@ -138,15 +176,17 @@ def test_the_variance_is_that_of_the_draws():
     assert found["variance"] == pytest.approx(1 / 24, rel=0.05)
     assert found["signal"] == pytest.approx(1.5**2 + 2**2, rel=0.01)
     twice = _vae.gradient_variance(model, Known(), model.parameters(), None, draws=2, seed=0)
-    assert twice["variance_total"] == pytest.approx(_of_two(0), rel=1e-4)
+    one, other = two_draws()
+    assert twice["variance_total"] == pytest.approx((one - other) ** 2 / 2, rel=1e-4)
+    signal_left = (1 + (one + other) / 2) ** 2 + 2**2 - (one - other) ** 2 / 4
+    assert twice["signal"] == pytest.approx(signal_left, rel=1e-5)
     with pytest.raises(ValueError, match="draws is 1"):
         _vae.gradient_variance(model, Known(), model.parameters(), None, draws=1, seed=0)
 
 
-def _of_two(seed):
-    """The unbiased variance of the two draws that seed 0 makes: half their squared difference."""
-    values = [torch.rand((), generator=torch.Generator().manual_seed(_vae.noise.step_seed(seed, k))).item() for k in (0, 1)]
-    return (values[0] - values[1]) ** 2 / 2
+def two_draws():
+    seeds = [noise.step_seed(0, k) for k in (0, 1)]
+    return [torch.rand((), generator=torch.Generator().manual_seed(seed)).item() for seed in seeds]
 
 
 def test_the_estimators_own_parameters_get_an_optimizer_of_their_own(monkeypatch):

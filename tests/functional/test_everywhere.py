@@ -28,6 +28,11 @@ def pick(logits, noise):
     return F.stochastic_pool2d_pick(logits, F.stochastic_pool2d_sample(logits, noise, 2), 2)
 
 
+def averaged(f):
+    """Gumbel-Rao's function of (logits, noise): its further noise is made from the first."""
+    return lambda logits, noise: f(logits, noise, torch.stack((1 - noise, noise * 0.7 + 0.1)), 0.5)
+
+
 def unary(f, *args):
     return lambda logits, noise: f(logits, *args)
 
@@ -36,6 +41,11 @@ CASES = {
     "bernoulli_sample": (F.bernoulli_sample, ROWS, ROWS),
     "bernoulli_straight_through": (F.bernoulli_straight_through, ROWS, ROWS),
     "bernoulli_straight_through_sigmoid": (F.bernoulli_straight_through_sigmoid, ROWS, ROWS),
+    "bernoulli_straight_through_clipped": (F.bernoulli_straight_through_clipped, ROWS, ROWS),
+    "bernoulli_gumbel_softmax": (partial(F.bernoulli_gumbel_softmax, temperature=0.5), ROWS, ROWS),
+    "bernoulli_gumbel_softmax hard": (partial(F.bernoulli_gumbel_softmax, temperature=0.5, hard=True), ROWS, ROWS),
+    "bernoulli_gumbel_rao": (averaged(F.bernoulli_gumbel_rao), ROWS, ROWS),
+    "bernoulli_mve": (partial(F.bernoulli_mve, quadratic=2.0), ROWS, ROWS),
     "bernoulli_slope_annealed": (partial(F.bernoulli_slope_annealed, slope=2.0), ROWS, ROWS),
     "bernoulli_reinmax": (partial(F.bernoulli_reinmax, temperature=1.5), ROWS, ROWS),
     "bernoulli_log_prob": (on_samples(F.bernoulli_log_prob, F.bernoulli_sample), ROWS, ROWS),
@@ -45,6 +55,9 @@ CASES = {
     "gumbel": (lambda logits, noise: logits + F.gumbel(noise).to(logits.dtype), ROWS, ROWS),
     "gumbel_softmax": (partial(F.gumbel_softmax, temperature=0.5), ROWS, ROWS),
     "gumbel_softmax hard": (partial(F.gumbel_softmax, temperature=0.5, hard=True), ROWS, ROWS),
+    "gumbel_rao": (averaged(F.gumbel_rao), ROWS, ROWS),
+    "mve": (F.mve, ROWS, ROWS),
+    "mve weighted": (partial(F.mve, quadratic=2.0), ROWS, ROWS),
     "reinmax": (partial(F.reinmax, temperature=1.5), ROWS, ROWS),
     "categorical_log_prob": (on_samples(F.categorical_log_prob, F.categorical_sample), ROWS, ROWS),
     "categorical_entropy": (unary(F.categorical_entropy), ROWS, ROWS),
@@ -59,7 +72,13 @@ CASES = {
     "stochastic_pool2d_mean": (unary(F.stochastic_pool2d_mean, 2, 2), IMAGE, POOLED),
     "score_function_surrogate": (surrogate, ROWS, ROWS),
 }
-SAMPLERS = [n for n in CASES if n.startswith(("bernoulli_s", "categorical_s", "bernoulli_r", "gumbel_", "reinmax", "noisy"))]
+SAMPLERS = [
+    n
+    for n in CASES
+    if n.startswith(
+        ("bernoulli_s", "bernoulli_g", "bernoulli_m", "categorical_s", "bernoulli_r", "gumbel_", "reinmax", "mve", "noisy")
+    )
+]
 
 
 def inputs(name, dtype=torch.float64, batch=3, seed=1):

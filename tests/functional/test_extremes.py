@@ -78,12 +78,29 @@ def test_categories_against_exact_arithmetic(dtype):
         assert gradient.isfinite().all()
 
 
+def further(u):
+    """Two draws of further noise, at the ends of the interval."""
+    return torch.stack((torch.full_like(u, 2.0**-33), torch.full_like(u, 1 - 2.0**-24)))
+
+
 # --- no NaN from numbers ------------------------------------------------------------------------------------------------
-BITS = [F.bernoulli_straight_through, F.bernoulli_straight_through_sigmoid, F.bernoulli_slope_annealed, F.bernoulli_reinmax]
+BITS = [
+    F.bernoulli_straight_through,
+    F.bernoulli_straight_through_sigmoid,
+    F.bernoulli_straight_through_clipped,
+    F.bernoulli_slope_annealed,
+    F.bernoulli_reinmax,
+    F.bernoulli_mve,
+    lambda a, u: F.bernoulli_gumbel_softmax(a, u, 0.1, hard=True),
+    lambda a, u: F.bernoulli_gumbel_rao(a, u, further(u), 0.1),
+]
 CATEGORIES = [
     F.categorical_straight_through,
     F.reinmax,
     lambda a, u: F.reinmax(a, u, 0.1),
+    F.mve,
+    lambda a, u: F.mve(a, u, 1e6),
+    lambda a, u: F.gumbel_rao(a, u, further(u), 0.1),
     lambda a, u: F.gumbel_softmax(a, u, 0.1),
     lambda a, u: F.gumbel_softmax(a, u, 0.1, hard=True),
 ]

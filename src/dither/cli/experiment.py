@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from dither.cli import catalogue
 
 EXPERIMENTS = {
+    "single-node": (
+        "dither.experiments.single_node",
+        "one categorical node, a quadratic cost: exact bias and variance of every estimator",
+    ),
+    "polynomial": (
+        "dither.experiments.polynomial",
+        "128 categorical nodes under a polynomial cost: the loss that every estimator reaches",
+    ),
     "first-demo": (
         "dither.experiments.first_demo",
         "MNIST 784-100(binary)-10 by every estimator, at equal epochs and equal time",

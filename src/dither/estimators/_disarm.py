@@ -43,7 +43,11 @@ class LayerwisePairs(Estimator):
             return call.node.propagate(call.logits, noise), None
         noise = torch.where(turned == call.index, (1 - noise).clamp(max=LARGEST), noise)
         outcome = call.node.outcome(call.logits, noise)
-        return call.node.emit(call.logits, outcome), outcome
+        return call.node.emit(call.logits, outcome), self.record(outcome, noise)
+
+    def record(self, outcome: Tensor, noise: Tensor) -> Tensor:
+        """What the surrogate needs of a call, as its site's outcome."""
+        return outcome
 
     def breaks(self, node: Node, logits: Tensor, stream: int) -> Tensor | None:
         if not isinstance(node, Bernoulli):

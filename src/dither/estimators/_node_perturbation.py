@@ -41,7 +41,7 @@ class NodePerturbation(Estimator):
     supports = (Bernoulli, Categorical)
     composable = False
     local_credit = True
-    points = 4  # of the oracle's quadrature over each unit's noise
+    quadrature = 4  # points by which an oracle integrates over each unit's noise
 
     def __init__(self, model: nn.Module, scale: float = 0.5, samples: int = 1, *, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
@@ -80,10 +80,11 @@ class NodePerturbation(Estimator):
     def cells(self, node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
         if stream == 0:
             return None
-        at, weight = (torch.as_tensor(v).to(logits) for v in np.polynomial.hermite_e.hermegauss(self.points))
-        shape = (self.points, *[1] * logits.dim())
+        at, weight = (torch.as_tensor(v).to(logits) for v in np.polynomial.hermite_e.hermegauss(self.quadrature))
+        shape = (self.quadrature, *[1] * logits.dim())
         noise, log_weight = torch.special.ndtr(at).view(shape), (weight / weight.sum()).log().view(shape)
         return noise.expand(-1, *logits.shape), log_weight.expand(-1, *logits.shape)
 
+    # For Categorical units there are no thresholds to cut by: an oracle finds the base runs' expectations only.
     def breaks(self, node: Node, logits: Tensor, stream: int) -> Tensor | None:
         return torch.sigmoid(widen(logits)).unsqueeze(0) if stream == 0 and isinstance(node, Bernoulli) else None

@@ -13,7 +13,9 @@ from dither.nodes import Bernoulli, Categorical, Node
 _SAMPLERS = {
     "identity": functional.bernoulli_straight_through,
     "sigmoid": functional.bernoulli_straight_through_sigmoid,
+    "clipped": functional.bernoulli_straight_through_clipped,
 }
+Variant = Literal["identity", "sigmoid", "clipped"]
 
 
 class StraightThrough(Estimator):
@@ -22,11 +24,14 @@ class StraightThrough(Estimator):
     Estimates   d E[L] / d theta, biased; exact when the cost is linear in each unit ("sigmoid") and nothing lies between.
     Formula     sigmoid   d L / d a := sigmoid'(a) d L / d h   (the derivative of the mean; the default)
                 identity  d L / d a := d L / d h               (the paper's, Sec. 3.2.1)
+                clipped   d L / d a := d L / d h where |a| <= 1, else 0   (Hubara et al. 2016)
                 Categorical units always use the Jacobian of their softmax.
     Why         the factor holds back units that are decided already: without it, at a learning rate that suits the rest of
                 the net, weights grow and accuracy falls (measured on MNIST: docs/experiments/first-demo.md).
     Requires    samples evaluations of the closure; a cost differentiable in the units' outputs.
     vectorize   run the samples as one vmap over the closure.
+    Slope       annealing (Chung et al. 2016) makes P(h = 1) = sigmoid(slope a): it changes the model, whatever the estimator,
+                so it is written there, `node(slope * linear(x))`; "sigmoid" then has the factor slope sigmoid'(slope a).
     Reference   Hinton 2012, lecture 15b; Bengio 2013, Sec. 3.2.1.
     """
 
@@ -36,7 +41,7 @@ class StraightThrough(Estimator):
     def __init__(
         self,
         model: nn.Module,
-        variant: Literal["identity", "sigmoid"] = "sigmoid",
+        variant: Variant = "sigmoid",
         samples: int = 1,
         *,
         vectorize: bool = True,
@@ -48,7 +53,7 @@ class StraightThrough(Estimator):
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
-        variants: tuple[Literal["identity", "sigmoid"], ...] = ("identity", "sigmoid")
+        variants: tuple[Variant, ...] = ("identity", "sigmoid", "clipped")
         return {f"{cls.__name__}-{v}-{k}": partial(cls, variant=v, samples=k) for v in variants for k in (1, 2)}
 
     def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:

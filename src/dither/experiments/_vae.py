@@ -30,7 +30,7 @@ ORDERS, PIXELS, FIXED = 0, 2, 3  # streams of seeds
 class Training:
     """The parts of one training. `estimator_optimizer` and `scheduler` may be None; the scheduler steps after each step."""
 
-    model: nn.Module
+    model: Any  # a module with cost(x) -> (batch,)
     estimator: Any
     optimizer: torch.optim.Optimizer
     estimator_optimizer: torch.optim.Optimizer | None = None

@@ -7,6 +7,7 @@ from dither.functional._bernoulli import (
     bernoulli_sample,
     bernoulli_slope_annealed,
     bernoulli_straight_through,
+    bernoulli_straight_through_clipped,
     bernoulli_straight_through_sigmoid,
 )
 from dither.functional._categorical import (
@@ -17,6 +18,15 @@ from dither.functional._categorical import (
     gumbel,
     gumbel_softmax,
     reinmax,
+)
+from dither.functional._gumbel import (
+    bernoulli_gumbel_rao,
+    bernoulli_gumbel_softmax,
+    gumbel_rao,
+)
+from dither.functional._mve import (
+    bernoulli_mve,
+    mve,
 )
 from dither.functional._noisy import (
     noisy_max_pool2d,
@@ -35,18 +45,24 @@ from dither.functional._surrogate import (
 
 __all__ = [
     "bernoulli_entropy",
+    "bernoulli_gumbel_rao",
+    "bernoulli_gumbel_softmax",
     "bernoulli_log_prob",
+    "bernoulli_mve",
     "bernoulli_reinmax",
     "bernoulli_sample",
     "bernoulli_slope_annealed",
     "bernoulli_straight_through",
+    "bernoulli_straight_through_clipped",
     "bernoulli_straight_through_sigmoid",
     "categorical_entropy",
     "categorical_log_prob",
     "categorical_sample",
     "categorical_straight_through",
     "gumbel",
+    "gumbel_rao",
     "gumbel_softmax",
+    "mve",
     "noisy_max_pool2d",
     "noisy_relu",
     "noisy_tanh",

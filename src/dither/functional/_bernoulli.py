@@ -46,6 +46,12 @@ def bernoulli_straight_through_sigmoid(logits: Tensor, noise: Tensor) -> Tensor:
     return attach(bernoulli_sample(logits, noise), torch.sigmoid(widen(logits)).to(logits.dtype))
 
 
+def bernoulli_straight_through_clipped(logits: Tensor, noise: Tensor) -> Tensor:
+    """Hard sample whose derivative with respect to the logits is 1 where |a| <= 1 and 0 beyond (Hubara et al. 2016, Eq. 4:
+    the gradient of a hard tanh). Biased."""
+    return attach(bernoulli_sample(logits, noise), logits.clamp(-1, 1))
+
+
 def bernoulli_slope_annealed(logits: Tensor, noise: Tensor, slope: float | Tensor = 1.0) -> Tensor:
     """Straight-through sigmoid' of steeper logits, P(h = 1) = sigmoid(slope a) (Chung et al. 2016, Sec. 3.3). Biased.
 

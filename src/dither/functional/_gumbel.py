@@ -6,6 +6,7 @@ All draw their sample from the first noise as `bernoulli_sample` and `categorica
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dither.functional._bernoulli import attach, bernoulli_sample, widen, without_infinities
@@ -52,10 +53,10 @@ def bernoulli_gumbel_rao(logits: Tensor, noise: Tensor, extra_noise: Tensor, tem
 def conditional_logit(logits: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
     """a - logit u for u uniform among those that give the bit `sample`: below sigmoid(a), or above. Its sign is the bit's.
 
-    For h = 1, u = p e, so a - logit u = log((1 - p e) / ((1 - p) e)) = log(1 + (1 - e) e^a / e) without cancellation.
+    For h = 1, u = p e with e uniform, so a - logit u = log((1 + (1 - e) e^a) / e) = log(1 + (1 - e) / e (1 + e^a)).
     """
     sign = 2 * sample - 1
-    return sign * torch.nn.functional.softplus(torch.log1p(-noise) - noise.log() - torch.nn.functional.logsigmoid(-sign * logits))
+    return sign * F.softplus(torch.log1p(-noise) - noise.log() - F.logsigmoid(-sign * logits))
 
 
 def gumbel_rao(logits: Tensor, noise: Tensor, extra_noise: Tensor, temperature: float = 1.0) -> Tensor:

@@ -44,7 +44,7 @@ def bernoulli_mve(logits: Tensor, noise: Tensor, quadratic: float = math.inf) ->
 
 def _require_weight(quadratic: float) -> None:
     if not quadratic > 0:
-        raise ValueError(f"quadratic is {quadratic}: the weight of errors on quadratic costs must be positive; 1 to inf is usual")
+        raise ValueError(f"quadratic is {quadratic}: it must be positive; 1 to inf is usual")
 
 
 def _matrix(p: Tensor, x: Tensor, e: float) -> Tensor:
@@ -60,8 +60,10 @@ def _matrix(p: Tensor, x: Tensor, e: float) -> Tensor:
     ratio = (e + p) * _reciprocal(e + 2 * p)
     diagonal = (e + p) * (j * inverse).sum(-1) - p * p * _reciprocal(e + 2 * p)
     off = -i * j * inverse
-    grounded = (x.new_ones(()) if e == 0 else x.new_zeros(())) * (p == p.amax(-1, keepdim=True)) * diagonal
-    diagonal = diagonal + grounded + (diagonal == 0)
+    if e == 0:
+        top = p.argmax(-1, keepdim=True) == torch.arange(p.shape[-1], device=p.device)
+        diagonal = torch.where(top, 2 * diagonal, diagonal)
+    diagonal = torch.where(diagonal == 0, 1, diagonal)
     system = torch.where(torch.eye(p.shape[-1], dtype=torch.bool, device=p.device), diagonal.unsqueeze(-1), off)
     v = torch.linalg.solve(system, ratio.unsqueeze(-1) * jacobian)
     v_x, j_x = ((x.unsqueeze(-1) * rows).sum(-2, keepdim=True) for rows in (v, jacobian))

@@ -57,7 +57,7 @@ class _DiscreteVAE(nn.Module):
     @torch.no_grad()
     def bound(self, x: Tensor, samples: int) -> Tensor:
         """The log of the mean of `samples` importance weights, (batch,): at most log p(x) in expectation, the closer the
-        more samples (Burda et al. 2016, Eq. 8). For evaluation: it has no gradient."""
+        more samples (Burda et al. 2016). For evaluation: it has no gradient."""
         if samples < 1:
             raise ValueError(f"samples is {samples}: the bound needs at least one; 100 is usual")
         x, logits = self._encoded(x)
@@ -115,13 +115,13 @@ class BinaryVAE(_DiscreteVAE):
                 all else reaches the encoder by plain back-propagation. Less variance, the same mean.
                 "sampled": taken at z, as in the papers, so they are part of what is credited, and their slope by z_i,
                 a_i - c_i (logits of encoder and prior), joins in. The derivative of log q(z | x) by the encoder at a
-                fixed z has mean zero under q and is left out (Roeder et al. 2017, Sec. 3).
+                fixed z has mean zero under q and is left out (Roeder et al. 2017).
     prior       "fixed": fair coins; "learned": a logit for each unit, zero at first.
     mean        (sizes[0],) mean of the training pixels: subtracted from the input, and the output's first bias is its
-                logit, as DisARM's code can do; None: neither, as in RODEO's.
+                logit, options of DisARM's code (which then also feeds the decoder 2 z - 1); None: neither, as RODEO's.
     Start       Glorot-uniform weights and zero biases, as in both.
     Raises      ValueError for other options, sizes, or an input of another width.
-    Reference   Dong, Mnih and Tucker 2020 (DisARM), Sec. 5; Shi et al. 2022 (RODEO), Sec. 6.1: D = 200, LeakyReLU(.3).
+    Reference   Dong, Mnih and Tucker 2020 (DisARM) and Shi et al. 2022 (RODEO), by their public code.
 
     >>> import torch, dither
     >>> model = BinaryVAE((784, 200, 200, 200))
@@ -176,7 +176,7 @@ class CategoricalVAE(_DiscreteVAE):
     sizes       the encoder's, without the code; the decoder has them backwards.
     kl, prior   as in `BinaryVAE`; the prior is uniform at first.
     Start       torch's own initialisation.
-    Reference   Liu et al. 2023 (ReinMax), Sec. 6; the widths are those of its repeated comparison, with LeakyReLU(.2).
+    Reference   Liu et al. 2023 (ReinMax); widths and slope are those of a later comparison (Hooper & Shekhovtsov 2026).
 
     >>> import torch
     >>> CategoricalVAE(units=8, categories=4).cost(torch.rand(5, 784)).shape

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dither import exact
 from dither.nodes import Node, named_nodes
-from dither.testing._zoo import Problem, deep_problems, rectifier_problem, zoo
+from dither.testing._zoo import Problem, deep_problems, rectifier_problem, smooth_problems, zoo
 
 Build = Callable[[nn.Module], Any]
 TOLERANCE = 1e-10
@@ -139,7 +139,10 @@ def _fitting(build: Build, problems: list[Problem], max_bits: float) -> list[Pro
 
 
 def fits(build: Build, problem: Problem, max_bits: float = MAX_BITS) -> bool:
-    """Whether the estimator takes the problem's nodes and cost, and its joint outcomes are few enough to be summed."""
+    """Whether the estimator takes the problem's nodes and cost, and its joint outcomes are few enough to be summed.
+
+    One that oracles find by quadrature (`accuracy`) takes problems with the trait "smooth" only, with four times the outcomes.
+    """
     try:
         estimator = build(problem.model)
     except TypeError:
@@ -148,6 +151,10 @@ def fits(build: Build, problem: Problem, max_bits: float = MAX_BITS) -> bool:
         return False
     if "hard-cost" in problem.traits and not getattr(estimator, "any_cost", True):
         return False
+    quadrature = getattr(estimator, "accuracy", 0.0) > TOLERANCE
+    if quadrature and "smooth" not in problem.traits:
+        return False
+    max_bits = max_bits + 2 if quadrature else max_bits
     return getattr(estimator, "enumerates", False) or exact.outcomes(estimator, problem.closure) <= 2**max_bits
 
 
@@ -259,6 +266,8 @@ def _scale(build: Build, problems: list[Problem]) -> int:
         for factor in (1.0, 1024.0):
             torch.manual_seed(5)
             estimator = build(p.model)
+            if getattr(estimator, "multi_sample", False):
+                return len(problems)  # its objective is not linear in the costs
             closure = lambda f=factor, q=p: f * q.closure()  # noqa: E731
             _gradient(estimator, p, closure)
             drawn.append(_gradient(estimator, p, closure) / factor)
@@ -307,5 +316,6 @@ CHECKS = {
 
 
 def default_problems() -> list[Problem]:
-    """The zoo of the library's own suite: 24 small nets, one to three layers of one kind, and one net with continuous noise."""
-    return [*zoo(24, 4.0), *deep_problems(), rectifier_problem()]
+    """The zoo of the library's own suite: 24 small nets, one to three layers of one kind, one net with continuous noise, and
+    a few smooth ones."""
+    return [*zoo(24, 4.0), *deep_problems(), rectifier_problem(), *smooth_problems()]

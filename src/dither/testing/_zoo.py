@@ -106,10 +106,9 @@ def random_problem(
     if "saturated" in traits:
         x = x * 20
     target = torch.randn(batch, 2, generator=generator, dtype=torch.float64)
-    readout = model.readout if "cost-parameters" in traits else model.readout.detach()
 
     def closure() -> Tensor:
-        h = model(x)
+        h, readout = model(x), model.readout if "cost-parameters" in traits else model.readout.detach()
         z = h @ readout - target
         terms = torch.sin(1.3 * z) + 0.2 * z**3
         if "hard-cost" in traits:
@@ -150,3 +149,33 @@ def rectifier_problem() -> Problem:
         return torch.sin(1.3 * h.sum(1)) + 0.2 * (h[:, 0] - 0.6) ** 3 * (1 + h[:, 1])
 
     return Problem("rectifier", model, closure, frozenset({"continuous"}), 9.0)
+
+
+def smooth_problems() -> list[Problem]:
+    """Two units at most, small logits and a gentle cost: few enough quadrature points do for estimators that use the value of
+    the noise (relaxations). One and two layers, and two examples."""
+    one, two = [2, 1], [2, 2]
+    shapes: dict[str, tuple[list[int], list[Node], int]] = {
+        "one binary unit": (one, [Bernoulli()], 2),
+        "one signed unit": (one, [Bernoulli((-1, 1))], 1),
+        "two binary units": (two, [Bernoulli()], 1),
+        "two layers": ([2, 1, 1], [Bernoulli((-1, 1)), Bernoulli()], 1),
+        "two categories": (two, [Categorical()], 2),
+        "categorical layers": ([2, 2, 2], [Categorical(), Categorical()], 1),
+        "categorical and binary": ([2, 2, 1], [Categorical(), Bernoulli()], 1),
+    }
+    return [_smooth_problem(name, *shape) for name, shape in shapes.items()]
+
+
+def _smooth_problem(name: str, sizes: list[int], nodes: list[Node], batch: int) -> Problem:
+    generator = torch.Generator().manual_seed(len(name))
+    model = _Layered(sizes, nodes, False, False, generator)
+    for p in model.parameters():
+        p.data = 0.6 * torch.tanh(p.data)
+    x = torch.randn(batch, sizes[0], generator=generator, dtype=torch.float64)
+
+    def closure() -> Tensor:
+        z = model(x) @ model.readout
+        return torch.stack((torch.sin(z[:, 0] - 0.6), 0.5 * (z[:, 1] + 0.3) ** 2), 1)
+
+    return Problem(f"smooth: {name}", model, closure, frozenset({"smooth", f"depth-{len(nodes)}"}), 2.0)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dither import functional
+from dither.estimators._estimator import Estimator
+from dither.functional._bernoulli import widen
+from dither.functional._categorical import _proper
+from dither.functional._gumbel import conditional_gumbel
+from dither.nodes import Bernoulli, Categorical, Node
+
+_POINTS = ((0.25, 0.75), (0.75, 0.25))
+
+
+class GumbelSoftmax(Estimator):
+    """Gumbel-softmax (the concrete distribution): back-propagation through a tempered softmax of the noisy logits.
+
+    Estimates   d E[L] / d theta, biased; less so at a low temperature, where the variance grows.
+    Formula     y = softmax((a + G) / temperature) with Gumbel noise G; for a binary unit sigmoid((a - logit u) / temperature).
+                hard    the net sees the one-hot argmax z of a + G (straight-through Gumbel-softmax, STGS):
+                        d L / d a := (d y / d a)' d L / d z.
+                soft    (hard=False) the net sees y itself, so the loss is that of another, continuous net, without bias for it.
+    Requires    samples evaluations of the closure; a cost differentiable in the units' outputs. Bernoulli and Categorical.
+    temperature > 0; may be changed between calls (`estimator.temperature = ...`), as annealing does.
+    Oracles     dither.exact weighs outcomes exactly, but knows the noise behind each by two points only: the expectation
+                that it gives of this gradient is a rough one.
+    Reference   Jang, Gu, Poole 2017; Maddison, Mnih, Teh 2017.
+    """
+
+    unbiased = False
+    reference = "Jang, Gu, Poole 2017"
+    supports = (Bernoulli, Categorical)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        temperature: float = 0.5,
+        hard: bool = True,
+        samples: int = 1,
+        *,
+        vectorize: bool = True,
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}: it must be positive; 0.1 to 1 is usual")
+        self.temperature = temperature
+        self.hard = hard
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        kinds = [(True, 1), (True, 2), (False, 1)]
+        return {f"{cls.__name__}-{'hard' if hard else 'soft'}-{k}": partial(cls, hard=hard, samples=k) for hard, k in kinds}
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.hard
+
+    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        if isinstance(node, Bernoulli):
+            sampler = functional.bernoulli_gumbel_softmax
+        elif isinstance(node, Categorical):
+            sampler = functional.gumbel_softmax
+        else:
+            return node.propagate(logits, noise), None
+        return node.propagate(logits, noise, partial(sampler, temperature=self.temperature, hard=self.hard)), None
+
+    def cells(self, call_node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
+        if isinstance(call_node, Bernoulli):
+            p = torch.sigmoid(widen(logits))
+            _, log_weight = call_node.cells(logits)
+            points = [(p + (1 - p) * e, p * e) for e in (0.25, 0.75)]
+            noise = torch.stack([torch.stack(pair) for pair in points], 1)
+        elif isinstance(call_node, Categorical):
+            a = _proper(logits)
+            _, log_weight = call_node.cells(logits)
+            noise = torch.stack([_given_each(a, e) for e in _POINTS], 1)
+        else:
+            return None
+        weight = (log_weight - math.log(2)).unsqueeze(1).expand(-1, 2, *log_weight.shape[1:])
+        return noise.flatten(0, 1), weight.flatten(0, 1)
+
+
+def _given_each(logits: Tensor, levels: tuple[float, float]) -> Tensor:
+    """Uniforms that make each category win in turn, (categories, *logits.shape); the winner's noise is at quantile levels[0]
+    of its distribution, the others' at levels[1]."""
+    count = logits.shape[-1]
+    winner = torch.eye(count, dtype=logits.dtype, device=logits.device).view(count, *[1] * (logits.dim() - 1), count)
+    winner = winner.expand(count, *logits.shape)
+    perturbed = conditional_gumbel(logits, winner, torch.where(winner > 0.5, levels[0], levels[1]))
+    gumbel = torch.where(logits > -torch.inf, perturbed - logits, 0)
+    return -torch.expm1(-torch.exp(-gumbel))

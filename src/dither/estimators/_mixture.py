@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators._baselines import LeaveOneOut, _mean_over_ranks
+from dither.estimators._call import Call
+from dither.estimators._estimator import Estimator
+from dither.estimators._site import Site
+from dither.functional._bernoulli import widen
+from dither.nodes import Bernoulli, Categorical
+
+INPUTS = ("unbiased", "biased", "logit", "layer", "constant")
+_PRIOR = 50.0  # calls: what the layer's own averages weigh against those of a single unit
+
+
+class Mixture(Estimator):
+    """Straight-through and score function, mixed by what is learned online of both: the paper's Sec. 3.2.2, done properly.
+
+    With u the unbiased estimate (score function, leave-one-out), s the biased one of little variance (straight-through, with
+    the sigmoid' factor), both per unit and from the same runs, and G the gradient:
+
+    kind="prediction" (biased)
+    Estimates   G by a linear function of its inputs, w . (u, s, ...), with the weights of least E (w . v - G)^2 per unit.
+    Formula     w = E[v v']^-1 E[v G] over previous calls, v the batch means of the inputs. G is never seen; E[v_j G] is the
+                mean of v_j of one run times an unbiased estimate from *another* run, which is independent of it. So the noise
+                of the target, which the paper's regression would fit, has no part in the weights.
+    inputs      of "unbiased", "biased" (the default: both), "logit" (s (1 - 2 sigmoid(a)), its slope's change with the logit),
+                "layer" (the mean of s over the layer) and "constant". Without "unbiased" it is the paper's: a function of the
+                biased estimate and auxiliary inputs that predicts the unbiased one.
+
+    kind="control-variate" (unbiased)
+    Formula     (L - b - c T) d log P / d a + c s' dm / da, T = s' (h - m) summed over the layer, with s' the mean derivative d L / d h
+                of the *other* runs, by straight-through, m the mean of the node and c, per unit, of least variance over
+                previous calls. The expectation of what is taken off is added back, so it is unbiased for every c and s'.
+
+    Requires    samples >= 2 evaluations of the closure and one backward pass; Bernoulli and Categorical nodes. Where the cost
+                is not differentiable in the outputs, s is 0 and u alone is left.
+    report()    what it has learned: weights, and the bias, variance and MSE of it and of both parents.
+    decay       of the moving averages, per call.
+    Reference   Bengio 2013, Sec. 3.2.2; for the control variate Gu et al. 2016 and Titsias & Shi 2022.
+    """
+
+    reference = "Bengio 2013, Sec. 3.2.2"
+    supports = (Bernoulli, Categorical)
+    differentiates = True
+    composable = False
+    local_credit = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: Literal["prediction", "control-variate"] = "prediction",
+        samples: int = 2,
+        *,
+        inputs: tuple[str, ...] = ("unbiased", "biased"),
+        decay: float = 0.995,
+        warmup: int = 20,
+        vectorize: bool = True,
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
+        if kind not in ("prediction", "control-variate"):
+            raise ValueError(f"kind is {kind!r}: it must be 'prediction' or 'control-variate'")
+        if samples < 2:
+            raise ValueError(f"samples is {samples}: Mixture compares independent runs, give at least 2")
+        if not inputs or len(set(inputs)) < len(inputs) or not set(inputs) <= set(INPUTS):
+            raise ValueError(f"inputs is {inputs!r}: give one or more of {', '.join(INPUTS)}, each once")
+        if not 0 < decay < 1:
+            raise ValueError(f"decay is {decay}: it must lie between 0 and 1; 0.99 averages over about 100 calls")
+        self.kind, self.inputs, self.decay, self.warmup = kind, tuple(inputs), decay, warmup
+        self.averages: dict[str, Tensor] = {}
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        return self.kind == "control-variate"
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        return {
+            "Mixture-prediction": partial(cls, warmup=0),
+            "Mixture-all-inputs": partial(cls, warmup=0, inputs=INPUTS),
+            "Mixture-control-variate": partial(cls, kind="control-variate", warmup=0),
+            "Mixture-control-variate-3": partial(cls, kind="control-variate", samples=3, warmup=0),
+        }
+
+    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        node, logits, noise = call.node, call.logits, call.noise()
+        if not node.discrete:
+            return node.propagate(logits, noise), None
+        outcome = node.outcome(logits, noise)
+        return self.through(node.emit(logits, outcome), node.mean(logits)), outcome
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        credit = site.credit(costs)
+        score = _score(site)
+        unbiased = _over(credit - LeaveOneOut().value(site, credit), score) * score
+        estimate = self._predicted if self.kind == "prediction" else self._controlled
+        return site.along_logits(estimate(site, credit, score, unbiased) / self.samples)
+
+    # --- prediction ---------------------------------------------------------------------------------------------------
+    def _predicted(self, site: Site, credit: Tensor, score: Tensor, unbiased: Tensor) -> Tensor:
+        inputs = self._inputs(site, unbiased)
+        known = self._moments(site.name)
+        if self.learning:
+            apart = _over(credit - self._constant(site.name, credit), score) * score  # its runs are independent
+            self._learn(site.name, self._products(inputs, apart), credit)
+        if known is None:
+            return unbiased
+        weights = _weights(*known)
+        return torch.einsum("kb...f,...f->kb...", inputs, weights.to(inputs))
+
+    def _inputs(self, site: Site, unbiased: Tensor) -> Tensor:
+        """(K, batch, *logits, F)."""
+        s = straight_through(site)
+        p = torch.softmax(widen(site.logits), -1) if isinstance(site.node, Categorical) else torch.sigmoid(widen(site.logits))
+        every = {
+            "unbiased": unbiased,
+            "biased": s,
+            "logit": s * (1 - 2 * p),
+            "layer": s.flatten(2).mean(-1).view(*s.shape[:2], *[1] * (s.dim() - 2)).expand_as(s),
+            "constant": torch.ones_like(s) * unbiased.abs().mean(),
+        }
+        return torch.stack([every[name] for name in self.inputs], -1).detach()
+
+    def _products(self, inputs: Tensor, apart: Tensor) -> dict[str, Tensor]:
+        """Products of batch means, per unit: v v' of the mean over runs, (units, F, F), and z z' across independent runs, with
+        z = (v, G) and `apart` in the place of u and of G, (units, F + 1, F + 1). inputs: (K, batch, *units, F)."""
+        runs, target = inputs.mean(1), apart.mean(1).unsqueeze(-1)
+        mean = runs.mean(0)
+        z = torch.cat([target if n == "unbiased" else runs[..., i, None] for i, n in enumerate(self.inputs)] + [target], -1)
+        total = z.sum(0)
+        pairs = len(z) * (len(z) - 1)
+        across = (_outer(total) - _outer(z).sum(0)) / pairs
+        return {"second": _outer(mean), "across": across}
+
+    def _moments(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """E[v v'] and E[z] E[z]' per unit, drawn towards the layer's by what a single unit's few calls are worth."""
+        if f"{name}.across" not in self.averages or self.averages[f"{name}.calls"].min() < self.warmup:
+            return None
+        calls = self.averages[f"{name}.calls"]
+        joint = []
+        for key in ("second", "across"):
+            own = self.averages[f"{name}.{key}"]
+            trust = (calls / (calls + _PRIOR)).to(own)
+            joint.append(trust * own + (1 - trust) * own.flatten(0, -3).mean(0))
+        second, across = joint
+        # What Cauchy and Schwarz demand of true moments, and noisy averages may lack: E[z_i]^2 <= E[v_i^2], |E[z_i z_j]| <= ...
+        power = torch.cat((second.diagonal(dim1=-2, dim2=-1), across[..., -1:, -1]), -1)
+        square = torch.minimum(across.diagonal(dim1=-2, dim2=-1), power).clamp(min=0)
+        bound = (square.unsqueeze(-1) * square.unsqueeze(-2)).sqrt()
+        return second, torch.minimum(torch.maximum(across, -bound), bound)
+
+    def _constant(self, name: str, credit: Tensor) -> Tensor | float:
+        return self.averages.get(f"{name}.cost", 0.0)
+
+    # --- control variate ----------------------------------------------------------------------------------------------
+    def _controlled(self, site: Site, credit: Tensor, score: Tensor, unbiased: Tensor) -> Tensor:
+        assert site.slope is not None
+        mean = site.node.mean(site.logits.flatten(0, 1)).unflatten(0, site.logits.shape[:2]).detach()
+        emitted = site.node.emit(site.logits.flatten(0, 1), site.outcome.flatten(0, 1)).unflatten(0, site.logits.shape[:2])
+        others = (site.slope.sum(0) - site.slope) / (self.samples - 1)
+        taken = (others * (emitted.detach() - mean)).flatten(2).sum(-1)
+        taken = taken.view(*taken.shape, *[1] * (score.dim() - 2))
+        control = taken * score - straight_through(site, others)
+        known = self.averages.get(f"{site.name}.control")
+        if self.learning:
+            u, v = unbiased.mean((0, 1)), control.mean((0, 1))
+            self._learn(site.name, {"control": torch.stack((u * v, v * v, u * u))}, credit)
+        if known is None or self.averages[f"{site.name}.calls"].min() < self.warmup:
+            return unbiased
+        layer = known.flatten(1).mean(1).view(3, *[1] * (known.dim() - 1))
+        calls = self.averages[f"{site.name}.calls"]
+        both = known * calls / (calls + _PRIOR) + layer * (_PRIOR / (calls + _PRIOR))
+        c = both[0] / torch.where(both[1] > 0, both[1], torch.ones_like(both[1]))
+        return unbiased - c.to(control) * control
+
+    # --- what is kept -------------------------------------------------------------------------------------------------
+    def _learn(self, name: str, new: dict[str, Tensor], credit: Tensor) -> None:
+        if not torch.is_grad_enabled():
+            return
+        calls = self.averages.get(f"{name}.calls", torch.zeros((), dtype=torch.float64))
+        rate = torch.maximum(1 / (calls + 1), torch.tensor(1 - self.decay, dtype=torch.float64))
+        for kind, value in (new | {"cost": credit.mean()}).items():
+            value, key = _mean_over_ranks(value.detach()), f"{name}.{kind}"
+            old = self.averages.get(key, torch.zeros_like(value))
+            if old.shape != value.shape:
+                raise ValueError(
+                    f"node '{name}' has units of shape {tuple(value.shape)}, but Mixture has learned {tuple(old.shape)}: it "
+                    "needs the same units in every call; build another Mixture for another shape"
+                )
+            self.averages[key] = old + rate.to(value) * (value - old)
+        self.averages[f"{name}.calls"] = torch.minimum(calls + 1, torch.tensor(1 / (1 - self.decay), dtype=torch.float64))
+
+    def report(self) -> list[dict[str, Any]]:
+        """What has been learned, a row per node. Errors are of batch-mean gradients of the logits, summed over units.
+
+        kind="prediction": {"node", "weights" (mean over units, by input), "bias2", "variance", "mse", "unbiased_mse",
+        "biased_mse"}. kind="control-variate": {"node", "coefficient", "kept"}, the share of the unbiased parent's second moment
+        that is left. Empty before `warmup` calls.
+        """
+        names = [key.removesuffix(".calls") for key in self.averages if key.endswith(".calls")]
+        if self.kind == "prediction":
+            return [{"node": n, **_quality(self.inputs, *known)} for n in names if (known := self._moments(n)) is not None]
+        rows = []
+        for name in names:
+            cross, own, parent = self.averages[f"{name}.control"].flatten(1).sum(1).tolist()
+            rows.append({"node": name, "coefficient": cross / (own or 1), "kept": 1 - cross**2 / (own * parent or 1)})
+        return rows
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.averages)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        known = (".second", ".across", ".control", ".cost", ".calls")
+        wrong = [name for name in state if not name.endswith(known)]
+        if wrong:
+            raise ValueError(f"the state of a Mixture holds {', '.join(known)} per node, got {', '.join(wrong)}")
+        self.averages = {name: tensor.clone() for name, tensor in state.items()}
+
+
+def straight_through(site: Site, slope: Tensor | None = None) -> Tensor:
+    """The straight-through gradient of the logits, from the outputs' slopes: the Jacobian of the node's mean applied to them."""
+    slope = site.slope if slope is None else slope
+    assert slope is not None
+    a = widen(site.logits.detach())
+    if isinstance(site.node, Categorical):
+        p = torch.softmax(a, -1)
+        return p * (slope - (p * slope).sum(-1, keepdim=True))
+    s = torch.sigmoid(a)
+    low, high = site.node.values if isinstance(site.node, Bernoulli) else (0, 1)
+    return (high - low) * s * torch.sigmoid(-a) * slope
+
+
+def _score(site: Site) -> Tensor:
+    """d log P / d a: h - s, or one-hot - p."""
+    a = widen(site.logits.detach())
+    return site.outcome - (torch.softmax(a, -1) if isinstance(site.node, Categorical) else torch.sigmoid(a))
+
+
+def _over(credit: Tensor, score: Tensor) -> Tensor:
+    return credit.reshape(*credit.shape, *[1] * (score.dim() - credit.dim()))
+
+
+def _outer(values: Tensor) -> Tensor:
+    return values.unsqueeze(-1) * values.unsqueeze(-2)
+
+
+def _weights(second: Tensor, across: Tensor) -> Tensor:
+    """Least squares per unit, (units, F), with a ridge that only keeps inputs that vanish from dividing by zero."""
+    scale = second.diagonal(dim1=-2, dim2=-1).mean(-1)
+    ridge = torch.where(scale > 0, 1e-6 * scale, torch.ones_like(scale))
+    eye = torch.eye(second.shape[-1], dtype=second.dtype, device=second.device)
+    target = across[..., :-1, -1].unsqueeze(-1)
+    return torch.linalg.solve(second + ridge[..., None, None] * eye, target).squeeze(-1)
+
+
+def _quality(inputs: tuple[str, ...], second: Tensor, across: Tensor) -> dict[str, Any]:
+    c, g, both = across[..., :-1, -1], across[..., -1, -1], across[..., :-1, :-1]
+
+    def quadratic(w: Tensor, matrix: Tensor) -> Tensor:
+        return torch.einsum("...f,...fg,...g->...", w, matrix, w)
+
+    def missed(w: Tensor) -> tuple[float, float]:
+        bias = (quadratic(w, both) - 2 * (w * c).sum(-1) + g).clamp(min=0)
+        return float(bias.sum()), float((quadratic(w, second) - quadratic(w, both)).clamp(min=0).sum())
+
+    weights = _weights(second, across)
+    bias, variance = missed(weights)
+    mean = weights.flatten(0, -2).mean(0).tolist()
+    row: dict[str, Any] = {"weights": dict(zip(inputs, mean, strict=True))}
+    row |= {"bias2": bias, "variance": variance, "mse": bias + variance}
+    for name in ("unbiased", "biased"):
+        if name in inputs:
+            alone = torch.zeros_like(weights)
+            alone[..., inputs.index(name)] = 1
+            row[f"{name}_mse"] = sum(missed(alone))
+    return row

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators._control_variates import gain, others, probability
+from dither.estimators._double_cv import SlopedSamples
+from dither.estimators._site import Site
+from dither.functional._bernoulli import widen
+from dither.nodes import Bernoulli
+
+_HIDDEN = 100
+
+
+class _Surrogate(nn.Module):
+    """H(first-order change, cost) -> the surrogate of the baseline, and that of the vector control variate; with their scales."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        of = {"dtype": like.dtype, "device": like.device}
+        self.change, self.cost = nn.Linear(1, _HIDDEN, **of), nn.Linear(1, _HIDDEN, **of)
+        self.last = nn.Linear(_HIDDEN, 2, **of)
+        self.scale = nn.Parameter(torch.zeros(2, **of))  # the paper's alpha and beta
+
+    def forward(self, change: Tensor, cost: Tensor) -> Tensor:
+        change, cost = (t.unsqueeze(-1).to(self.scale.dtype) for t in (change, cost))
+        h = nn.functional.leaky_relu(self.change(change) + self.cost(cost), 0.3)
+        return self.scale * self.last(h)
+
+
+class RODEO(SlopedSamples):
+    """RODEO: leave-one-out with two control variates made by a discrete Stein operator from the other samples.
+
+    Estimates   d E[L] / d a for every logit of binary units; unbiased at any depth, whatever the surrogates are.
+    Formula     1/K sum_k (L_k - 1/(K-1) sum_{j != k} (L_j + (A h_j)(x_j))) (x_k - s_k) + (A h~_k)(x_k),
+                (A h)(x) = 1/D sum_i P(flip of x_i) (h(x with x_i flipped) - h(x)): the generator of random-scan Gibbs sampling
+                (Barker's rule, for neighbours that differ in one unit), of mean zero under P for every h.
+                h_k(y) = mean over j != k of alpha H_1, and h~_k(y) = (y - s_k) times that of beta H_2, where H takes
+                (L_j' (y - x_j), L_j), the first-order change of the cost and the cost of run j; L_j' is its slope.
+    Learning    H, a net of 100 hidden units for each node, and alpha and beta (zero at first: leave-one-out) learn from the
+                returned loss, which carries d |gradient|^2 / d phi onto them, and onto nothing else: give
+                estimator.parameters() to an optimizer (Adam with 1e-3 in the paper). The update follows the call.
+    Requires    samples >= 2 evaluations of the closure, one backward pass, and K (K-1) (units + 1) small evaluations of H for each
+                example. Any cost; Bernoulli nodes only. Terms of a cost are summed.
+    Differs     H's answers are averaged over j for every K (the paper's choice for K > 2; for K = 2 both are the same). All K
+                runs are independent from the first layer on, and slopes pass later nodes straight-through; the paper draws K
+                samples anew for each layer given one sample of those before.
+    Raises      TypeError for other discrete nodes; ValueError for fewer than two samples.
+    Reference   Shi, Zhou, Hwang, Titsias, Mackey 2022, "Gradient estimation with discrete Stein operators", Sec. 4-5.
+    """
+
+    reference = "Shi et al. 2022, Sec. 5"
+    supports = (Bernoulli,)
+
+    def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
+        super().__init__(model, samples, vectorize=vectorize)
+        like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+        with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
+            self.nets = nn.ModuleDict({n.replace(".", "_"): _Surrogate(like) for n, v in self.nodes.items() if v.discrete})
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        estimate = self._estimate(site, widen(costs).sum(-1)) / self.samples
+        surrogate = site.along_logits(estimate)
+        if not estimate.requires_grad:
+            return surrogate
+        return surrogate + estimate.sum(0).square().sum() / estimate.shape[1]
+
+    def _estimate(self, site: Site, cost: Tensor) -> Tensor:
+        """Per sample and logit; a function of the surrogates' parameters alone."""
+        s, x = probability(site.node, site.logits).flatten(2), site.outcome.flatten(2)
+        flip = s * (1 - x) + (1 - s) * x
+        before, after = self._surrogates(site, cost, x)
+        change = (flip.unsqueeze(-1) * (after - before)).mean(-2)
+        score = x - s
+        turned = flip * after[..., 1] * (1 - 2 * x) / x.shape[-1]  # the flipped unit's own entry of y - s moves too
+        baseline = others(cost + change[..., 0])
+        estimate = (cost - baseline + change[..., 1]).unsqueeze(-1) * score + turned
+        return estimate.view(site.logits.shape)
+
+    def _surrogates(self, site: Site, cost: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """h_k at x_k, (K, batch, 1, 2), and with each of its units flipped, (K, batch, units, 2)."""
+        assert site.slope is not None
+        net, k = self.nets[site.name.partition(":")[0].replace(".", "_")], self.samples
+        slope = widen(site.slope).flatten(2) * gain(site.node)
+        here = torch.einsum("jbd,kbd->kjb", slope, x) - (slope * x).sum(-1)
+        flipped = here.unsqueeze(-1) + slope * (1 - 2 * x).unsqueeze(1)
+        changes = torch.cat((here.unsqueeze(-1), flipped), -1)
+        rows = [[j for j in range(k) if j != i] for i in range(k)]
+        index = torch.tensor(rows, device=x.device)
+        changes = changes[torch.arange(k, device=x.device).unsqueeze(1), index]
+        h = net(changes, cost[index].unsqueeze(-1)).mean(1).to(x.dtype)
+        return h[..., :1, :], h[..., 1:, :]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {f"nets.{name}": tensor for name, tensor in self.nets.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        wrong = [name for name in state if not name.startswith("nets.")]
+        if wrong:
+            raise ValueError(f"the state of RODEO holds nets.* only, got {', '.join(wrong)}")
+        self.nets.load_state_dict({name.removeprefix("nets."): tensor for name, tensor in state.items()})
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.nets.parameters()

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators._call import Call
+from dither.estimators._estimator import Estimator
+from dither.estimators._local_expectation import LocalExpectation, cdf_breaks, inverse_cdf
+from dither.functional._bernoulli import widen
+from dither.functional._categorical import _one_hot, _proper
+from dither.nodes import Bernoulli, Node
+
+
+class SumAndSample(LocalExpectation):
+    """Sum and sample: each unit's likeliest outcomes summed over exactly, one sample for the rest.
+
+    Estimates   d E[L] / d a for every logit; unbiased at any depth.
+    Formula     sum over c in C of p_c (L_c - b) (e_c - p)  +  p(rest) (L_v - b) (e_v - p),  C the k likeliest categories, v ~ p
+                restricted to the rest, b the mean of L over C under p; every L has the other units of the layer, and the
+                noise of the layers behind it, in common. The paper leaves b open; it does not see v.
+    categories  k; for k >= K - 1 nothing is left to sample, and it is LocalExpectation. So it is for binary units.
+    Requires    1 + k x units evaluations of the closure. A drawn category is either in C or a sample of the rest, so the first
+                run's cost serves as one of the k + 1. Any cost, differentiable or not.
+    Raises      ValueError, naming the units, beyond max_runs; TypeError for nodes other than Bernoulli and Categorical.
+    Reference   Liu, Regier, Tripuraneni, Jordan, McAuliffe 2019, "Rao-Blackwellized stochastic gradients for discrete
+                distributions", Eq. 5; per unit as in LocalExpectation, which see for sampling and the loss's value.
+    """
+
+    unbiased = True
+    reference = "Liu, Regier, Tripuraneni, Jordan, McAuliffe 2019"
+
+    def __init__(self, model: nn.Module, categories: int = 1, *, max_runs: int = 4096, vectorize: bool = True) -> None:
+        super().__init__(model, max_runs=max_runs, vectorize=vectorize)
+        if isinstance(categories, bool) or not isinstance(categories, int) or categories < 1:
+            raise ValueError(f"categories is {categories!r}: it must be an integer of at least 1, how many are summed over")
+        self.categories = categories
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        return {f"{cls.__name__}-{k}": partial(cls, categories=k) for k in (1, 2)}
+
+    def tried(self, outcomes: int) -> int:
+        return min(self.categories, outcomes - 1)
+
+    def other(self, call: Call, drawn: Tensor, number: Tensor, same: Tensor) -> Tensor:
+        if isinstance(call.node, Bernoulli):
+            return 1 - drawn
+        p = _proper(call.logits.detach()).softmax(-1)
+        ranked = p.argsort(dim=-1, descending=True, stable=True)
+        likely = _one_hot((ranked * (torch.arange(p.shape[-1], device=p.device) == number)).sum(-1), drawn)
+        rest = inverse_cdf(self._rest(p), call.noise(0, stream=1, same=same)[..., :1])
+        return torch.where((likely * drawn).sum(-1, keepdim=True) > 0, rest.to(drawn.dtype), likely)
+
+    def breaks(self, node: Node, logits: Tensor, stream: int) -> Tensor | None:
+        if stream == 0:
+            return super().breaks(node, logits, stream)
+        return cdf_breaks(self._rest(_proper(widen(logits)).softmax(-1)))
+
+    def weighed(self, p: Tensor, outcome: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+        sampled = (outcome * ~self._likely(p)).sum(-1) > 0
+        own = (p * outcome).sum(-1)
+        summed = torch.where(sampled, 0, own)
+        remaining = torch.where(self._likely(p), 0, p).sum(-1)
+        return torch.where(sampled, remaining, own), (summed * cost).sum(0) / summed.sum(0)
+
+    def _likely(self, p: Tensor) -> Tensor:
+        """Which categories are summed over."""
+        return p.argsort(dim=-1, descending=True, stable=True).argsort(-1) < self.tried(p.shape[-1])
+
+    def _rest(self, p: Tensor) -> Tensor:
+        """The distribution of v; where the rest is impossible any of it may stand for it, because it weighs nothing."""
+        likely = self._likely(p)
+        rest = torch.where(likely, 0, p)
+        total = rest.sum(-1, keepdim=True)
+        return torch.where(total > 0, rest / total, (~likely).to(p.dtype) / (p.shape[-1] - self.tried(p.shape[-1])))
