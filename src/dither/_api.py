@@ -1,18 +1,28 @@
 """The public names of dither, in one place."""
 
 from dither import exact, functional, noise, testing
-from dither.auditing import AuditReport, audit
+from dither.auditing import AuditReport, Auto, audit
 from dither.estimators import (
+    ARM,
+    ARMS,
+    CARMS,
     MVE,
+    NVIL,
+    REBAR,
+    RELAX,
+    RODEO,
     SPSA,
+    VIMCO,
     Deterministic,
     DisARM,
+    DoubleCV,
     Episodes,
     Estimator,
     Exact,
     FiniteDifference,
     GumbelRao,
     GumbelSoftmax,
+    LocalExpectation,
     Mixture,
     MuProp,
     NodePerturbation,
@@ -20,6 +30,8 @@ from dither.estimators import (
     ReinMax,
     ScoreFunction,
     StraightThrough,
+    SumAndSample,
+    UnorderedSet,
 )
 from dither.homeostasis import FiringRate
 from dither.nodes import (
@@ -33,13 +45,23 @@ from dither.nodes import (
 )
 
 __all__ = [
+    "ARM",
+    "ARMS",
+    "CARMS",
     "MVE",
+    "NVIL",
+    "REBAR",
+    "RELAX",
+    "RODEO",
     "SPSA",
+    "VIMCO",
     "AuditReport",
+    "Auto",
     "Bernoulli",
     "Categorical",
     "Deterministic",
     "DisARM",
+    "DoubleCV",
     "Episodes",
     "Estimator",
     "Exact",
@@ -47,6 +69,7 @@ __all__ = [
     "FiringRate",
     "GumbelRao",
     "GumbelSoftmax",
+    "LocalExpectation",
     "Mixture",
     "MuProp",
     "NodePerturbation",
@@ -58,6 +81,8 @@ __all__ = [
     "ScoreFunction",
     "StochasticPool2d",
     "StraightThrough",
+    "SumAndSample",
+    "UnorderedSet",
     "audit",
     "deterministic",
     "exact",

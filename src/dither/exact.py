@@ -275,9 +275,7 @@ def moments(
             weights = log_weights.exp().to(losses.dtype)
             possible = weights > 0
             value = value + (weights * losses.detach())[possible].sum()
-            for name, grad in zip(
-                named, parameter_gradients((weights * losses)[possible].sum(), named.values()), strict=True
-            ):
+            for name, grad in zip(named, parameter_gradients((weights * losses)[possible].sum(), named.values()), strict=True):
                 mean[name] += grad
             if not variance:
                 continue
@@ -298,9 +296,7 @@ def moments(
     return Moments(mean, spread, value, len(rows))
 
 
-def expected_loss(
-    estimator: Any, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
-) -> Tensor:
+def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
     """The exact expectation of the loss that an estimator returns, the probabilities held constant: so each of its derivatives,
     of any order, is the expectation of that derivative of the loss. State (baselines) is left as it was.
     """

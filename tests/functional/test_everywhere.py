@@ -72,13 +72,8 @@ CASES = {
     "stochastic_pool2d_mean": (unary(F.stochastic_pool2d_mean, 2, 2), IMAGE, POOLED),
     "score_function_surrogate": (surrogate, ROWS, ROWS),
 }
-SAMPLERS = [
-    n
-    for n in CASES
-    if n.startswith(
-        ("bernoulli_s", "bernoulli_g", "bernoulli_m", "categorical_s", "bernoulli_r", "gumbel_", "reinmax", "mve", "noisy")
-    )
-]
+HARD = ("bernoulli_s", "bernoulli_g", "bernoulli_m", "bernoulli_r", "categorical_s", "gumbel_", "reinmax", "mve", "noisy")
+SAMPLERS = [n for n in CASES if n.startswith(HARD)]
 
 
 def inputs(name, dtype=torch.float64, batch=3, seed=1):

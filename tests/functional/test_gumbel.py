@@ -73,7 +73,7 @@ def test_the_averaged_bit_integrates_the_noise_that_gives_it(a, bit):
     averaged = slope_of(lambda x: F.bernoulli_gumbel_rao(x, given, POINTS.unsqueeze(1), 0.7), single)
     mass = p if bit else 1 - p
     same = (p > POINTS) == bool(bit)
-    torch.testing.assert_close(mass * averaged[0], plain[same].sum() / GRID, rtol=2e-4, atol=0)
+    torch.testing.assert_close(mass * averaged[0], plain[same].sum() / GRID, rtol=2e-3, atol=0)
 
 
 # --- categories ---------------------------------------------------------------------------------------------------------

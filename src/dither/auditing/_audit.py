@@ -66,7 +66,13 @@ def audit(
             if progress:
                 progress(draw + 1, draws)
         rows = [
-            {"estimator": name, **row, "evaluations": built[name].evaluations, "reference": source}
+            {
+                "estimator": name,
+                **row,
+                "evaluations": built[name].evaluations,
+                "unbiased": built[name].unbiased,
+                "reference": source,
+            }
             for name, moment in moments.items()
             for row in moment.rows(error)
         ]
@@ -192,6 +198,7 @@ class _Moments:
                 "mse": mse,
                 "cosine": sum(cosines) / len(cosines) if cosines else None,
                 "snr": signal / v if v > 0 else None,
+                "reference_norm": float(r.norm()),
                 "milliseconds": milliseconds,
                 "efficiency": 1 / (mse * milliseconds) if mse > 0 else None,
             }

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dither.auditing._recommendation import STEPS, Recommendation, recommend
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
@@ -40,6 +42,10 @@ class AuditReport:
     def overall(self) -> dict[str, dict[str, Any]]:
         """The "overall" row of each estimator, by its name."""
         return {row["estimator"]: dict(row) for row in self.rows if row["parameter"] == "overall"}
+
+    def recommend(self, steps: float = STEPS) -> Recommendation:
+        """The estimator of least error at equal time, when an optimizer averages `steps` gradients, and why."""
+        return recommend(self.to_dicts(), steps)
 
     def table(self, parameters: bool = False) -> Table:
         """A rich table: `rich.print(report.table())`. parameters=True adds a row per parameter tensor."""

@@ -25,7 +25,10 @@ class ARM(LayerwisePairs):
 
     unbiased = True
     reference = "Yin, Zhou 2019, Theorem 1"
-    points: ClassVar[tuple[float, ...]] = (-(3**-0.5), 3**-0.5)  # two-point Gauss-Legendre: the square of u is integrated exactly
+    points: ClassVar[tuple[float, ...]] = (
+        -(3**-0.5),
+        3**-0.5,
+    )  # two-point Gauss-Legendre: the square of u is integrated exactly
 
     def record(self, outcome: Tensor, noise: Tensor) -> Tensor:
         return noise

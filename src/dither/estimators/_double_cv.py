@@ -46,7 +46,7 @@ class DoubleCV(SlopedSamples):
     """Double CV: leave-one-out, with the first-order expansion of the cost around the mean, sloped as the other samples say.
 
     Estimates   d E[L] / d a for every logit; unbiased at any depth.
-    Formula     1/K sum_k (L_k - alpha b_k - 1/(K-1) sum_{j != k} (L_j - alpha b_j)) d log P(x_k) / d a + alpha g_k' d m_k / d a,
+    Formula     1/K sum_k (L_k - alpha b_k - 1/(K-1) sum_{j != k} (L_j - alpha b_j)) d log P(x_k)/d a + alpha g_k' d m_k/d a,
                 b_k = g_k' (x_k - m_k), with x_k the output of run k, m_k its mean given the layers before, and g_k the mean of
                 d L_j / d x_j over the other runs j. Zero variance for a cost that is linear in the units of one layer, at
                 alpha = 1. The two control variates are b_k in sample k's own term and b_j in its baseline.

@@ -16,7 +16,7 @@ class REBAR(Relaxing):
     """REBAR: the score function, with the cost of relaxed units as its control variate.
 
     Estimates   d E[L] / d a for every logit; unbiased at any depth for costs that are differentiable in the units' outputs.
-    Formula     (L(b) - eta c(z~)) d log P(b) / d a + eta d c(z) / d a - eta d c(z~) / d a, where c is the cost of relaxed units,
+    Formula     (L(b) - eta c(z~)) d log P(b) / d a + eta d c(z) / d a - eta d c(z~) / d a, c the cost of relaxed units,
                 sigmoid(z / T) or softmax(z / T), b = 1[z > 0] or the greatest z, and z~ is drawn from the law of z given b.
                 Both derivatives are total: z~ moves with a also through that law.
     Layers      one after another: for layer l the layers before it are hard, it and all behind it relaxed. The derivative of

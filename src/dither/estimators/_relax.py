@@ -16,14 +16,15 @@ class RELAX(Relaxing):
     """RELAX: REBAR whose control variate has a learned part besides the cost of relaxed units.
 
     Estimates   d E[L] / d a for every logit; unbiased at any depth, whatever the learned part is.
-    Formula     (L(b) - c(z~)) d log P(b) / d a + d c(z) / d a - d c(z~) / d a,  c(z) = L(soft(z)) + r(soft(z)); z, z~, soft and the
-                runs of a net with several layers as in `REBAR`; r is a net of the relaxed outputs of one node.
+    Formula     (L(b) - c(z~)) d log P(b) / d a + d c(z) / d a - d c(z~) / d a,  c(z) = L(soft(z)) + r(soft(z)); z, z~, soft
+                and the runs of a net with several layers as in `REBAR`; r is a net of the relaxed outputs of one node.
     Learning    the returned loss carries d |gradient|^2 / d phi, the single-sample gradient of the variance, onto r's
                 parameters phi, and onto nothing else. Give estimator.parameters() to an optimizer; without one the estimator
                 is REBAR with eta = 1. The update follows the call, so it does not bias the gradient.
     control     None: a small net for each node, units -> hidden -> 1, whose first layer takes its size at the first call and
-                whose last is zero at first. A module: maps outputs (batch, units), flattened, to (batch,) or (batch, 1). A ModuleDict:
-                one for each node, under its name with "." written as "_". It must not mix examples.
+                whose last is zero at first. A module: maps flat outputs (batch, units) to (batch,) or (batch, 1), without
+                mixing examples. A ModuleDict: one for each node, under its name with "." written as "_".
+    Differs     r sees the relaxed outputs, not z; the temperature is not learned.
     temperature T, fixed, as in `REBAR`.
     Requires    samples x (1 + 2 layers) evaluations of the closure and a backward pass; a cost that is differentiable in the
                 units' outputs. Bernoulli and Categorical nodes. Terms of a cost are summed.

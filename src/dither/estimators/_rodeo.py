@@ -15,19 +15,17 @@ _HIDDEN = 100
 
 
 class _Surrogate(nn.Module):
-    """H(first-order change, cost) -> the surrogate of the baseline, and that of the vector control variate; with their scales."""
+    """H(first-order change, cost) -> the surrogates of the baseline and of the vector control variate, with their scales."""
 
     def __init__(self, like: Tensor) -> None:
         super().__init__()
         of = {"dtype": like.dtype, "device": like.device}
-        self.change, self.cost = nn.Linear(1, _HIDDEN, **of), nn.Linear(1, _HIDDEN, **of)
-        self.last = nn.Linear(_HIDDEN, 2, **of)
+        self.first, self.last = nn.Linear(2, _HIDDEN, **of), nn.Linear(_HIDDEN, 2, **of)
         self.scale = nn.Parameter(torch.zeros(2, **of))  # the paper's alpha and beta
 
     def forward(self, change: Tensor, cost: Tensor) -> Tensor:
-        change, cost = (t.unsqueeze(-1).to(self.scale.dtype) for t in (change, cost))
-        h = nn.functional.leaky_relu(self.change(change) + self.cost(cost), 0.3)
-        return self.scale * self.last(h)
+        inputs = torch.stack((change, cost.expand_as(change)), -1).to(self.scale.dtype)
+        return self.scale * self.last(nn.functional.leaky_relu(self.first(inputs), 0.3))
 
 
 class RODEO(SlopedSamples):
@@ -42,7 +40,7 @@ class RODEO(SlopedSamples):
     Learning    H, a net of 100 hidden units for each node, and alpha and beta (zero at first: leave-one-out) learn from the
                 returned loss, which carries d |gradient|^2 / d phi onto them, and onto nothing else: give
                 estimator.parameters() to an optimizer (Adam with 1e-3 in the paper). The update follows the call.
-    Requires    samples >= 2 evaluations of the closure, one backward pass, and K (K-1) (units + 1) small evaluations of H for each
+    Requires    samples >= 2 evaluations of the closure, one backward pass, and K (K-1) (units + 1) evaluations of H per
                 example. Any cost; Bernoulli nodes only. Terms of a cost are summed.
     Differs     H's answers are averaged over j for every K (the paper's choice for K > 2; for K = 2 both are the same). All K
                 runs are independent from the first layer on, and slopes pass later nodes straight-through; the paper draws K
@@ -69,7 +67,7 @@ class RODEO(SlopedSamples):
 
     def _estimate(self, site: Site, cost: Tensor) -> Tensor:
         """Per sample and logit; a function of the surrogates' parameters alone."""
-        s, x = probability(site.node, site.logits).flatten(2), site.outcome.flatten(2)
+        s, x = probability(site.node, site.logits).flatten(2), widen(site.outcome).flatten(2)
         flip = s * (1 - x) + (1 - s) * x
         before, after = self._surrogates(site, cost, x)
         change = (flip.unsqueeze(-1) * (after - before)).mean(-2)

@@ -64,7 +64,8 @@ class SumAndSample(LocalExpectation):
         own = (p * outcome).sum(-1)
         summed = torch.where(sampled, 0, own)
         remaining = torch.where(self._likely(p), 0, p).sum(-1)
-        return torch.where(sampled, remaining, own), (summed * cost).sum(0) / summed.sum(0)
+        total = summed.sum(0).clamp(min=torch.finfo(p.dtype).tiny)  # p(C) >= 1/K; 0 in an oracle's impossible outcomes only
+        return torch.where(sampled, remaining, own), (summed * cost).sum(0) / total
 
     def _likely(self, p: Tensor) -> Tensor:
         """Which categories are summed over."""

@@ -44,7 +44,9 @@ class UnorderedSet(Estimator):
     def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if not 2 <= samples <= _MOST:
-            raise ValueError(f"samples is {samples}: a set of 2 to {_MOST} categories is needed (all its orders are summed over)")
+            raise ValueError(
+                f"samples is {samples}: a set of 2 to {_MOST} categories is needed (all its orders are summed over)"
+            )
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from dither.nodes import Bernoulli, Categorical, Node, NoisyReLU
 
-
 _ANY = ("binary", "binary", "signed", "categorical")
 
 

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dither.auditing._audit import audit
+from dither.auditing._recommendation import STEPS, Recommendation, recommend
+from dither.estimators import DisARM, Estimator, Mixture, MuProp, ReinMax, ScoreFunction, StraightThrough
+from dither.estimators._site import Closure
+
+Build = Callable[[nn.Module], Estimator]
+CANDIDATES: dict[str, Build] = {
+    "leave-one-out-2": partial(ScoreFunction, baseline="leave-one-out", samples=2),
+    "disarm": DisARM,
+    "muprop": MuProp,
+    "control-variate": partial(Mixture, kind="control-variate"),
+    "straight-through": StraightThrough,
+    "reinmax": ReinMax,
+}
+
+
+class Auto(Estimator):
+    """The estimator that an audit recommends, audited anew while training goes on.
+
+    Estimates   what the candidate in use estimates; `choice` names it, `recommendation` says why.
+    Method      before the first step every candidate that takes the model's nodes is audited on the first batch, and the one of
+                least error at equal time is used. The audit is repeated on the batch at hand whenever all audits together, the
+                first included, would take less than `share` of the time since the first call.
+    candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take the
+                model's nodes. All keep learning only while they are in use.
+    share       of the time that audits may take. draws: gradients per candidate and audit.
+    by          "time": measured milliseconds, so that the choice may differ between machines and runs; "evaluations": of the
+                closure, so that training is reproducible.
+    unbiased_only  leave out biased candidates.
+    Raises      ValueError when no candidate takes the model.
+    Reference   the audit's error at equal time: see `dither.audit`.
+    """
+
+    reference = "the audit"
+    composable = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        candidates: Mapping[str, Build] | None = None,
+        *,
+        share: float = 0.05,
+        draws: int = 20,
+        by: Literal["time", "evaluations"] = "time",
+        unbiased_only: bool = False,
+        steps: float = STEPS,
+    ) -> None:
+        super().__init__(model)
+        if not 0 < share < 1:
+            raise ValueError(f"share is {share}: the audits' share of the time must lie between 0 and 1, such as 0.05")
+        if by not in ("time", "evaluations"):
+            raise ValueError(f"by is {by!r}: it must be 'time' or 'evaluations'")
+        self.children = _that_fit(model, CANDIDATES if candidates is None else candidates, unbiased_only)
+        self.share, self.draws, self.by, self.steps = share, draws, by, steps
+        self.choice = next(iter(self.children))
+        self.recommendation: Recommendation | None = None
+        self.audits = 0
+        self.spent = self.total = 0.0  # seconds, or evaluations: of audits, and since the first call
+
+    @classmethod
+    def configurations(cls) -> dict[str, Build]:
+        return {}  # which candidate it is depends on what was measured; they are checked themselves
+
+    @property
+    def chosen(self) -> Estimator:
+        return self.children[self.choice]
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        return self.chosen.unbiased
+
+    @property
+    def evaluations(self) -> int:
+        return self.chosen.evaluations
+
+    def __call__(self, closure: Closure) -> Tensor:
+        self.calls += 1
+        if self.learning and torch.is_grad_enabled() and self._due():
+            self._audit(closure)
+        began = time.perf_counter()
+        loss = self.chosen(closure)
+        self.total += time.perf_counter() - began if self.by == "time" else self.chosen.evaluations
+        return loss
+
+    def _due(self) -> bool:
+        """Whether one more audit, of the mean price of those made, keeps them within their share of all time."""
+        if self.audits == 0:
+            return True
+        after = self.spent + self.spent / self.audits
+        # backward and the optimizer's step are not seen from here; leaving them out only makes audits rarer
+        return after <= self.share * (self.total + after)
+
+    def _audit(self, closure: Closure) -> None:
+        began = time.perf_counter()
+        seed = int(torch.randint(2**31, ()))
+        report = audit(
+            self.model, closure, self.children, self.draws, "auto", warmup=self.draws if self.audits == 0 else 0, seed=seed,
+            max_outcomes=1 << 10, reference_draws=2 * self.draws,
+        )  # fmt: skip
+        rows = [dict(row) for row in report.to_dicts()]
+        if self.by == "evaluations":
+            rows = [{**row, "milliseconds": float(row["evaluations"])} for row in rows]
+        self.recommendation = recommend(rows, self.steps)
+        self.choice = self.recommendation.estimator
+        self.audits += 1
+        drawn = self.draws * (1 + (self.audits == 1))
+        evaluations = drawn * sum(child.evaluations for child in self.children.values()) + 2 * self.draws * 16
+        self.spent += time.perf_counter() - began if self.by == "time" else evaluations
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        with super().frozen(), self.chosen.frozen():
+            yield
+
+    def state_dict(self) -> dict[str, Tensor]:
+        own = {
+            "choice": torch.tensor(list(self.children).index(self.choice)),
+            "account": torch.tensor([self.audits, self.spent, self.total], dtype=torch.float64),
+        }
+        return own | {
+            f"{name}/{key}": tensor for name, child in self.children.items() for key, tensor in child.state_dict().items()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if not {"choice", "account"} <= set(state):
+            raise ValueError(f"the state of Auto holds 'choice' and 'account', got {', '.join(sorted(state)) or 'nothing'}")
+        self.choice = list(self.children)[int(state["choice"])]
+        audits, self.spent, self.total = state["account"].tolist()
+        self.audits = int(audits)
+        for name, child in self.children.items():
+            prefix = f"{name}/"
+            child.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        for child in self.children.values():
+            yield from child.parameters()
+
+    def __repr__(self) -> str:
+        return f"Auto(choice={self.choice!r}, candidates=[{', '.join(self.children)}])"
+
+
+def _that_fit(model: nn.Module, candidates: Mapping[str, Build], unbiased_only: bool) -> dict[str, Estimator]:
+    built: dict[str, Estimator] = {}
+    refused: dict[str, Any] = {}
+    for name, build in candidates.items():
+        try:
+            estimator = build(model)
+        except TypeError as error:
+            refused[name] = error
+            continue
+        if estimator.unbiased or not unbiased_only:
+            built[name] = estimator
+    if not built:
+        reasons = "; ".join(f"{name}: {error}" for name, error in refused.items()) or "none is unbiased"
+        raise ValueError(f"no candidate can be used on this model: {reasons}. Give candidates that take its nodes")
+    return built
