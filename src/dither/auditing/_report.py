@@ -47,6 +47,12 @@ class AuditReport:
         """The estimator of least error at equal time, when an optimizer averages `steps` gradients, and why."""
         return recommend(self.to_dicts(), steps)
 
+    def html(self, title: str = "Gradient audit") -> str:
+        """The whole report as the text of one HTML file, with its figure inside: `Path("audit.html").write_text(report.html())`."""
+        from dither.auditing._html import render
+
+        return render([("", self.to_dicts(), self.recommend())], COLUMNS, title=title)
+
     def table(self, parameters: bool = False) -> Table:
         """A rich table: `rich.print(report.table())`. parameters=True adds a row per parameter tensor."""
         from rich.table import Table

@@ -16,6 +16,7 @@ from dither.estimators._mixture import Mixture
 from dither.estimators._muprop import MuProp
 from dither.estimators._node_perturbation import NodePerturbation
 from dither.estimators._nvil import NVIL
+from dither.estimators._path_sample_analytic import PathSampleAnalytic
 from dither.estimators._per_node import PerNode
 from dither.estimators._perturbation import FiniteDifference
 from dither.estimators._rebar import REBAR
@@ -54,6 +55,7 @@ __all__ = [
     "Mixture",
     "MuProp",
     "NodePerturbation",
+    "PathSampleAnalytic",
     "PerNode",
     "ReinMax",
     "ScoreFunction",

@@ -12,9 +12,9 @@ class ARM(LayerwisePairs):
     """ARM, augment-REINFORCE-merge: an antithetic pair of binary samples, weighed by their uniforms.
 
     Estimates   d E[L] / d a_i for every logit; unbiased at any depth.
-    Formula     (L(b) - L(b')) (1/2 - u_i),  b = 1[u < s], b' = 1[1 - u < s], s = sigmoid(a). The paper's pair is 1[u > sigmoid(-a)]
-                = b' and 1[u < sigmoid(a)] = b, in this order, hence its u - 1/2. A unit that agrees in both still has a
-                part, of mean zero.
+    Formula     (L(b) - L(b')) (1/2 - u_i),  b = 1[u < s], b' = 1[1 - u < s], s = sigmoid(a). The paper's pair is
+                1[u > sigmoid(-a)] = b' and 1[u < sigmoid(a)] = b, in this order, hence its u - 1/2. A unit that agrees in both
+                still has a part, of mean zero.
     Use         DisARM instead: it is this estimate's mean given b and b', at the same cost, so its variance is never larger.
                 ARM is here to be compared with.
     Requires    samples x (1 + layers) evaluations of the closure. Any cost, differentiable or not. Bernoulli nodes only.

@@ -37,7 +37,7 @@ class LayerwiseSamples(Estimator):
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
-        return {f"{cls.__name__}-{n}": partial(cls, samples=n) for n in (2, 3)}
+        return {f"{cls.__name__}-{n}": partial(cls, samples=n) for n in (2, 3, 4)}
 
     def runs(self, layout: Layout) -> int:
         return 1 + (self.samples - 1) * len(layout)
@@ -56,15 +56,43 @@ class LayerwiseSamples(Estimator):
     def member(self, call: Call, member: Tensor, same: Tensor) -> Tensor:
         """The outcome of member 0, ..., n - 1 of the coupling."""
 
+    @abstractmethod
+    def thresholds(self, node: Node, logits: Tensor) -> Tensor:
+        """What uniforms are compared with."""
+
+    def uniforms(self, call: Call, member: Tensor, same: Tensor) -> Tensor:
+        """A member's uniforms: the n members of a unit are spread evenly over a circle, in an order of its own."""
+        first, n = call.noise(0, same=same), self.samples
+        shift = member
+        if n > 3:  # of up to 3 all pairs are equally far apart; in a common order, near pairs would be near in all units
+            order = shuffled([call.noise(0, stream=i) for i in range(1, n - 1)], n)
+            shift = torch.where(torch.arange(n, device=first.device).view(-1, *[1] * first.dim()) == member, order, 0).sum(0)
+        return (first + shift.to(first.dtype) / n).remainder(1)
+
+    def breaks(self, node: Node, logits: Tensor, stream: int) -> Tensor | None:
+        if not node.discrete:
+            return None
+        p = self.thresholds(node, logits)
+        if stream == 0:
+            return circle_breaks(p, self.samples)
+        places = self.samples - stream
+        inner = torch.arange(1, places, dtype=p.dtype, device=p.device).view(-1, *[1] * p.dim()) / places
+        return inner.expand(places - 1, *p.shape)
+
     def members(self, site: Site, values: Tensor) -> Tensor:
         """The n members, (n, ...), of a tensor with one entry for each run."""
         start, others = 1 + site.index * (self.samples - 1), self.samples - 1
         return torch.cat((values[:1], values[start : start + others]))
 
 
-def rotated(uniform: Tensor, member: Tensor, count: int) -> Tensor:
-    """Member k of `count` uniforms spread evenly over a circle, (u + k / count) mod 1: each is uniform."""
-    return (uniform + member.to(uniform.dtype) / count).remainder(1)
+def shuffled(uniforms: list[Tensor], count: int) -> Tensor:
+    """0, and 1 to count - 1 in a random order, (count, *shape): place i is swapped with one of places i, ..., count - 1."""
+    place = torch.arange(count, device=uniforms[0].device).view(-1, *[1] * uniforms[0].dim())
+    order = place.expand(count, *uniforms[0].shape)
+    for i, uniform in enumerate(uniforms, 1):
+        other = (i + (uniform * (count - i)).long()).unsqueeze(0)
+        order = torch.where(place == i, order.gather(0, other), torch.where(place == other, order[i : i + 1], order))
+    return order
 
 
 def circle_breaks(p: Tensor, count: int) -> Tensor:
@@ -77,11 +105,12 @@ class ARMS(LayerwiseSamples):
     """ARMS: n samples of a binary net, each pair of which is negatively correlated in every unit.
 
     Estimates   d E[L] / d a_i for every logit; unbiased at any depth.
-    Formula     1 / (n - 1) sum_i (L_i - mean L) (b_i - mean b) / (1 - rho): leave-one-out of coupled samples, divided by what the
-                coupling takes off, with rho the mean correlation of a unit over pairs of samples, known in closed form.
+    Formula     1 / (n - 1) sum_i (L_i - mean L) (b_i - mean b) / (1 - rho): leave-one-out of coupled samples, divided by what
+                the coupling takes off; rho is a unit's correlation in a pair of samples, known in closed form.
     coupling    how the uniforms u_1, ..., u_n of one unit depend on each other; b_i = 1[u_i < s], s = sigmoid(a).
-                "systematic"  u_i = (u + i/n) mod 1: the number of ones is n s rounded up or down, so that no coupling has
-                              a smaller mean rho. Not the paper's; the default, because its variance is the smaller one.
+                "systematic"  u_i = (u + c_i / n) mod 1 with c an order of 0, ..., n - 1, random per unit: the number of ones is
+                              n s rounded up or down, so that no coupling has a smaller rho. Not the paper's; the default,
+                              because in every case measured its variance is no larger than that of the other.
                 "dirichlet"   the paper's copula: u_i or, for s > 1/2, 1 - u_i is (1 - D_i)^(n-1) with D uniform on the simplex,
                               P(b_i = b_j = 1) = max(0, 2 s^(1/(n-1)) - 1)^(n-1) for s <= 1/2. Not enumerable.
                 Both are DisARM for n = 2.
@@ -112,22 +141,20 @@ class ARMS(LayerwiseSamples):
 
     def member(self, call: Call, member: Tensor, same: Tensor) -> Tensor:
         if self.coupling == "systematic":
-            uniform = rotated(call.noise(0, same=same), member, self.samples)
+            uniform = self.uniforms(call, member, same)
         else:
             noise = torch.stack([call.noise(0, stream=k, same=same) for k in range(self.samples)])
             uniform = _dirichlet(noise, member)
             uniform = torch.where(widen(call.logits.detach()) > 0, 1 - uniform, uniform).clamp(max=LARGEST)
         return call.node.outcome(call.logits, uniform)
 
-    def breaks(self, node: Node, logits: Tensor, stream: int) -> Tensor | None:
-        if not isinstance(node, Bernoulli):
-            return None
+    def thresholds(self, node: Node, logits: Tensor) -> Tensor:
         if self.coupling == "dirichlet":
             raise exact.CannotEnumerate(
                 "ARMS(coupling='dirichlet') depends on n uniforms of a unit jointly, which dither.exact cannot sum over: use "
                 "coupling='systematic', or estimate by a long average, dither.audit(..., reference='average')"
             )
-        return circle_breaks(torch.sigmoid(widen(logits)), self.samples)
+        return torch.sigmoid(widen(logits))
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         n = self.samples
@@ -141,7 +168,7 @@ class ARMS(LayerwiseSamples):
 
 
 def discordance(p: Tensor, count: int) -> Tensor:
-    """P(b_i = 1, b_j = 0), mean over pairs of `count` rotated uniforms: E[S (n - S)] / (n (n - 1)) with S the number of ones."""
+    """P(b_i = 1, b_j = 0) of a pair of `count` systematic samples: E[S (n - S)] / (n (n - 1)) with S the number of ones."""
     whole = torch.floor(count * p)
     part = count * p - whole
     ones = (1 - part) * whole * (count - whole) + part * (whole + 1) * (count - whole - 1)

@@ -16,14 +16,14 @@ class NVIL(ScoreFunction):
     """NVIL: the score function with a learned, input-dependent baseline and a running mean of what it leaves over.
 
     Estimates   d E[L] / d theta for every parameter, through every discrete node; unbiased.
-    Formula     sum_i (L - C(a) - c) d log P(h_i) / d theta + d L / d theta. C is `baseline`, a module of the node's logits, which
-                are a function of the observation (and, further up, of the layer below, as in the paper); c is the
-                moving average of L - C(a) over previous calls. C is trained by (L - C(a) - c)^2 through the loss that is returned.
+    Formula     sum_i (L - C(a) - c) d log P(h_i) / d theta + d L / d theta. C is `baseline`, a module of the node's logits,
+                which are a function of the observation (and, further up, of the layer below, as in the paper); c is the
+                moving average of L - C(a) over previous calls. C is trained by (L - C(a) - c)^2, through the returned loss.
     Left out    the paper's division of the signal by its running standard deviation: it makes the gradient's expectation
                 another one, in scale, at every step. Adam does the like to what it is given.
     Local cost  as ScoreFunction: the paper's layer-specific learning signals, where the closure returns (batch, terms).
-    baseline    maps logits (batch, *units) to (batch,), (batch, 1) or one value per unit, or an nn.ModuleDict of one for each node,
-                under its name with "." written as "_". Give estimator.parameters() to the optimizer.
+    baseline    maps logits (batch, *units) to (batch,), (batch, 1) or one value per unit; or an nn.ModuleDict, one for each
+                node, under its name with "." written as "_". Give estimator.parameters() to the optimizer.
     decay       of the moving average, per call; the paper's 0.8 by default.
     Requires    samples evaluations of the closure; any cost, differentiable or not.
     Raises      as ScoreFunction; TypeError if baseline is not a module.

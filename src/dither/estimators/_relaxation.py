@@ -33,7 +33,7 @@ def relaxed_given(node: Node, logits: Tensor, outcome: Tensor, noise: Tensor, te
     """The relaxed outcome by z drawn given the hard one, by fresh uniforms v. Differentiable in the logits: z moves with them,
     because what it is drawn from, the law of z *given* the outcome, moves too.
 
-    Binary (REBAR, App. C): softplus(softplus(a) - logit v) for b = 1, -softplus(softplus(-a) + logit v) for b = 0.
+    Binary (REBAR, App. C): softplus(softplus(a) - logit v) for b = 1, -softplus(softplus(-a) - logit v) for b = 0.
     Categorical (App. C), with exponential E = -log(1 - v): the winner's z is -log E_k, another's -log(E_j / p_j + E_k).
     """
     if isinstance(node, Categorical):

@@ -22,9 +22,9 @@ class UnorderedSet(Estimator):
 
     Estimates   d E[L] / d a for every logit of one categorical unit; unbiased, and exact where k is the number of categories.
     Formula     sum over s in S of p_s R(S, s) (L_s - sum over s' in S of p_s' R(S\\s, s') L_s') d log p_s / d a, with the
-                leave-one-out ratios R(S, s) = P(S\\s without s in the domain) / P(S), R(S\\s, s) = 1, and P(S) the probability of
-                drawing the set S in any order.
-    Sampling    Gumbel top-k of the node's own noise: the first run is the node's own sample, run r takes the next best category.
+                leave-one-out ratios R(S, s) = P(S\\s without s in the domain) / P(S), R(S\\s, s) = 1, and P(S) the probability
+                of drawing the set S in any order.
+    Sampling    Gumbel top-k of the node's own noise: the first run is the node's own sample, each other takes the next best.
     Value       the mean cost of the first run.
     Limits      a closure that calls one Categorical node once, with one unit per example, (batch, K) or (batch, 1, K): a set of
                 joint outcomes of several units cannot be drawn unit by unit. samples from 2 to 6, and at most K.
@@ -73,13 +73,13 @@ class UnorderedSet(Estimator):
         if call.index > 0 or shape[:-1] not in ((), (1,)):
             what = "a second call" if call.index > 0 else f"logits for {shape[:-1]} units"
             raise ValueError(
-                f"UnorderedSet draws one set of categories per example, but the closure made {what} of node '{call.node._name}' "
-                f"(logits {tuple(call.logits.shape)}): it is for one call of one unit; use CARMS or SumAndSample"
+                f"UnorderedSet draws one set of categories per example, but the closure made {what} of node "
+                f"'{call.node._name}' (logits {tuple(call.logits.shape)}): it is for one call of one unit; use CARMS or SumAndSample"
             )
         if self.samples > shape[-1]:
             raise ValueError(
-                f"samples is {self.samples} but node '{call.node._name}' has {shape[-1]} categories: no set of as many different "
-                f"ones can be drawn; use samples={shape[-1]} (exact) or fewer"
+                f"samples is {self.samples} but node '{call.node._name}' has {shape[-1]} categories: no set of as many "
+                f"different ones can be drawn; use samples={shape[-1]} (exact) or fewer"
             )
 
     def cells(self, call_node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
@@ -126,7 +126,7 @@ def _draws(drawn: Tensor, outside: Tensor) -> Tensor:
 def _leave_out(drawn: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """R(S, s), (batch, k); R(S\\s, s') for the other s', (batch, k, k - 1), and which those are, (k, k - 1).
 
-    Sums over all orders of S, in lexicographic order: those that begin with s are one block, and in it those that go on with s'.
+    Sums over all orders of S, in lexicographic order: those that begin with s are a block, in it those that go on with s'.
     Behind its first draws an order has the probability that the rest has without them in the domain.
     """
     k = drawn.shape[-1]

@@ -20,8 +20,8 @@ class VIMCO(Estimator):
     Estimates   d B / d theta of B = -E[log 1/K sum_k w_k] for every parameter; unbiased. The closure returns -log w per example
                 (log w = log p(x, h) - log q(h | x)): with several terms, their sum. B is at most the mean cost, the usual
                 bound, and falls towards -log p(x) as K grows.
-    Formula     -sum_k (B_K - B_K,-k) d log q(h_k) / d theta + direct part,  B_K = log 1/K sum_j w_j, and B_K,-k the same with w_k
-                replaced by the geometric mean of the others.
+    Formula     -sum_k (B_K - B_K,-k) d log q(h_k) / d theta + direct part,  B_K = log 1/K sum_j w_j, and B_K,-k the same with
+                w_k replaced by the geometric mean of the others.
     Value       that bound, -log 1/K sum_k w_k, mean over the batch; not the mean cost.
     Requires    samples >= 2 evaluations of the closure; any cost, differentiable or not. Any discrete node.
     Raises      ValueError for samples < 2.
