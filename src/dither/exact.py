@@ -122,7 +122,7 @@ class _Enumeration:
         digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
         self.call, self.position = self.call + 1, self.position + count
         weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
-        self.log_weight = self.log_weight + weight.flatten(1).sum(1)
+        self.log_weight = self.log_weight + weight.reshape(len(weight), -1).sum(1)
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import dither.training.checkpoint
 from dither.cli import main
 
 SMALL = ["--epochs", "2", "--hidden", "8", "--samples", "2", "--batch-size", "400", "--quiet"]
@@ -48,7 +49,7 @@ def test_the_default_folder_is_below_runs_train(here, capsys):
 
 @pytest.mark.parametrize(
     "estimator", ["straight-through", "straight-through-identity", "score-function", "score-function-mean",
-                  "score-function-leave-one-out", "deterministic"],
+                  "score-function-leave-one-out", "deterministic", "auto"],
 )  # fmt: skip
 def test_every_estimator_by_name(capsys, estimator):
     assert main(["train", *SMALL, "--epochs", "1", "--estimator", estimator, "--out", "run", "--json"]) == 0
@@ -76,6 +77,30 @@ def test_a_finished_run_prints_its_result_again(here, capsys):
     assert main(["train", "--out", "run", "--resume", "--json", "--quiet"]) == 0
     assert lines(capsys) == [first]
     assert (here / "run/metrics.jsonl").read_bytes() == metrics
+
+
+@pytest.mark.parametrize("estimator", ["relax", "nvil"])
+def test_what_an_estimator_learns_is_resumed_with_the_rest(here, capsys, estimator):
+    assert main(["train", *SMALL, "--estimator", estimator, "--out", "run", "--json"]) == 0
+    first, metrics = lines(capsys)[-1], (here / "run/metrics.jsonl").read_bytes()
+    (here / "run/result.json").unlink()
+    newest = max((here / "run/checkpoints").iterdir())
+    moved = {p.name: p.read_bytes() for p in newest.iterdir()}
+    newest.rename(here / "moved")
+    assert main(["train", "--out", "run", "--resume", "--json", "--quiet"]) == 0
+    assert {**lines(capsys)[-1], "seconds": 0} == {**first, "seconds": 0}
+    assert (here / "run/metrics.jsonl").read_bytes() == metrics
+    assert {p.name: p.read_bytes() for p in newest.iterdir()} == moved
+    tensors = dither.training.checkpoint.load(here / "run/checkpoints").tensors
+    own = [t for name, t in tensors.items() if name.startswith("estimator")]
+    assert own and any(t.any() for t in own)
+
+
+def test_checkpoints_are_kept_as_told(here, capsys):
+    assert main(["train", *SMALL, "--checkpoint-every", "2", "--keep", "2", "--out", "run"]) == 0
+    assert dither.training.checkpoint.steps(here / "run/checkpoints") == [4, 6]
+    (here / "run/result.json").unlink()
+    assert main(["train", "--resume", "--out", "run", "--keep", "3", "--quiet"]) == 0  # says how, not what
 
 
 def test_a_run_is_not_overwritten_unless_asked(capsys):
@@ -133,6 +158,8 @@ def test_a_bad_config_file_is_refused(here, capsys, content, code, words):
      (["--hidden"], 2, "--hidden"), (["--hidden", "8", "0"], 2, "--hidden"), (["--batch-size", "0"], 2, "--batch-size"),
      (["--gain", "0"], 2, "--gain"), (["--threads", "-1"], 2, "--threads"), (["--device", "abacus"], 2, "--device cpu"),
      (["--estimator", "score-function-leave-one-out", "--samples", "1"], 2, "--samples 2"),
+     (["--keep", "0"], 2, "--keep is 0"), (["--checkpoint-every", "-1"], 2, "--checkpoint-every is -1"),
+     (["--estimator", "rodeo", "--samples", "1"], 2, "--samples 2"), (["--estimator", "all"], 2, "all"),
      (["--estimator", "nothing"], 2, "nothing"), (["--resume", "--overwrite", "--out", "x"], 2, "one of them"),
      (["--data", "mnist", "--data-dir", "nowhere"], 3, "nowhere")],
 )  # fmt: skip

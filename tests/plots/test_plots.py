@@ -4,7 +4,7 @@ import matplotlib
 import pytest
 
 from dither import plots
-from dither.plots import audit, learning_curves
+from dither.plots import audit, audit_training, learning_curves
 
 CURVES = [
     {"estimator": e, "seed": s, "epoch": i, "seconds": i * (1 + s / 10), "validation_accuracy": i / 10 + s / 100}
@@ -22,12 +22,16 @@ AUDIT = [
     {"estimator": "noisy", "parameter": "0.weight", "bias": 1.0, "bias_se": 1.0, "variance": 1.0, "mse": 1.0},
 ]  # fmt: skip
 
+STEPS = [{**row, "step": step, "variance": row["variance"] / step} for step in (20, 10) for row in AUDIT]
 
-@pytest.mark.parametrize("draw", [lambda: learning_curves.draw(CURVES), lambda: audit.draw(AUDIT)])
+
+@pytest.mark.parametrize(
+    "draw", [lambda: learning_curves.draw(CURVES).figure, lambda: audit.draw(AUDIT).figure, lambda: audit_training.draw(STEPS)]
+)
 def test_the_same_records_give_the_same_bytes(tmp_path, draw):
-    first = plots.save(draw().figure, tmp_path / "a")
+    first = plots.save(draw(), tmp_path / "a")
     with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}):
-        second = plots.save(draw().figure, tmp_path / "b")
+        second = plots.save(draw(), tmp_path / "b")
     assert [p.name for p in first] == ["a.svg", "a.png"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -110,3 +114,23 @@ def test_the_audit_of_one_parameter_and_of_none():
 def test_all_zero_still_draws():
     row = {"estimator": "exact", "parameter": "overall", "bias": 0.0, "bias_se": 0.0, "variance": 0.0, "mse": 0.0}
     assert audit.draw([row]).get_xlim()[0] > 0
+
+
+def test_the_audits_of_a_training_are_lines_over_its_steps():
+    figure = audit_training.draw(STEPS)
+    bias, variance = figure.axes
+    lines = {line.get_label(): line for line in variance.lines}
+    assert set(lines) == {"biased", "noisy", "exact"}
+    assert list(lines["noisy"].get_xdata()) == [10, 20] and list(lines["noisy"].get_ydata()) == [2.0, 1.0]
+    hollow = [line for line in bias.lines if line.get_markerfacecolor() == "white"]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in hollow] == [([10], [0.03**2]), ([20], [0.03**2])]
+    assert "n = 50 draws, against enumeration" in figure.get_suptitle()
+
+
+def test_of_many_estimators_the_best_are_drawn_and_without_steps_none():
+    rows = [{**AUDIT[1], "estimator": f"e{i}", "step": step, "mse": i + step} for i in range(20) for step in (1, 2)]
+    figure = audit_training.draw(rows)
+    assert [line.get_label() for line in figure.axes[1].lines] == [f"e{i}" for i in range(8)]
+    assert "the 8 of least error at step 2" in figure.get_suptitle()
+    with pytest.raises(ValueError, match="and a step"):
+        audit_training.draw(AUDIT)

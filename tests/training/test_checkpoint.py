@@ -514,6 +514,28 @@ def test_memory_stays_within_a_few_times_the_file(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 3 * (16 << 10)
 
 
+# --- choosing a step --------------------------------------------------------------------------------------------------
+def test_a_step_can_be_chosen(tmp_path):
+    assert checkpoint.steps(tmp_path) == checkpoint.steps(tmp_path / "nowhere") == []
+    write(tmp_path, 300, 20, 1000000)
+    (tmp_path / "step-000007.tmp-1").mkdir()
+    assert checkpoint.steps(tmp_path) == [20, 300, 1000000]
+    found = load(tmp_path, step=20)
+    assert found.step == found.meta["step"] == 20 and torch.equal(found.tensors["w"], W + 20)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 7 here; there is 20, 300, 1000000"):
+        load(tmp_path, step=7)
+
+
+def test_a_chosen_step_is_never_replaced_by_another(tmp_path):
+    write(tmp_path, 1, 2)
+    os.truncate(step_folder(tmp_path, 2) / TENSORS, 9)
+    with pytest.raises(CorruptCheckpoint, match=r"no checkpoint of step 2 .*truncated.*choose another step"):
+        load(tmp_path, step=2)
+    assert load(tmp_path, step=1).step == 1
+    step_folder(tmp_path, 1).rename(tmp_path / "step-000001.old-1")  # moved aside by a writer that was killed
+    assert checkpoint.steps(tmp_path) == [1, 2] and load(tmp_path, step=1).step == 1
+
+
 def test_the_public_names():
     with warnings.catch_warnings():
         assert issubclass(CorruptCheckpoint, ValueError)

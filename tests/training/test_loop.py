@@ -372,6 +372,7 @@ def test_evaluations_must_be_finite_and_of_other_names():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": "a"}, "seed is 'a'"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"keep": 0}, "keep is 0"),
         ({"resume": True}, "needs the run to resume"),
     ],
 )

@@ -4,5 +4,6 @@ from dither.auditing._audit import audit
 from dither.auditing._auto import Auto
 from dither.auditing._recommendation import Recommendation
 from dither.auditing._report import AuditReport
+from dither.auditing._warm_up import suitable
 
-__all__ = ["AuditReport", "Auto", "Recommendation", "audit"]
+__all__ = ["AuditReport", "Auto", "Recommendation", "audit", "suitable"]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from statistics import median
 from typing import Any, Literal, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from dither import exact
 from dither.auditing._report import AuditReport
+from dither.auditing._warm_up import untouched, warm_up
 from dither.estimators import Estimator, ScoreFunction
 from dither.nodes import named_nodes
 
@@ -38,7 +38,8 @@ def audit(
     reference      "exact": enumeration of all outcomes (quadrature for continuous nodes). "average": a long average of
                    leave-one-out with 16 samples, reference_draws of them (default 4 x draws), with its standard error.
                    "auto": exact up to max_outcomes, else average; the report says which.
-    warmup         calls of each estimator before the first draw, for its moving averages.
+    warmup         calls of each estimator before the first draw, for its moving averages; parameters of its own (RELAX, RODEO,
+                   NVIL) learn in them, by Adam.
 
     The bias is corrected for the noise of both means: |m - r|^2 - var / draws - var(r), so that an unbiased estimator shows
     a bias of about zero; `bias_se` is the noise that was taken off. The model's parameters, gradients and buffers, the
@@ -54,11 +55,10 @@ def audit(
     parameters = exact.trainable(model)
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: there is nothing to audit")
-    with _untouched(model, built.values(), seed):
+    with untouched(model, built.values(), closure, seed):
         target, error, source = _reference(model, closure, parameters, reference, max_outcomes, reference_draws or 4 * draws)
         for estimator in built.values():
-            for _ in range(warmup):
-                estimator(closure)
+            warm_up(estimator, closure, warmup)
         moments = {name: _Moments(parameters, target) for name in built}
         for draw in range(draws):
             for name, estimator in built.items():
@@ -70,7 +70,7 @@ def audit(
                 "estimator": name,
                 **row,
                 "evaluations": built[name].evaluations,
-                "unbiased": built[name].unbiased,
+                "unbiased": built[name].unbiased and not built[name].multi_sample,  # of this cost's expectation
                 "reference": source,
             }
             for name, moment in moments.items()
@@ -98,22 +98,6 @@ def _named(model: nn.Module, estimators: Mapping[str, Build] | Iterable[Build]) 
     if not named:
         raise ValueError("estimators is empty: name at least one, audit(model, closure, {'straight-through': StraightThrough})")
     return named
-
-
-@contextmanager
-def _untouched(model: nn.Module, estimators: Iterable[Estimator], seed: int) -> Iterator[None]:
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    states = [(e, {n: t.clone() for n, t in e.state_dict().items()}) for e in estimators]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
-            for estimator, state in states:
-                estimator.load_state_dict(state)
 
 
 def _gradient(estimator: Estimator, closure: Closure, parameters: Mapping[str, nn.Parameter]) -> Tensor:

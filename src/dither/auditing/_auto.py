@@ -111,7 +111,7 @@ class Auto(Estimator):
         rows = [dict(row) for row in report.to_dicts()]
         if self.by == "evaluations":
             rows = [{**row, "milliseconds": float(row["evaluations"])} for row in rows]
-        self.recommendation = recommend(rows, self.steps)
+        self.recommendation = recommend(rows, self.steps, "ms" if self.by == "time" else "evaluations")
         self.choice = self.recommendation.estimator
         self.audits += 1
         drawn = self.draws * (1 + (self.audits == 1))

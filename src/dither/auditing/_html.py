@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ TEMPLATE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 tr.best td { font-weight: 600; background: #f2f7ff; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
 details { margin: 1rem 0; } caption, figcaption { text-align: left; color: #555; }
@@ -27,22 +27,16 @@ p.answer { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; background: #f2f
 </head>
 <body>
 <h1>{{ title }}</h1>
+{% if training %}<figure>{{ training|safe }}</figure>{% endif %}
 {% for part in parts %}
 {% if part.heading %}<h2>{{ part.heading }}</h2>{% endif %}
 <p class="answer"><strong>{{ part.recommendation.estimator }}</strong>: {{ part.recommendation.reason }}.</p>
-<table>
-<caption>Error at equal time: root mean squared error as a share of the gradient's norm</caption>
-<tr><th>estimator</th><th>error</th></tr>
-{% for row in part.recommendation.ranking %}
-<tr{% if loop.first %} class="best"{% endif %}><td>{{ row.estimator }}</td><td>{{ "%.3g"|format(row.error) }}</td></tr>
-{% endfor %}
-</table>
 {% if part.figure %}<figure>{{ part.figure|safe }}</figure>{% endif %}
 <table>
 <caption>{{ part.caption }}</caption>
-<tr><th>estimator</th>{% for c in columns %}<th>{{ c.replace("_", " ") }}</th>{% endfor %}</tr>
+<tr><th>estimator</th><th>error at equal time</th>{% for c in columns %}<th>{{ c.replace("_", " ") }}</th>{% endfor %}</tr>
 {% for row in part.overall %}
-<tr{% if row.estimator == part.recommendation.estimator %} class="best"{% endif %}><td>{{ row.estimator }}</td>
+<tr{% if loop.first %} class="best"{% endif %}><td>{{ row.estimator }}</td><td>{{ number(row.error) }}</td>
 {% for c in columns %}<td>{{ number(row[c]) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
@@ -56,6 +50,8 @@ p.answer { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; background: #f2f
 </details>
 {% endfor %}
 <details><summary>Columns</summary><ul>
+<li><b>error at equal time</b>: root mean squared error, as a share of the gradient's norm, when all get the time of the slowest
+and an optimizer averages ten steps</li>
 {% for name, text in meanings.items() %}<li><b>{{ name.replace("_", " ") }}</b>: {{ text }}</li>{% endfor %}
 </ul></details>
 {% if about %}<details><summary>How it was made</summary><table>
@@ -73,14 +69,15 @@ def render(
     title: str = "Gradient audit",
     about: Mapping[str, Any] | None = None,
 ) -> str:
-    """One page from audits, each (heading, rows of `AuditReport.to_dicts()`, recommendation). Needs jinja2 (torch brings it);
-    figures are left out without matplotlib."""
+    """One page from audits, each (heading, rows of `AuditReport.to_dicts()`, recommendation); what differs between several is
+    drawn on top, against the `step` of their rows. Needs jinja2 (torch brings it); figures are left out without matplotlib."""
     from jinja2 import Environment
 
     page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
     return page.render(
         title=title,
-        parts=[_part(*part) for part in parts],
+        parts=[_part(number, *part) for number, part in enumerate(parts)],
+        training=_training([row for _, rows, _ in parts for row in rows]) if len(parts) > 1 else "",
         columns=list(meanings),
         meanings=meanings,
         number=_number,
@@ -88,30 +85,43 @@ def render(
     )
 
 
-def _part(heading: str, rows: Sequence[Mapping[str, Any]], recommendation: Recommendation) -> dict[str, Any]:
-    overall = [row for row in rows if row["parameter"] == "overall"]
+def _part(number: int, heading: str, rows: Sequence[Mapping[str, Any]], recommendation: Recommendation) -> dict[str, Any]:
+    overall = {row["estimator"]: row for row in rows if row["parameter"] == "overall"}
+    ranked = [{**overall[entry["estimator"]], "error": entry["error"]} for entry in recommendation.ranking]
     return {
         "heading": heading,
         "recommendation": recommendation,
-        "figure": _figure(rows),
-        "overall": overall,
+        "figure": _figure(rows, f"part{number}-"),
+        "overall": ranked,
         "parameters": [row for row in rows if row["parameter"] != "overall"],
-        "caption": f"Of one draw; reference: {overall[0].get('reference', '')}",
+        "caption": f"Best first; all but the first column are of one draw; reference: {ranked[0].get('reference', '')}",
     }
 
 
-def _figure(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The picture as SVG text, from <svg on."""
+def _figure(rows: Sequence[Mapping[str, Any]], prefix: str) -> str:
     try:
+        from dither import plots
         from dither.plots import audit
 
-        axes = audit.draw(rows)
+        return _inline(plots.svg(audit.draw(rows).figure), prefix)
     except ModuleNotFoundError:
         return ""
-    file = io.StringIO()
-    axes.figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
+
+
+def _training(rows: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        from dither import plots
+        from dither.plots import audit_training
+
+        return _inline(plots.svg(audit_training.draw(rows)), "training-")
+    except ModuleNotFoundError:
+        return ""
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """The picture from <svg on, its ids made its own: several stand in one page."""
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg[svg.index("<svg") :])
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
 
 
 def _number(value: Any) -> str:

@@ -32,8 +32,8 @@ def equal_time_mse(row: Mapping[str, Any], milliseconds: float, steps: float = 1
     return bias_squared(row) + row["variance"] * row["milliseconds"] / (milliseconds * steps)
 
 
-def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS) -> Recommendation:
-    """From an audit's "overall" rows.
+def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS, unit: str = "ms") -> Recommendation:
+    """From an audit's "overall" rows; `unit` is that of their "milliseconds".
 
     All get the time of the slowest one's draw, the faster ones averaging more draws; `steps` such gradients are averaged, as
     an optimizer does, which lessens variance and leaves bias.
@@ -46,25 +46,33 @@ def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS) -> Recomm
     ranked = sorted(rows, key=lambda row: errors[row["estimator"]])
     norm = ranked[0].get("reference_norm") or 1.0
     ranking = [{"estimator": row["estimator"], "error": errors[row["estimator"]] ** 0.5 / norm} for row in ranked]
-    return Recommendation(ranked[0]["estimator"], _reason(ranked, ranking, slowest, steps), ranking)
+    return Recommendation(ranked[0]["estimator"], _reason(ranked, ranking, f"{slowest:.3g} {unit}", steps), ranking)
 
 
-def _reason(ranked: list[Mapping[str, Any]], ranking: list[dict[str, Any]], slowest: float, steps: float) -> str:
-    best = ranked[0]
+def _reason(ranked: list[Mapping[str, Any]], ranking: list[dict[str, Any]], price: str, steps: float) -> str:
     text = (
-        f"error {ranking[0]['error']:.0%} of the gradient's norm when each may take {slowest:.3g} ms a step and {steps:g} steps "
-        f"are averaged"
+        f"error {ranking[0]['error']:.0%} of the gradient's norm when each may take {price} a step and {steps:g} steps "
+        "are averaged"
     )
     if len(ranked) > 1:
         ratio = ranking[1]["error"] / ranking[0]["error"] if ranking[0]["error"] > 0 else float("inf")
         text += f"; next is {ranking[1]['estimator']}, {ratio:.3g} times that"
+    return f"{text}; {_about_bias(ranked)}"
+
+
+def _about_bias(ranked: list[Mapping[str, Any]]) -> str:
+    """Whether the best one is biased, and then how long an average must be for an unbiased one to err less."""
+    best = ranked[0]
     if best.get("unbiased"):
-        return text + "; unbiased"
-    rival = next((row for row in ranked if row.get("unbiased")), None)
+        return "unbiased"
     bias2 = bias_squared(best)
-    if rival is None or bias2 == 0:
-        return text + "; biased, but no bias could be told from none" if bias2 == 0 else text + "; biased, and nothing unbiased was audited"
+    if bias2 == 0:
+        return "biased, but no bias could be told from none"
+    rival = next((row for row in ranked if row.get("unbiased")), None)
+    if rival is None:
+        return "biased, and nothing unbiased was audited"
+    slowest = max(row["milliseconds"] for row in ranked)
     own, other = (row["variance"] * row["milliseconds"] / slowest for row in (best, rival))
     if other <= own:
-        return text + "; biased"
-    return text + f"; biased: averaged over more than about {(other - own) / bias2:.0f} steps, {rival['estimator']} errs less"
+        return "biased"
+    return f"biased: averaged over more than about {(other - own) / bias2:.0f} steps, {rival['estimator']} errs less"

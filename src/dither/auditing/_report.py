@@ -48,7 +48,7 @@ class AuditReport:
         return recommend(self.to_dicts(), steps)
 
     def html(self, title: str = "Gradient audit") -> str:
-        """The whole report as the text of one HTML file, with its figure inside: `Path("audit.html").write_text(report.html())`."""
+        """The whole report, its figure inside, as the text of one file: `Path("audit.html").write_text(report.html())`."""
         from dither.auditing._html import render
 
         return render([("", self.to_dicts(), self.recommend())], COLUMNS, title=title)

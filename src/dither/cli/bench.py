@@ -8,6 +8,7 @@ from dither.cli import catalogue
 
 BENCHMARKS = {
     "samples": ("dither.experiments.bench_samples", "the time of K samples per step against one"),
+    "overhead": ("dither.experiments.bench_overhead", "the time of a step against the same estimator written by hand"),
 }
 
 

@@ -6,7 +6,7 @@ import difflib
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,8 @@ from dither.cli.parse import parse, to_json
 from dither.cli.setup import PLACES
 
 # name -> (module, one line). Each module is torch-free at import and has a frozen dataclass `Config` and
-# run(config, folder, progress) -> {"rows": [flat dicts], ...}.
+# run(config, folder, progress) -> {"rows": [flat dicts], ...}. Its "curves", also flat dicts, are drawn by the module's
+# figures(curves) -> [(name, figure), ...], or else as learning curves.
 Entries = Mapping[str, tuple[str, str]]
 
 
@@ -56,10 +57,11 @@ def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
     }
     saved = [results.save(name, payload, target) for target in (folder, command.publish) if target]
     if result.get("curves"):
-        saved += draw(result["curves"], folder / "figures")
+        figures = getattr(module, "figures", learning)
+        saved += draw(figures(result["curves"]), folder / "figures")
         if command.publish:
             saved.append(results.save(f"{name}-curves", {**payload, "rows": result["curves"]}, command.publish))
-            saved += draw(result["curves"], command.publish / "figures", f"{name}-")
+            saved += draw(figures(result["curves"]), command.publish / "figures", f"{name}-")
     out.table(result["rows"])
     for path in saved:
         out.note(f"wrote {path}")
@@ -112,19 +114,23 @@ def environment() -> dict[str, Any]:
     return environment()
 
 
-def draw(curves: list[dict[str, Any]], folder: Path, prefix: str = "") -> list[Path]:
-    """The learning curves, by epoch (or step, or episode) and by time."""
-    from dither import plots
+def learning(curves: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The learning curves, by epoch (or step, or episode) and by time: (name, figure) of each."""
     from dither.plots import learning_curves
 
     group = "method" if "method" in curves[0] else "estimator"
     y = next((y for y in ("train_elbo", "return") if y in curves[0]), "validation_accuracy")
     count = next((x for x in ("epoch", "episode") if x in curves[0]), "step")
-    paths = []
     for x, name in ((count, "learning"), ("seconds", "learning-by-time")):
         if x in curves[0]:
-            paths += plots.save(learning_curves.draw(curves, x=x, y=y, group=group).figure, folder / (prefix + name))
-    return paths
+            yield name, learning_curves.draw(curves, x=x, y=y, group=group).figure
+
+
+def draw(figures: Iterable[tuple[str, Any]], folder: Path, prefix: str = "") -> list[Path]:
+    """Writes each figure as folder/PREFIXNAME.svg and .png, and returns the paths."""
+    from dither import plots
+
+    return [path for name, figure in figures for path in plots.save(figure, folder / (prefix + name))]
 
 
 @dataclass(frozen=True)

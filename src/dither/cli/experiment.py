@@ -15,6 +15,10 @@ EXPERIMENTS = {
         "dither.experiments.polynomial",
         "128 categorical nodes under a polynomial cost: the loss that every estimator reaches",
     ),
+    "variance-units": (
+        "dither.experiments.variance_units",
+        "how the variance of every estimator's gradient grows with the number of stochastic units",
+    ),
     "first-demo": (
         "dither.experiments.first_demo",
         "MNIST 784-100(binary)-10 by every estimator, at equal epochs and equal time",

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(command: Command) -> int:
     from dither import plots
-    from dither.plots import audit, learning_curves
+    from dither.cli.audit_files import figures
+    from dither.plots import learning_curves
 
     if not command.runs:
         raise UsageError("which RUN? give its folder, such as dither plot runs/train/20260131T120000Z-0")
@@ -56,7 +57,7 @@ def run(command: Command) -> int:
             paths += plots.save(axes.figure, folder / name)
     for path in command.runs[:1]:
         if (path / "audit.json").exists():
-            paths += plots.save(audit.draw(audit_rows(path)).figure, folder / "audit")
+            paths += figures(audit_rows(path), folder)
         else:
             out.note(f"no audit of this run yet: dither audit {path}")
     out.table([{"figure": str(path)} for path in paths]) if out.json else [out.line(str(p)) for p in paths]

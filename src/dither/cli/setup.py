@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dither.cli.errors import UsageError
-from dither.cli.names import ESTIMATORS, MODELS, DataName, EstimatorName, ModelName
+from dither.cli.names import METHODS, MODELS, DataName, ModelName, TrainName, build
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class TrainConfig:
     """The network: mlp has layers of binary stochastic units."""
     data: DataName = "digits"
     """The data set; digits comes with the library."""
-    estimator: EstimatorName = "score-function-optimal"
-    """How the gradient is estimated; deterministic trains the network without noise."""
+    estimator: TrainName = "score-function-optimal"
+    """How the gradient is estimated; deterministic trains the network without noise, auto audits and chooses."""
     samples: int = 10
     """Samples per example and step."""
     hidden: tuple[int, ...] = (200, 200)
@@ -40,10 +40,14 @@ class TrainConfig:
     """Where to compute, such as cpu or cuda."""
     data_dir: Path | None = None
     """Folder of the data files; default $DITHER_DATA, then the user's cache."""
+    checkpoint_every: int = 0
+    """Steps from one checkpoint to the next; 0: one after every epoch."""
+    keep: int = 2
+    """How many checkpoints are kept, the newest."""
 
 
 # May differ when a run is resumed: they say where, not what.
-PLACES = ("device", "data_dir")
+PLACES = ("device", "data_dir", "checkpoint_every", "keep")
 
 
 @dataclass
@@ -56,8 +60,17 @@ class Setup:
     valid: tuple[Any, Any]
     test: tuple[Any, Any]
 
-    def estimator(self, name: EstimatorName, samples: int) -> Any:
-        return ESTIMATORS[name](self.model, samples)
+    def estimator(self) -> Any:
+        """The one that the configuration names, with all its parameters known (some learn their sizes from a first call)."""
+        import torch
+        from torch.nn.parameter import UninitializedParameter
+
+        made = build(self.config.estimator, self.model, self.config.samples)
+        if any(isinstance(p, UninitializedParameter) for p in made.parameters()):
+            x, y = (part[:2] for part in self.train)
+            with torch.random.fork_rng(), made.frozen():
+                made(lambda: cost(self.model, x, y))
+        return made
 
     def accuracy(self, part: tuple[Any, Any], samples: int, key: int | None = None) -> float:
         """The share of examples classified right by the mean of `samples` predictions.
@@ -108,7 +121,7 @@ def setup(config: TrainConfig) -> Setup:
 
 def check(config: TrainConfig) -> None:
     """Refuses what no run can be made of, naming the flag."""
-    for name in ("samples", "epochs", "batch_size"):
+    for name in ("samples", "epochs", "batch_size", "keep"):
         if getattr(config, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}, it must be at least 1")
     if not config.hidden or min(config.hidden) < 1:
@@ -118,8 +131,10 @@ def check(config: TrainConfig) -> None:
             raise UsageError(f"--{name} is {getattr(config, name)}, it must be a positive number")
     if config.threads < 0:
         raise UsageError(f"--threads is {config.threads}, it must be 0 (torch decides) or more")
-    if config.estimator == "score-function-leave-one-out" and config.samples < 2:
-        raise UsageError("--estimator score-function-leave-one-out compares samples: give --samples 2 or more")
+    if config.checkpoint_every < 0:
+        raise UsageError(f"--checkpoint-every is {config.checkpoint_every}, it must be 0 (every epoch) or more steps")
+    if config.samples < (least := METHODS[config.estimator].least):
+        raise UsageError(f"--estimator {config.estimator} compares samples: give --samples {least} or more")
 
 
 def check_device(name: str):

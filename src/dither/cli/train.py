@@ -81,7 +81,8 @@ def train(made, run_folder, out: Out, resume: bool) -> dict[str, Any]:
     from dither.training.loop import fit
 
     config = made.config
-    optimizer = torch.optim.Adam(made.model.parameters(), lr=config.lr)
+    estimator = made.estimator()
+    optimizer = torch.optim.Adam([*made.model.parameters(), *estimator.parameters()], lr=config.lr)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=config.epochs)
     began = time.monotonic()
 
@@ -91,7 +92,7 @@ def train(made, run_folder, out: Out, resume: bool) -> dict[str, Any]:
     with out.progress("training") as progress:
         records = fit(
             made.model,
-            made.estimator(config.estimator, config.samples),
+            estimator,
             optimizer,
             cost,
             made.train,
@@ -102,9 +103,13 @@ def train(made, run_folder, out: Out, resume: bool) -> dict[str, Any]:
             resume=resume,
             evaluate=evaluate,
             scheduler=scheduler,
+            checkpoint_every=config.checkpoint_every or None,
+            keep=config.keep,
             progress=progress,
             on_epoch=lambda record, seconds: out.record({**record, "seconds": seconds}),
         )
+    if choice := getattr(estimator, "choice", None):
+        out.note(f"auto trained with {choice} at the end; {estimator.audits} audits")
     result = {
         "estimator": config.estimator,
         "samples": config.samples,

@@ -20,7 +20,7 @@ class ARM(LayerwisePairs):
     Requires    samples x (1 + layers) evaluations of the closure. Any cost, differentiable or not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
     Raises      TypeError for a model with another discrete node.
-    Reference   Yin, Zhou 2019, "ARM: augment-REINFORCE-merge gradient for stochastic binary networks", Eq. 6 and Theorem 1.
+    Reference   Yin, Zhou 2019, "ARM: augment-REINFORCE-merge gradient for stochastic binary networks", Theorem 1.
     """
 
     unbiased = True

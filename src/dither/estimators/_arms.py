@@ -110,7 +110,8 @@ class ARMS(LayerwiseSamples):
     coupling    how the uniforms u_1, ..., u_n of one unit depend on each other; b_i = 1[u_i < s], s = sigmoid(a).
                 "systematic"  u_i = (u + c_i / n) mod 1 with c an order of 0, ..., n - 1, random per unit: the number of ones is
                               n s rounded up or down, so that no coupling has a smaller rho. Not the paper's; the default,
-                              because in every case measured its variance is no larger than that of the other.
+                              because its variance was smaller than the other's, or equal within 2%, on 24 one-layer nets
+                              of 1 to 50 units with 3, 4 and 8 samples.
                 "dirichlet"   the paper's copula: u_i or, for s > 1/2, 1 - u_i is (1 - D_i)^(n-1) with D uniform on the simplex,
                               P(b_i = b_j = 1) = max(0, 2 s^(1/(n-1)) - 1)^(n-1) for s <= 1/2. Not enumerable.
                 Both are DisARM for n = 2.
@@ -118,12 +119,12 @@ class ARMS(LayerwiseSamples):
                 not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
     Raises      ValueError for samples < 2; TypeError for a model with another discrete node.
-    Reference   Dimitriev, Zhou 2021, "ARMS: antithetic-REINFORCE-multi-sample gradient for binary variables", Theorem 1 and
-                Section 3.2 (Dirichlet copula).
+    Reference   Dimitriev, Zhou 2021, "ARMS: antithetic-REINFORCE-multi-sample gradient for binary variables"
+                (estimator and Dirichlet copula).
     """
 
     unbiased = True
-    reference = "Dimitriev, Zhou 2021, Theorem 1"
+    reference = "Dimitriev, Zhou 2021 (ARMS)"
     supports = (Bernoulli,)
 
     def __init__(

@@ -114,11 +114,27 @@ class RunningMean(_Moving):
 
 
 class Optimal(_Moving):
-    """Per unit, the constant of least variance, E[|score|^2 L] / E[|score|^2] (Bengio 2013, Corollary 1, Eq. 7), kept as
-    two moving averages over previous calls. For a binary unit |score|^2 = (h - sigmoid(a))^2."""
+    """Per logit, the constant of least variance, E[score^2 L] / E[score^2] (Bengio 2013, Corollary 1, Eq. 7), kept as two moving
+    averages over previous calls. For a binary unit score = h - sigmoid(a); a category has a baseline of its own, for score =
+    one-hot - p. Where units share logits, or `per_logit` is False: per unit, with the squared norm of the score."""
+
+    def __init__(self, decay: float, per_logit: bool = True) -> None:
+        super().__init__(decay)
+        self.per_logit = per_logit
 
     def weight(self, site: Site, credit: Tensor) -> Tensor:
-        return site.score_weight.to(credit.dtype)
+        own = site.score if self.per_logit else None
+        return (site.score_weight if own is None else own.square()).to(credit.dtype)
+
+    @torch.no_grad()
+    def update(self, site: Site, credit: Tensor) -> None:
+        weight = self.weight(site, credit)
+        super().update(site, per_logit(credit, site) if weight.dim() > site.log_prob.dim() else credit)
+
+
+def per_logit(credit: Tensor, site: Site) -> Tensor:
+    """Credit per unit, or with ones for units, with one more dimension for categories."""
+    return credit.unsqueeze(-1) if site.logits.dim() > site.log_prob.dim() else credit
 
 
 class Learned(Baseline):
@@ -173,7 +189,7 @@ def _mean_over_ranks(values: Tensor) -> Tensor:
     return values / distributed.get_world_size()
 
 
-def make_baseline(baseline: str | nn.Module | Baseline | None, decay: float) -> Baseline:
+def make_baseline(baseline: str | nn.Module | Baseline | None, decay: float, per_logit: bool = True) -> Baseline:
     if isinstance(baseline, Baseline):
         return baseline
     if isinstance(baseline, nn.Module):
@@ -183,7 +199,7 @@ def make_baseline(baseline: str | nn.Module | Baseline | None, decay: float) -> 
     if baseline == "mean":
         return RunningMean(decay)
     if baseline == "optimal":
-        return Optimal(decay)
+        return Optimal(decay, per_logit)
     if baseline == "leave-one-out":
         return LeaveOneOut()
     raise ValueError(

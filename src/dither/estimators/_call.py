@@ -41,7 +41,10 @@ class Call:
         sample = self.run if sample is None else sample
         if self.node._source is not None:
             return self.node._source(self.node, self.logits, (self.site, stream, sample), self.estimator, same)
-        return self.node.draw(self.logits, self.seed, self.site | stream << 32, sample)
+        # `like` is no batched tensor even where the logits are: in a vmap over runs the key alone tells runs apart, and noise
+        # of a constant key is drawn once for all of them.
+        like = torch.empty((), device=self.logits.device)
+        return self.node.draw(self.logits, self.seed, self.site | stream << 32, sample, like)
 
     def is_run(self, number: int | Tensor) -> Tensor:
         """Whether this is run `number`: 0-d bool."""

@@ -17,7 +17,7 @@ class CARMS(LayerwiseSamples):
 
     Estimates   d E[L] / d a for every logit; unbiased at any depth.
     Formula     mean over pairs of samples i < j of 1/2 (L_i - L_j) (h_i - h_j) w,  w = p_a p_b / P(h_i = a, h_j = b):
-                leave-one-out of coupled one-hot samples, weighed by how much likelier a pair of different categories has become.
+                leave-one-out of coupled one-hot samples, weighed by how much likelier a pair has become.
     Coupling    stick-breaking: a sample takes the first category, from the least to the most likely, whose coin falls; the
                 coins of one category in the n samples are coupled as ARMS's systematic units, those of different categories
                 are independent. In this order no coin is likelier than 1/2, so every pair of categories stays possible, w

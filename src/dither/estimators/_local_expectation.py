@@ -30,7 +30,7 @@ class LocalExpectation(Estimator):
     Sampling    a categorical unit is drawn from one uniform through its cumulative probabilities: distributed as the node's
                 own, Gumbel-max draw, but for the same noise it is another one; so layers behind change little.
     Raises      ValueError, naming the units, beyond max_runs; TypeError for nodes other than Bernoulli and Categorical.
-    Reference   Titsias, Lazaro-Gredilla 2015, "Local expectation gradients for black box variational inference", Eq. 7.
+    Reference   Titsias, Lazaro-Gredilla 2015, "Local expectation gradients for black box variational inference".
     """
 
     unbiased = True

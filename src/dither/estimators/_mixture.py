@@ -26,9 +26,9 @@ class Mixture(Estimator):
 
     kind="prediction" (biased)
     Estimates   G by a linear function of its inputs, w . (u, s, ...), with the weights of least E (w . v - G)^2 per unit.
-    Formula     w = E[v v']^-1 E[v G] over previous calls, v the batch means of the inputs. G is never seen; E[v_j G] is the
-                mean of v_j of one run times an unbiased estimate from *another* run, which is independent of it. So the noise
-                of the target, which the paper's regression would fit, has no part in the weights.
+    Formula     w = E[v v']^-1 E[v] G over previous calls, v the batch means of the inputs. G is never seen; E[v] G is the mean
+                product of the inputs of one run and the unbiased estimate of *another*. So the noise of the target, which
+                a regression on the same run's estimate would fit, has no part in the weights.
     inputs      of "unbiased", "biased" (the default: both), "logit" (s (1 - 2 sigmoid(a)), its slope's change with the logit),
                 "layer" (the mean of s over the layer) and "constant". Without "unbiased" it is the paper's: a function of the
                 biased estimate and auxiliary inputs that predicts the unbiased one.
@@ -106,8 +106,7 @@ class Mixture(Estimator):
         inputs = self._inputs(site, unbiased)
         known = self._moments(site.name)
         if self.learning:
-            apart = _over(credit - self._constant(site.name, credit), score) * score  # its runs are independent
-            self._learn(site.name, self._products(inputs, apart), credit)
+            self._learn(site.name, self._products(inputs, unbiased))
         if known is None:
             return unbiased
         weights = _weights(*known)
@@ -126,16 +125,20 @@ class Mixture(Estimator):
         }
         return torch.stack([every[name] for name in self.inputs], -1).detach()
 
-    def _products(self, inputs: Tensor, apart: Tensor) -> dict[str, Tensor]:
-        """Products of batch means, per unit: v v' of the mean over runs, (units, F, F), and z z' across independent runs, with
-        z = (v, G) and `apart` in the place of u and of G, (units, F + 1, F + 1). inputs: (K, batch, *units, F)."""
-        runs, target = inputs.mean(1), apart.mean(1).unsqueeze(-1)
-        mean = runs.mean(0)
-        z = torch.cat([target if n == "unbiased" else runs[..., i, None] for i, n in enumerate(self.inputs)] + [target], -1)
-        total = z.sum(0)
-        pairs = len(z) * (len(z) - 1)
-        across = (_outer(total) - _outer(z).sum(0)) / pairs
-        return {"second": _outer(mean), "across": across}
+    def _products(self, inputs: Tensor, unbiased: Tensor) -> dict[str, Tensor]:
+        """Products of batch means, per unit: v v' of the mean over runs, (units, F, F), and z z' across two runs, z = (v, u), whose
+        expectation is E[z] E[z]', (units, F + 1, F + 1). inputs: (K, batch, *units, F).
+
+        u_k = (L_k - mean of the other costs) score_k is not independent of run j, but as E[score_k] = 0 given run j, E[u_k v_j] = G
+        E[v_j] all the same, and E[u_k u_j] = G^2 (1 + 1 / (K - 1)^2), of one example; that factor is taken off.
+        """
+        z = torch.cat((inputs, unbiased.unsqueeze(-1)), -1)
+        mean = inputs.mean((0, 1))
+        across = _pairs(z.mean(1))
+        square = (unbiased.sum(0).square() - unbiased.square().sum(0)) / (self.samples * (self.samples - 1))
+        excess = square.sum(0) / square.shape[0] ** 2 / (1 + (self.samples - 1) ** 2)
+        both = torch.tensor([name == "unbiased" for name in (*self.inputs, "unbiased")], dtype=mean.dtype, device=mean.device)
+        return {"second": _outer(mean), "across": across - excess[..., None, None] * _outer(both)}
 
     def _moments(self, name: str) -> tuple[Tensor, Tensor] | None:
         """E[v v'] and E[z] E[z]' per unit, drawn towards the layer's by what a single unit's few calls are worth."""
@@ -154,9 +157,6 @@ class Mixture(Estimator):
         bound = (square.unsqueeze(-1) * square.unsqueeze(-2)).sqrt()
         return second, torch.minimum(torch.maximum(across, -bound), bound)
 
-    def _constant(self, name: str, credit: Tensor) -> Tensor | float:
-        return self.averages.get(f"{name}.cost", 0.0)
-
     # --- control variate ----------------------------------------------------------------------------------------------
     def _controlled(self, site: Site, credit: Tensor, score: Tensor, unbiased: Tensor) -> Tensor:
         assert site.slope is not None
@@ -164,12 +164,12 @@ class Mixture(Estimator):
         emitted = site.node.emit(site.logits.flatten(0, 1), site.outcome.flatten(0, 1)).unflatten(0, site.logits.shape[:2])
         others = (site.slope.sum(0) - site.slope) / (self.samples - 1)
         taken = (others * (emitted.detach() - mean)).flatten(2).sum(-1)
-        taken = taken.view(*taken.shape, *[1] * (score.dim() - 2))
-        control = taken * score - straight_through(site, others)
+        taken = taken - (taken.sum(0) - taken) / (self.samples - 1)  # its own leave-one-out, of mean 0 given this run
+        control = _over(taken, score) * score - straight_through(site, others)
         known = self.averages.get(f"{site.name}.control")
         if self.learning:
             u, v = unbiased.mean((0, 1)), control.mean((0, 1))
-            self._learn(site.name, {"control": torch.stack((u * v, v * v, u * u))}, credit)
+            self._learn(site.name, {"control": torch.stack((u * v, v * v, u * u))})
         if known is None or self.averages[f"{site.name}.calls"].min() < self.warmup:
             return unbiased
         layer = known.flatten(1).mean(1).view(3, *[1] * (known.dim() - 1))
@@ -179,12 +179,12 @@ class Mixture(Estimator):
         return unbiased - c.to(control) * control
 
     # --- what is kept -------------------------------------------------------------------------------------------------
-    def _learn(self, name: str, new: dict[str, Tensor], credit: Tensor) -> None:
+    def _learn(self, name: str, new: dict[str, Tensor]) -> None:
         if not torch.is_grad_enabled():
             return
         calls = self.averages.get(f"{name}.calls", torch.zeros((), dtype=torch.float64))
         rate = torch.maximum(1 / (calls + 1), torch.tensor(1 - self.decay, dtype=torch.float64))
-        for kind, value in (new | {"cost": credit.mean()}).items():
+        for kind, value in new.items():
             value, key = _mean_over_ranks(value.detach()), f"{name}.{kind}"
             old = self.averages.get(key, torch.zeros_like(value))
             if old.shape != value.shape:
@@ -215,7 +215,7 @@ class Mixture(Estimator):
         return dict(self.averages)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        known = (".second", ".across", ".control", ".cost", ".calls")
+        known = (".second", ".across", ".control", ".calls")
         wrong = [name for name in state if not name.endswith(known)]
         if wrong:
             raise ValueError(f"the state of a Mixture holds {', '.join(known)} per node, got {', '.join(wrong)}")
@@ -243,6 +243,11 @@ def _score(site: Site) -> Tensor:
 
 def _over(credit: Tensor, score: Tensor) -> Tensor:
     return credit.reshape(*credit.shape, *[1] * (score.dim() - credit.dim()))
+
+
+def _pairs(z: Tensor) -> Tensor:
+    """The mean over pairs of runs k != j of z_k z_j'. z: (K, *units, F)."""
+    return (_outer(z.sum(0)) - _outer(z).sum(0)) / (len(z) * (len(z) - 1))
 
 
 def _outer(values: Tensor) -> Tensor:

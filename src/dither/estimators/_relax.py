@@ -49,7 +49,7 @@ class RELAX(Relaxing):
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
-        return {f"{cls.__name__}-{t}": partial(cls, temperature=t, hidden=2) for t in (0.5, 1.0)}
+        return {cls.__name__: partial(cls, hidden=2)}
 
     def _nets(self, hidden: int) -> nn.ModuleDict:
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(()))

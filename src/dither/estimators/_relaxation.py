@@ -69,7 +69,6 @@ class Relaxing(Estimator):
 
     def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
         of_group = 1 + 2 * len(self._layout)
-        # By division, also for one group: noise of a sample that does not depend on the run would not be shared by a vmap.
         group, role = call.run // of_group, call.run % of_group
         layer = (role + 1) // 2 - 1  # that this run is for; -1 in the hard run
         node, logits, noise = call.node, call.logits, call.noise(group)

@@ -12,6 +12,7 @@ from dither.functional._bernoulli import widen
 from dither.nodes import Bernoulli
 
 _HIDDEN = 100
+_PART = 4096
 
 
 class _Surrogate(nn.Module):
@@ -26,11 +27,14 @@ class _Surrogate(nn.Module):
     def forward(self, change: Tensor, cost: Tensor) -> Tensor:
         """change, cost (broadcast to it) -> the two surrogates in a leading dimension."""
         inputs = torch.stack((change.flatten(), cost.expand_as(change).flatten())).to(self.scale.dtype)
-        # Rows of hidden units, not columns: half the time for long inputs of two numbers each.
-        h = torch.addmm(self.first.bias.unsqueeze(1), self.first.weight, inputs)
-        h = nn.functional.leaky_relu(h, 0.3, inplace=True)
-        answers = torch.addmm(self.last.bias.unsqueeze(1), self.last.weight, h)
+        # Part by part, or memory for all hidden units of all neighbours is mapped anew at every step: half of its time.
+        answers = torch.cat([self._answers(part) for part in inputs.split(_PART, 1)], 1)
         return (self.scale.unsqueeze(1) * answers).view(2, *change.shape)
+
+    def _answers(self, inputs: Tensor) -> Tensor:
+        h = torch.addmm(self.first.bias.unsqueeze(1), self.first.weight, inputs)  # rows of hidden units: long and contiguous
+        h = nn.functional.leaky_relu(h, 0.3, inplace=True)
+        return torch.addmm(self.last.bias.unsqueeze(1), self.last.weight, h)
 
 
 class RODEO(SlopedSamples):

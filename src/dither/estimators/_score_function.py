@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators._baselines import Baseline, Learned, make_baseline
+from dither.estimators._baselines import Baseline, Learned, make_baseline, per_logit
 from dither.estimators._estimator import Estimator
 from dither.estimators._site import Site
 from dither.functional import score_function_surrogate
@@ -23,7 +23,7 @@ class ScoreFunction(Estimator):
                 (L - b_i) times d a_i / d theta. Mean over K samples and the batch.
     Baselines   None      b = 0.
                 "mean"     moving average of the cost over previous calls.
-                "optimal"  per unit, E[(h - s)^2 L] / E[(h - s)^2] over previous calls: of all constants the least variance.
+                "optimal"  per logit, E[(h - s)^2 L] / E[(h - s)^2] over previous calls: of all constants the least variance.
                 "leave-one-out"  mean of the example's other samples; needs samples >= 2.
                 nn.Module  learned from the node's logits by squared error; add estimator.parameters() to the optimizer.
     Local cost  a closure that returns (batch, terms) gives each unit the credit of those terms only that it can influence,
@@ -55,7 +55,7 @@ class ScoreFunction(Estimator):
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         self.any_order = any_order
-        self.baseline = make_baseline(baseline, decay)
+        self.baseline = make_baseline(baseline, decay, per_logit=not any_order)
         if samples < self.baseline.minimum_samples:
             raise ValueError(
                 f"samples={samples} with baseline={baseline!r}: it needs samples >= {self.baseline.minimum_samples}, because "
@@ -81,8 +81,12 @@ class ScoreFunction(Estimator):
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         credit = site.credit(costs)
         baseline = self.baseline.value(site, credit)
-        estimate = self._estimate(site, credit, baseline)
-        surrogate = estimate.sum() / credit.shape[:2].numel()  # mean over samples and examples, whatever units there are
+        if isinstance(baseline, Tensor) and baseline.dim() == site.logits.dim() - 2 and site.logits.dim() > site.log_prob.dim():
+            assert site.score is not None  # a baseline for each category's logit
+            surrogate = site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
+        else:
+            estimate = self._estimate(site, credit, baseline)
+            surrogate = estimate.sum() / credit.shape[:2].numel()  # mean over samples and examples, whatever units there are
         fit = self.baseline.loss(site, credit, baseline)
         if self.learning and torch.is_grad_enabled():
             self.baseline.update(site, credit)

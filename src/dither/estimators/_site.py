@@ -44,6 +44,12 @@ class Site:
         logits = self.logits.detach().flatten(0, 1)
         return self._per_unit(self.node.score_weight(logits, self.outcome.flatten(0, 1)))
 
+    @cached_property
+    def score(self) -> Tensor | None:
+        """d log P(outcome) / d logits, the shape of logits; None for nodes whose units share logits."""
+        score = self.node.score(self.logits.detach().flatten(0, 1), self.outcome.flatten(0, 1))
+        return None if score is None else self._per_unit(score)
+
     def credit(self, costs: Tensor) -> Tensor:
         """The cost that each unit is credited with, (K, batch, *units), or with ones for units when all share it.
 

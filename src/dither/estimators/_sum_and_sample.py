@@ -26,7 +26,7 @@ class SumAndSample(LocalExpectation):
                 run's cost serves as one of the k + 1. Any cost, differentiable or not.
     Raises      ValueError, naming the units, beyond max_runs; TypeError for nodes other than Bernoulli and Categorical.
     Reference   Liu, Regier, Tripuraneni, Jordan, McAuliffe 2019, "Rao-Blackwellized stochastic gradients for discrete
-                distributions", Eq. 5; per unit as in LocalExpectation, which see for sampling and the loss's value.
+                distributions"; per unit as in LocalExpectation, which see for sampling and the loss's value.
     """
 
     unbiased = True

@@ -33,7 +33,7 @@ class UnorderedSet(Estimator):
     Raises      ValueError for other closures, more samples than categories, or samples out of range; TypeError for a model with
                 another discrete node.
     Reference   Kool, van Hoof, Welling 2020, "Estimating gradients for discrete random variables by sampling without
-                replacement", Theorem 1 and Eq. 14 to 16.
+                replacement" (unordered set policy gradient with built-in baseline).
     """
 
     unbiased = True
@@ -74,7 +74,8 @@ class UnorderedSet(Estimator):
             what = "a second call" if call.index > 0 else f"logits for {shape[:-1]} units"
             raise ValueError(
                 f"UnorderedSet draws one set of categories per example, but the closure made {what} of node "
-                f"'{call.node._name}' (logits {tuple(call.logits.shape)}): it is for one call of one unit; use CARMS or SumAndSample"
+                f"'{call.node._name}' (logits {tuple(call.logits.shape)}): it is for one call of one unit; "
+                "use CARMS or SumAndSample"
             )
         if self.samples > shape[-1]:
             raise ValueError(

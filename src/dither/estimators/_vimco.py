@@ -25,7 +25,7 @@ class VIMCO(Estimator):
     Value       that bound, -log 1/K sum_k w_k, mean over the batch; not the mean cost.
     Requires    samples >= 2 evaluations of the closure; any cost, differentiable or not. Any discrete node.
     Raises      ValueError for samples < 2.
-    Reference   Mnih, Rezende 2016, "Variational inference for Monte Carlo objectives", Eq. 8 to 11 (geometric mean).
+    Reference   Mnih, Rezende 2016, "Variational inference for Monte Carlo objectives" (geometric mean).
     """
 
     unbiased = True

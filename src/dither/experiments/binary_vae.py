@@ -23,10 +23,21 @@ import dither
 # name -> (model -> estimator)
 METHODS: dict[str, Callable[[Any], Any]] = {
     "straight-through": lambda model: dither.StraightThrough(model),
+    "reinmax": lambda model: dither.ReinMax(model),
+    "gumbel-softmax": lambda model: dither.GumbelSoftmax(model),
     "score-optimal": lambda model: dither.ScoreFunction(model, "optimal"),
     "leave-one-out-2": lambda model: dither.ScoreFunction(model, "leave-one-out", samples=2),
     "leave-one-out-3": lambda model: dither.ScoreFunction(model, "leave-one-out", samples=3),
-    "leave-one-out-4": lambda model: dither.ScoreFunction(model, "leave-one-out", samples=4),
+    "arm": lambda model: dither.ARM(model),
+    "disarm": lambda model: dither.DisARM(model),
+    "arms-3": lambda model: dither.ARMS(model, samples=3),
+    "muprop": lambda model: dither.MuProp(model),
+    "rebar": lambda model: dither.REBAR(model),
+    "relax": lambda model: dither.RELAX(model),
+    "double-cv-2": lambda model: dither.DoubleCV(model, samples=2),
+    "rodeo-2": lambda model: dither.RODEO(model, samples=2),
+    "mixture": lambda model: dither.Mixture(model),
+    "mixture-control-variate": lambda model: dither.Mixture(model, "control-variate"),
 }
 PLACES = ("methods", "seeds", "threads", "data_dir", "reference", "variance_draws", "variance_warmup")  # no run depends on them
 

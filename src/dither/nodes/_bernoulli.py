@@ -59,8 +59,11 @@ class Bernoulli(Node):
     def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
         return functional.bernoulli_log_prob(logits, outcome)
 
+    def score(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        return outcome - torch.sigmoid(widen(logits.detach()))
+
     def score_weight(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return (outcome - torch.sigmoid(widen(logits.detach()))).square()
+        return self.score(logits, outcome).square()
 
     def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         a = widen(logits)

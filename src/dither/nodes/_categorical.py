@@ -54,8 +54,11 @@ class Categorical(Node):
     def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
         return functional.categorical_log_prob(logits, outcome)
 
+    def score(self, logits: Tensor, outcome: Tensor) -> Tensor:
+        return outcome - torch.softmax(_proper(logits.detach()), -1)
+
     def score_weight(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return (outcome - torch.softmax(_proper(logits.detach()), -1)).square().sum(-1)
+        return self.score(logits, outcome).square().sum(-1)
 
     def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         log_weight = torch.log_softmax(_proper(logits), -1).movedim(-1, 0)

@@ -56,13 +56,13 @@ class Node(nn.Module):
     def _by_itself(self, seed: Tensor, logits: Tensor) -> Tensor:
         return self.propagate(logits, self.draw(logits, seed, 0))
 
-    def draw(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0) -> Tensor:
+    def draw(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0, like: Tensor | None = None) -> Tensor:
         """The noise of one call: keyed by (seed, site, sample, example, unit), or what an oracle puts in its place."""
         if self._source is not None:
             return self._source(self, logits)
         kind = noise.normal if self.noise_kind == "normal" else noise.uniform
         index = sample if isinstance(sample, Tensor) else torch.tensor(sample)
-        return kind(seed, site, index, self.noise_shape(logits), logits)
+        return kind(seed, site, index, self.noise_shape(logits), logits if like is None else like)
 
     def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
         """Shape of the noise of one call, batch first."""
@@ -92,6 +92,10 @@ class Node(nn.Module):
     def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
         """log P(outcome), differentiable in the logits, one value per unit."""
         raise NotImplementedError(f"{type(self).__name__} is not discrete")
+
+    def score(self, logits: Tensor, outcome: Tensor) -> Tensor | None:
+        """d log P(outcome) / d logits, the shape of the logits, where each unit's logits are its own; None elsewhere."""
+        return None
 
     def score_weight(self, logits: Tensor, outcome: Tensor) -> Tensor:
         """Squared norm of d log P(outcome) / d logits per unit: the weight of the optimal baseline (Bengio 2013, Eq. 7)."""

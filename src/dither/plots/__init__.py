@@ -4,6 +4,6 @@ matplotlib is an extra (`pip install "dither[plots]"`). Figures are made with th
 the Agg canvas: no global state, no window, nothing that a notebook's own settings could change.
 """
 
-from dither.plots._figure import PALETTE, new_axes, save
+from dither.plots._figure import PALETTE, new_axes, save, svg
 
-__all__ = ["PALETTE", "new_axes", "save"]
+__all__ = ["PALETTE", "new_axes", "save", "svg"]

@@ -57,12 +57,26 @@ def require_matplotlib():
 def new_axes(width: float = 7.0, height: float = 4.2) -> Axes:
     """One pair of axes on a new figure (inches); `ax.figure` is that figure."""
     with style():
+        return new_figure(width, height).add_subplot()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure (inches) on the Agg canvas."""
+    with style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        return figure.add_subplot()
+        return figure
+
+
+def svg(figure: Figure | SubFigure) -> str:
+    """The figure as SVG text; the same figure gives the same text: no date, and ids that depend on nothing but the figure."""
+    with style():
+        buffer = io.BytesIO()
+        figure.canvas.print_figure(buffer, format="svg", metadata={"Date": None, "Creator": "dither"})
+    return buffer.getvalue().decode()
 
 
 def save(figure: Figure | SubFigure, path: str | Path) -> list[Path]:

@@ -125,7 +125,7 @@ def check_estimator(
     passed = 0
     for name, check in CHECKS.items():
         if name not in skip:
-            passed += check(build, fitting if name == "bias" else fitting[:6])
+            passed += check(build, fitting if name in ("bias", "vectorize") else fitting[:6])
     return passed
 
 
@@ -260,6 +260,22 @@ def _evaluations(build: Build, problems: list[Problem]) -> int:
     return len(problems)
 
 
+def _vectorize(build: Build, problems: list[Problem]) -> int:
+    """What runs in one vmap is what oracles see in a loop: noise shared between runs is the same noise in both."""
+    for p in problems:
+        if getattr(build(p.model), "enumerates", False):
+            continue
+        drawn = []
+        for vectorize in (True, False):
+            torch.manual_seed(4)
+            estimator = build(p.model)
+            estimator.vectorize = vectorize
+            drawn.append(_gradient(estimator, p))
+        if not torch.allclose(drawn[0], drawn[1], rtol=1e-9, atol=1e-11):
+            raise CheckFailed("vectorize", p.name, "runs in one vmap and runs in a loop give different gradients")
+    return len(problems)
+
+
 def _scale(build: Build, problems: list[Problem]) -> int:
     for p in problems:
         drawn = []
@@ -308,6 +324,7 @@ CHECKS = {
     "reproducible": _reproducible,
     "restores": _restores,
     "evaluations": _evaluations,
+    "vectorize": _vectorize,
     "scale": _scale,
     "state": _state,
     "non-finite": _refuses_nonfinite,

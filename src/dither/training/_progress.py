@@ -51,14 +51,14 @@ class Tally:
         return self.total / self.count
 
 
-def save(run: RunFolder, parts: dict[str, Any], plan: dict, tally: Tally, step: int, records: int) -> None:
+def save(run: RunFolder, parts: dict[str, Any], plan: dict, tally: Tally, step: int, records: int, keep: int) -> None:
     tensors, state = {}, {}
     for name, part in parts.items():
         own, state[name] = pack(part.state_dict(), name)
         tensors |= own
     run.metrics.sync()  # the checkpoint relies on these lines
     progress = {"records": records, "total": tally.total, "count": tally.count}
-    checkpoint.save(run.checkpoints, step, tensors, {"state": state, "plan": plan, "progress": progress})
+    checkpoint.save(run.checkpoints, step, tensors, {"state": state, "plan": plan, "progress": progress}, keep)
 
 
 def restore(run: RunFolder, parts: dict[str, Any], plan: dict, tally: Tally, last: int) -> tuple[int, list[dict[str, Any]]]:

@@ -38,7 +38,7 @@ from dither.training._content import (
 
 __all__ = [
     "FORMAT", "MANIFEST", "META", "TENSORS", "Checkpoint", "CheckpointWarning", "CorruptCheckpoint",
-    "load", "save",
+    "load", "save", "steps",
 ]  # fmt: skip
 
 _NAME = re.compile(r"step-(\d{6,18})(?:\.(tmp|old)-(\d{1,10}))?")
@@ -82,17 +82,25 @@ def save(
     return target
 
 
-def load(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
-    """The newest valid checkpoint of `folder`, every byte verified.
+def steps(folder: str | os.PathLike[str]) -> list[int]:
+    """The steps of which `folder` has a checkpoint, oldest first; whether it can be trusted, `load` finds out."""
+    return sorted({step for step, _, _ in _entries(Path(folder), ("", "old"))})
 
-    If the newest is corrupt, warns with `CheckpointWarning` and uses the one before (`strict` refuses).
+
+def load(folder: str | os.PathLike[str], strict: bool = False, step: int | None = None) -> Checkpoint:
+    """The newest valid checkpoint of `folder`, or the one of `step`; every byte verified.
+
+    If the newest is corrupt, warns with `CheckpointWarning` and uses the one before (`strict` refuses); a `step` that is asked
+    for is never replaced by another.
     Raises      FileNotFoundError when there is none; CorruptCheckpoint when none is valid (strict: when the
                 newest is not).
     """
     folder, failures = Path(folder), []
-    for step, _, path in _entries(folder, ("", "old")):
+    for found_step, _, path in _entries(folder, ("", "old")):
+        if step is not None and step != found_step:
+            continue
         try:
-            found = read(path, step)
+            found = read(path, found_step)
         except CorruptCheckpoint as failure:
             if strict:
                 raise
@@ -102,9 +110,13 @@ def load(folder: str | os.PathLike[str], strict: bool = False) -> Checkpoint:
             text = f"{'; '.join(failures)}; using {path.name} instead"
             warnings.warn(text, CheckpointWarning, stacklevel=2)
         return found
+    which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
     if failures:
-        raise CorruptCheckpoint(f"no checkpoint in {folder} can be trusted: {'; '.join(failures)}; start a new run")
-    raise FileNotFoundError(errno.ENOENT, "there is no checkpoint here; check the path or start a new run", str(folder))
+        remedy = "start a new run" if step is None else "choose another step"
+        raise CorruptCheckpoint(f"{which} in {folder} can be trusted: {'; '.join(failures)}; {remedy}")
+    there = steps(folder)
+    remedy = f"there is {', '.join(map(str, there))}" if there else "check the path or start a new run"
+    raise FileNotFoundError(errno.ENOENT, f"there is {which} here; {remedy}", str(folder))
 
 
 def _commit(target: Path, content: Mapping[str, bytes]) -> None:

@@ -32,6 +32,7 @@ def fit(
     evaluate: Callable[[], dict[str, float]] | None = None,
     scheduler: Any = None,
     checkpoint_every: int | None = None,
+    keep: int = 2,
     progress: Callable[[int, int, str], Any] | None = None,
     on_epoch: Callable[[dict[str, Any], float], Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -47,6 +48,7 @@ def fit(
                       noise depends on the seed and the epoch alone, so it is the same for every estimator.
     scheduler         its step() is called after every epoch
     checkpoint_every  in steps; None: after every epoch.  The last step is always saved.
+    keep              how many checkpoints are kept, the newest
     progress          (steps done, steps in all, text), a few times a second
     on_epoch          (record, seconds of its steps), for epochs trained by this call
 
@@ -60,7 +62,7 @@ def fit(
                 written; CorruptCheckpoint.
     """
     (x, y), examples = train, len(train[0])
-    _check(x, y, epochs, batch_size, seed, checkpoint_every, run, resume)
+    _check(x, y, epochs, batch_size, seed, checkpoint_every, keep, run, resume)
     per_epoch = math.ceil(examples / batch_size)
     last = epochs * per_epoch
     plan = {"batch_size": batch_size, "examples": examples, "seed": seed}
@@ -100,7 +102,7 @@ def fit(
                         timing = {"epoch": epoch + 1, "step": step, "steps": step - first, "seconds": seconds}
                         run.timing.append(timing)
                 if run and saves:
-                    save(run, parts, plan, tally, step, len(records))
+                    save(run, parts, plan, tally, step, len(records), keep)
                 if ends and on_epoch:
                     on_epoch(record, seconds)
                 if stopping:
@@ -154,13 +156,24 @@ def _evaluate(evaluate: Callable[[], dict[str, float]] | None, model: nn.Module,
     return values
 
 
-def _check(x: Tensor, y: Tensor, epochs: int, batch_size: int, seed: int, every: int | None, run: Any, resume: bool):
+def _check(
+    x: Tensor,
+    y: Tensor,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    every: int | None,
+    keep: int,
+    run: Any,
+    resume: bool,
+) -> None:
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(f"train has {len(x)} inputs and {len(y)} targets; pass equally many, at least one")
     for name, value, least in (
         ("epochs", epochs, 0),
         ("batch_size", batch_size, 1),
         ("checkpoint_every", every, 1),
+        ("keep", keep, 1),
     ):
         if not (value is None and name == "checkpoint_every") and (type(value) is not int or value < least):
             raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}")

@@ -1,0 +1,97 @@
+"""The growth of variance with units: the problem's gradient against enumeration, measured moments against exact ones."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import dither
+from dither import exact
+from dither.cli import main
+from dither.experiments import variance_units
+from dither.experiments._units import Units
+from dither.experiments.variance_units import METHODS, Config, figures, run
+
+TINY = Config(quick=True, methods=("score-none", "score-leave-one-out-2", "disarm"))
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    return run(TINY, Path(), lambda text: None)
+
+
+@pytest.mark.parametrize(("width", "layers"), [(1, 1), (2, 2), (4, 3), (8, 1), (8, 2)])
+def test_the_problem_knows_its_own_gradient(width: int, layers: int) -> None:
+    problem = Units(width, layers, seed=3)
+    enumerated = exact.gradient(problem, problem.costs)["logits"][0]
+    torch.testing.assert_close(problem.gradient(), enumerated, rtol=1e-10, atol=1e-12)
+
+
+def test_a_unit_influences_its_group_only() -> None:
+    problem = Units(8, 2)
+    estimator = dither.ScoreFunction(problem)
+    estimator(problem.costs)
+    (influence,) = (known for known in estimator.locality._known.values())
+    assert [table.tolist() for table in influence] == [[[True, False]] * 4 + [[False, True]] * 4] * 2
+
+
+def test_the_signal_of_a_unit_is_the_same_at_every_width() -> None:
+    """n |gradient|^2: the mean square of n times a unit's gradient."""
+    scaled = [fmean([float(Units(n, seed=s).gradient().square().sum()) * n for s in range(1024 // n)]) for n in (8, 64, 512)]
+    assert max(scaled) < 1.35 * min(scaled)
+
+
+def fmean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_measured_as_it_is_summed(name: str, layers: int) -> None:
+    config = replace(Config(), methods=(name,), draws=1500, single_draws=60, warmup=4, single_warmup=25, max_outcomes=1500)
+    found = {key: point for key, point in variance_units._measured(config, 2, layers, seed=5)}
+    measured = found["global", name, "measured"]
+    if (summed := found.get(("global", name, "exact"))) is None:
+        assert not METHODS[name].summed or (name, layers) == ("arms-3", 2)  # too many outcomes
+    else:
+        assert abs(measured.variance - summed.variance) < 5 * measured.variance_error + 1e-9
+    biased = name in ("straight-through", "reinmax", "mixture-prediction", "spsa", "node-perturbation")
+    assert biased or abs(measured.bias2) < 5 * measured.bias2_error + 1e-9 * measured.signal
+
+
+def test_variance_grows_as_it_must(result: dict) -> None:
+    """With no baseline like n^2, with one like n; with local cost not at all."""
+    row = {(r["part"], r["credit"], r["method"]): r for r in result["rows"]}
+    assert 1.5 < row["width", "global", "score-none"]["growth"] < 2.3
+    assert 0.6 < row["width", "global", "score-leave-one-out-2"]["growth"] < 1.4
+    assert all(abs(row["width", "local", name]["growth"]) < 0.4 for name in TINY.methods)
+    assert all(r["worst_z"] is None or r["worst_z"] < 5 for r in result["rows"])
+    both = [r for r in result["curves"] if r["how"] == "exact"]
+    assert {r["units"] for r in both if r["method"] == "score-none"} == {1, 4, 8}
+
+
+def test_the_slope_is_that_of_a_power() -> None:
+    assert math.isclose(variance_units._slope([2, 8, 32], [3 * n**1.7 for n in (2, 8, 32)]), 1.7)
+
+
+def test_figures_have_a_panel_for_each_credit(result: dict) -> None:
+    made = dict(figures(result["curves"]))
+    assert list(made) == ["variance-width", "variance-depth"]
+    assert [ax.get_title(loc="left") for ax in made["variance-width"].axes] == ["global credit", "local credit"]
+
+
+def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--quick", "--methods", "score-mean", "--out", str(tmp_path / "run"), "--publish", str(tmp_path / "docs")]
+    assert main(["experiment", "variance-units", *arguments]) == 0
+    assert (tmp_path / "run/figures/variance-width.png").exists()
+    assert (tmp_path / "docs/figures/variance-units-variance-depth.svg").exists()
+    assert (tmp_path / "docs/variance-units-curves.json").exists() and "score-mean" in capsys.readouterr().out
+
+
+def test_unknown_methods_and_widths_are_named() -> None:
+    with pytest.raises(ValueError, match="choose among score-none"):
+        run(replace(TINY, methods=("magic",)), Path())
+    with pytest.raises(ValueError, match="width=6"):
+        Units(6)
