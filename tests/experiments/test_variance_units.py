@@ -11,6 +11,7 @@ import dither
 from dither import exact
 from dither.cli import main
 from dither.experiments import variance_units
+from dither.experiments._growth import slope
 from dither.experiments._units import Units
 from dither.experiments.variance_units import METHODS, Config, figures, run
 
@@ -73,7 +74,7 @@ def test_variance_grows_as_it_must(result: dict) -> None:
 
 
 def test_the_slope_is_that_of_a_power() -> None:
-    assert math.isclose(variance_units._slope([2, 8, 32], [3 * n**1.7 for n in (2, 8, 32)]), 1.7)
+    assert math.isclose(slope([2, 8, 32], [3 * n**1.7 for n in (2, 8, 32)]), 1.7)
 
 
 def test_figures_have_a_panel_for_each_credit(result: dict) -> None:

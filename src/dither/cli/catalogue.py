@@ -142,7 +142,7 @@ class Listing:
 
 
 def usage(verb: str, entries: Entries) -> str:
-    names = "\n".join(f"  {name:<12} {text}" for name, (_, text) in entries.items())
+    names = "\n".join(f"  {name:<15} {text}" for name, (_, text) in entries.items())
     return f"usage: dither {verb} list | NAME [OPTIONS]\n\n{names}\n\nOptions of one: dither {verb} NAME --help\n"
 
 

@@ -127,7 +127,7 @@ def train(run: RunFolder, training: Training, x: Tensor, plan: Plan) -> list[dic
             run.timing.append({"step": step, "seconds": seconds - logged})
             logged = seconds
             if last or stopping or time.monotonic() - saved > SAVE_SECONDS:
-                save(run, training.parts, identity, tally, step, len(records))
+                save(run, training.parts, identity, tally, step, len(records), keep=2)
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted(stopping, step)

@@ -20,6 +20,11 @@ import dither
 # name -> (model -> estimator)
 METHODS: dict[str, Callable[[Any], Any]] = {
     "straight-through": lambda model: dither.StraightThrough(model),
+    "gumbel-rao": lambda model: dither.GumbelRao(model, temperature=1.0, draws=20),
+    "zgr": lambda model: dither.ReinMax(model, temperature=1.0),
+    "reinmax-1.2": lambda model: dither.ReinMax(model, temperature=1.2),
+    "mve": lambda model: dither.MVE(model),
+    "double-cv-2": lambda model: dither.DoubleCV(model, samples=2),
     "leave-one-out-2": lambda model: dither.ScoreFunction(model, "leave-one-out", samples=2),
     "leave-one-out-4": lambda model: dither.ScoreFunction(model, "leave-one-out", samples=4),
 }

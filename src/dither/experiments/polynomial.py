@@ -56,6 +56,10 @@ METHODS: dict[str, Method] = {
     "score-optimal-local": Method(_named("ScoreFunction", "optimal"), local=True),
     "score-leave-one-out-2-local": Method(_named("ScoreFunction", "leave-one-out", samples=2), local=True),
     "score-optimal": Method(_named("ScoreFunction", "optimal")),
+    "double-cv-2": Method(_named("DoubleCV", samples=2)),
+    "mixture": Method(_named("Mixture")),
+    "mixture-control-variate": Method(_named("Mixture", "control-variate")),
+    "local-expectation": Method(_named("LocalExpectation")),
     "score-leave-one-out-10": Method(_named("ScoreFunction", "leave-one-out", samples=10)),
 }
 

@@ -24,11 +24,11 @@ def draw(
                 whose "how" is "exact" as hollow rings on the measured curves. Values that are not positive are left out.
     Raises      ValueError when no row has both `x` and a positive `y`.
     """
+    methods = list(dict.fromkeys(str(row.get("method", "")) for row in rows))  # of all: one colour in every figure
     rows = [row for row in rows if row.get(x) and (row.get(y) or 0) > 0]
     if not rows:
         raise ValueError(f"no row has both {x!r} and a positive {y!r}: nothing can be drawn on logarithmic axes")
     panels = list(dict.fromkeys(str(row.get(panel, "")) for row in rows))
-    methods = list(dict.fromkeys(str(row.get("method", "")) for row in rows))
     with style():
         figure = new_axes(2.6 + 4.2 * len(panels), 5.2).figure
         figure.clear()
