@@ -31,6 +31,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 LARGEST = 1 - 2.0**-24  # the float32 below 1
+_PIECE = 1 << 14  # counters at a time
 MAX_SAMPLES = 1 << 16
 
 
@@ -122,8 +123,11 @@ def _uniform(seed: Tensor, site: int, sample: Tensor, examples: Tensor, units: i
     counter[0] = torch.arange(blocks, device=examples.device)
     counter[1] = (examples & _MASK).unsqueeze(-1)
     counter[2] = ((examples >> 32) + (sample.to(examples.device) << 16).unsqueeze(-1)).unsqueeze(-1)
-    words = philox(counter.view(4, -1), _key(seeds[0] if seeds else 0, site))
-    uniform = words.T.to(torch.float32).add_(0.5).mul_(2.0**-32).clamp_(max=LARGEST)
+    key = _key(seeds[0] if seeds else 0, site)
+    # In pieces that stay in the cache, and too small for torch to spread over threads, whose hand-over would cost more.
+    pieces = counter.view(4, -1).split(_PIECE if counter.device.type == "cpu" else 1 << 62, 1)
+    uniform = torch.cat([philox(piece, key).T.to(torch.float32) for piece in pieces])
+    uniform = uniform.add_(0.5).mul_(2.0**-32).clamp_(max=LARGEST)
     return uniform.reshape(*examples.shape, blocks * 4)[..., :units].contiguous()
 
 

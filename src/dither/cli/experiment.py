@@ -15,6 +15,10 @@ EXPERIMENTS = {
         "dither.experiments.polynomial",
         "128 categorical nodes under a polynomial cost: the loss that every estimator reaches",
     ),
+    "mixture-error": (
+        "dither.experiments.mixture_error",
+        "the exact error of Mixture beside its parents', on nets of one to three layers",
+    ),
     "variance-units": (
         "dither.experiments.variance_units",
         "how the variance of every estimator's gradient grows with the number of stochastic units",

@@ -129,12 +129,12 @@ class Optimal(_Moving):
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
         weight = self.weight(site, credit)
-        super().update(site, per_logit(credit, site) if weight.dim() > site.log_prob.dim() else credit)
+        super().update(site, per_logit(credit, site) if weight.dim() > 2 + len(site.units) else credit)
 
 
 def per_logit(credit: Tensor, site: Site) -> Tensor:
     """Credit per unit, or with ones for units, with one more dimension for categories."""
-    return credit.unsqueeze(-1) if site.logits.dim() > site.log_prob.dim() else credit
+    return credit.unsqueeze(-1) if site.logits.dim() > 2 + len(site.units) else credit
 
 
 class Learned(Baseline):
@@ -159,7 +159,7 @@ class Learned(Baseline):
     def value(self, site: Site, credit: Tensor) -> Tensor:
         logits = site.logits.detach()
         value = self._module(site)(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
-        units = site.log_prob.shape
+        units = (*logits.shape[:2], *site.units)
         if value.shape == units:
             return value
         if value.numel() == logits.shape[0] * logits.shape[1]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dither.nodes import Node
+from dither.nodes._node import is_concrete
 
 if TYPE_CHECKING:
     from dither.estimators._estimator import Estimator
@@ -32,11 +33,14 @@ class Call:
     index: int
     run: Tensor
 
-    def noise(self, sample: Tensor | int | None = None, *, stream: int = 0, same: Tensor | bool = True) -> Tensor:
+    def noise(
+        self, sample: Tensor | int | None = None, *, stream: int = 0, same: Tensor | bool = True, among: int = 0
+    ) -> Tensor:
         """The keyed noise of this call, of the node's noise shape: equal keys (sample, stream) have equal noise.
 
         sample: by default the run, so that runs are independent; a constant makes runs share their noise. stream: further
-        independent noise of the same call. same: for oracles, whether an earlier draw of this key was for equal logits.
+        independent noise of the same call. same: for oracles, whether an earlier draw of this key was for equal logits. among:
+        that sample lies in 0 ... among - 1, so that in a vmap over many runs each is drawn once and picked by the runs.
         """
         sample = self.run if sample is None else sample
         if self.node._source is not None:
@@ -44,6 +48,9 @@ class Call:
         # `like` is no batched tensor even where the logits are: in a vmap over runs the key alone tells runs apart, and noise
         # of a constant key is drawn once for all of them.
         like = torch.empty((), device=self.logits.device)
+        if among and isinstance(sample, Tensor) and not is_concrete(sample):
+            drawn = [self.node.draw(self.logits, self.seed, self.site | stream << 32, k, like) for k in range(among)]
+            return torch.stack(drawn)[sample]
         return self.node.draw(self.logits, self.seed, self.site | stream << 32, sample, like)
 
     def is_run(self, number: int | Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class LayerwisePairs(Estimator):
     def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
         of_group = 1 + len(self._layout)
         group, turned = call.run // of_group, call.run % of_group - 1
-        noise = call.noise(group if self.samples > 1 else 0, same=call.index <= turned)
+        noise = call.noise(group if self.samples > 1 else 0, same=call.index <= turned, among=self.samples)
         if not call.node.discrete:
             return call.node.propagate(call.logits, noise), None
         noise = torch.where(turned == call.index, (1 - noise).clamp(max=LARGEST), noise)

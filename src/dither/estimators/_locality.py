@@ -9,6 +9,7 @@ with every term. Credit is thus never lost, and the score function stays unbiase
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +49,7 @@ class Locality:
 
     def mark(self, estimator: Estimator, closure: Closure, sites: list[Site], terms: int) -> None:
         """Set `influence` of every site."""
-        key = (terms, tuple((site.name, tuple(site.log_prob.shape[2:])) for site in sites))
+        key = (terms, tuple((site.name, site.units) for site in sites))
         if key not in self._known:
             self._known[key] = _trace(estimator, closure, sites)
         for site, influence in zip(sites, self._known[key], strict=True):
@@ -56,7 +57,7 @@ class Locality:
 
 
 def _trace(estimator: Estimator, closure: Closure, sites: list[Site]) -> list[Tensor | None]:
-    units = [site.log_prob[0, 0].numel() for site in sites]
+    units = [math.prod(site.units) for site in sites]
     fine = sum(units) <= MAX_UNITS
     widths = units if fine else [1] * len(sites)
     starts = [sum(widths[:i]) for i in range(len(widths))]
@@ -75,7 +76,7 @@ def _trace(estimator: Estimator, closure: Closure, sites: list[Site]) -> list[Te
             if len(estimator._drawn) > before:
                 own = range(starts[count], starts[count] + widths[count])
                 count += 1
-            taint.mark(output, logits, own, node.elementwise, sites[count - 1].log_prob.shape[2:] if own else ())
+            taint.mark(output, logits, own, node.elementwise, sites[count - 1].units if own else ())
         return output
 
     apart = taken_over(estimator.nodes.values(), _source=None)  # an oracle must not count these draws
@@ -228,7 +229,11 @@ class _Taint(TorchDispatchMode):
     def _product(self, name: str, args, output: Tensor, everything: Tensor) -> Tensor:
         parts = args[1:3] if name.startswith(("add", "badd")) else args[:2]
         left, right = (self.of(t) for t in parts)
-        if name in ("dot", "mv", "addmv"):
+        if name in ("mv", "addmv"):  # row i of the matrix alone goes into output i
+            if right is not None or left is None or (name == "addmv" and self.of(args[0]) is not None):
+                return everything
+            return left.any(-1)
+        if name == "dot":
             return everything
         total = torch.zeros(self.sources, *output.shape, dtype=torch.bool, device=output.device)
         if left is not None:

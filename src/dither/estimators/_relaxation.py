@@ -71,11 +71,11 @@ class Relaxing(Estimator):
         of_group = 1 + 2 * len(self._layout)
         group, role = call.run // of_group, call.run % of_group
         layer = (role + 1) // 2 - 1  # that this run is for; -1 in the hard run
-        node, logits, noise = call.node, call.logits, call.noise(group)
+        node, logits, noise = call.node, call.logits, call.noise(group, among=self.samples)
         if not node.discrete:
             return node.propagate(logits, noise), None
         outcome, wide = node.outcome(logits, noise), widen(logits)
-        noise, fresh = noise.to(wide.dtype), call.noise(group, stream=1).to(wide.dtype)
+        noise, fresh = noise.to(wide.dtype), call.noise(group, stream=1, among=self.samples).to(wide.dtype)
         tied = (role > 0) & (role % 2 == 0) & (layer == call.index)
         soft = torch.where(
             tied,

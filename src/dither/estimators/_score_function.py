@@ -81,23 +81,24 @@ class ScoreFunction(Estimator):
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         credit = site.credit(costs)
         baseline = self.baseline.value(site, credit)
-        if isinstance(baseline, Tensor) and baseline.dim() == site.logits.dim() - 2 and site.logits.dim() > site.log_prob.dim():
-            assert site.score is not None  # a baseline for each category's logit
-            surrogate = site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
-        else:
-            estimate = self._estimate(site, credit, baseline)
-            surrogate = estimate.sum() / credit.shape[:2].numel()  # mean over samples and examples, whatever units there are
+        surrogate = self._surrogate(site, credit, baseline)
         fit = self.baseline.loss(site, credit, baseline)
         if self.learning and torch.is_grad_enabled():
             self.baseline.update(site, credit)
         return surrogate if fit is None else surrogate + fit
 
-    def _estimate(self, site: Site, credit: Tensor, baseline: Tensor | float) -> Tensor:
-        if not self.any_order:
-            return score_function_surrogate(credit, site.log_prob, baseline)
-        one = (site.log_prob - site.log_prob.detach()).exp()
-        baseline = torch.as_tensor(baseline, device=one.device).detach()
-        return baseline * (1 - one)  # the costs carry their own factors
+    def _surrogate(self, site: Site, credit: Tensor, baseline: Tensor | float) -> Tensor:
+        """Its gradient is (L - b) d log P, the mean over samples and examples, whatever units there are."""
+        if self.any_order:
+            one = (site.log_prob - site.log_prob.detach()).exp()
+            estimate = torch.as_tensor(baseline, device=one.device).detach() * (1 - one)  # the costs carry their own factors
+        elif site.score is None:
+            estimate = score_function_surrogate(credit, site.log_prob, baseline)
+        else:  # the score in closed form: log P need be neither computed nor differentiated
+            if isinstance(baseline, Tensor) and baseline.dim() != site.logits.dim() - 2:
+                baseline = per_logit(baseline, site)  # one for all of a unit's logits
+            return site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
+        return estimate.sum() / credit.shape[:2].numel()
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         if not self.any_order:

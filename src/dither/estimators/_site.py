@@ -9,7 +9,8 @@ from functools import cached_property
 from torch import Tensor
 
 from dither.functional._bernoulli import widen, without_infinities
-from dither.nodes import Node
+from dither.nodes import Bernoulli, Categorical, Node
+from dither.nodes._node import is_concrete
 
 Closure = Callable[[], Tensor]
 
@@ -32,6 +33,13 @@ class Site:
 
     def _per_unit(self, values: Tensor) -> Tensor:
         return values.unflatten(0, self.logits.shape[:2])
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The shape of the node's units: that of log_prob without runs and batch."""
+        if isinstance(self.node, Bernoulli):
+            return tuple(self.logits.shape[2:])
+        return tuple(self.logits.shape[2:-1] if isinstance(self.node, Categorical) else self.log_prob.shape[2:])
 
     @cached_property
     def log_prob(self) -> Tensor:
@@ -57,17 +65,19 @@ class Site:
         """
         costs = widen(costs)
         if self.influence is not None:
-            return (costs @ self.influence.to(costs.dtype).T).view(*costs.shape[:2], *self.log_prob.shape[2:])
+            return (costs @ self.influence.to(costs.dtype).T).view(*costs.shape[:2], *self.units)
         return self.over_units(costs.sum(-1))
 
     def along_logits(self, estimate: Tensor, logits: Tensor | None = None) -> Tensor:
         """A scalar whose gradient with respect to the logits (of all runs, or those given) is `estimate` / batch."""
-        logits = self.logits if logits is None else logits
-        return (estimate.detach() * without_infinities(widen(logits))).sum() / self.logits.shape[1]
+        logits, batch, estimate = self.logits if logits is None else logits, self.logits.shape[1], estimate.detach()
+        if is_concrete(logits) and len(logits) > 1 and logits.stride(0) == 0:
+            estimate, logits = estimate.sum(0), logits[0]  # the same logits in all runs
+        return (estimate * without_infinities(widen(logits))).sum() / batch
 
     def over_units(self, values: Tensor) -> Tensor:
         """(K, batch) values with trailing dimensions that broadcast over units."""
-        return values.view(*values.shape, *[1] * (self.log_prob.dim() - 2))
+        return values.view(*values.shape, *[1] * len(self.units))
 
 
 def checked_cost(cost: Tensor) -> Tensor:
