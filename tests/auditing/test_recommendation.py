@@ -20,7 +20,7 @@ def test_the_fast_one_may_average_in_the_time_of_the_slow_one() -> None:
     found = recommend([slow, fast], steps=1)
     assert found.estimator == "fast"
     assert [entry["estimator"] for entry in found.ranking] == ["fast", "slow"]
-    assert [entry["error"] for entry in found.ranking] == pytest.approx([2**0.5 / 2, 3**0.5 / 2])
+    assert [entry["error"] for entry in found.ranking] == pytest.approx([3.2**0.5 / 2, 4.8**0.5 / 2])  # 2.5 ms each
     assert recommend([slow, {**fast, "milliseconds": 3.0}], steps=1).estimator == "slow"
 
 
@@ -36,6 +36,12 @@ def test_what_is_measured_as_bias_of_an_unbiased_estimator_is_noise() -> None:
     rows = [row("proved", 5.0, 1.0, 1.0, True), row("biased", 0.5, 1.0, 1.0)]
     assert recommend(rows).estimator == "proved" and recommend(rows).reason.endswith("; unbiased")
     assert recommend([{**rows[0], "unbiased": False}, rows[1]]).estimator == "biased"
+
+
+def test_a_bias_that_could_hide_in_the_noise_is_reckoned_with() -> None:
+    rows = [row("unresolved", 0.0, 1.0, 1.0, bias_se=3.0), row("resolved", 0.5, 1.0, 1.0, bias_se=0.1)]
+    assert recommend(rows).estimator == "resolved"
+    assert "no bias could be told from none" in recommend(rows[:1]).reason
 
 
 def test_the_reason_is_in_figures() -> None:

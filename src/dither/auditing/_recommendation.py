@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 STEPS = 10  # gradients that an optimizer averages: momentum .9, or Adam's first moment
@@ -23,8 +24,9 @@ class Recommendation:
 
 
 def bias_squared(row: Mapping[str, Any]) -> float:
-    """0 for an estimator that is unbiased by proof: what is measured of it is the noise of the measurement."""
-    return 0.0 if row.get("unbiased") else row["bias"] ** 2
+    """What to reckon with: 0 for an estimator that is unbiased by proof, of which only noise is measured; for another at least
+    the noise of the measurement (`bias_se`), under which a bias may hide."""
+    return 0.0 if row.get("unbiased") else max(row["bias"], row.get("bias_se") or 0.0) ** 2
 
 
 def equal_time_mse(row: Mapping[str, Any], milliseconds: float, steps: float = 1.0) -> float:
@@ -35,18 +37,18 @@ def equal_time_mse(row: Mapping[str, Any], milliseconds: float, steps: float = 1
 def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS, unit: str = "ms") -> Recommendation:
     """From an audit's "overall" rows; `unit` is that of their "milliseconds".
 
-    All get the time of the slowest one's draw, the faster ones averaging more draws; `steps` such gradients are averaged, as
-    an optimizer does, which lessens variance and leaves bias.
+    All get the same time, the median of their draws': the faster ones average more draws, the slower ones make fewer.
+    `steps` such gradients are averaged, as an optimizer does, which lessens variance and leaves bias.
     """
     rows = [row for row in rows if row["parameter"] == "overall"]
     if not rows:
         raise ValueError("the audit has no overall row: there is nothing to choose from")
-    slowest = max(row["milliseconds"] for row in rows)
-    errors = {row["estimator"]: equal_time_mse(row, slowest, steps) for row in rows}
+    time = median(row["milliseconds"] for row in rows)
+    errors = {row["estimator"]: equal_time_mse(row, time, steps) for row in rows}
     ranked = sorted(rows, key=lambda row: errors[row["estimator"]])
     norm = ranked[0].get("reference_norm") or 1.0
     ranking = [{"estimator": row["estimator"], "error": errors[row["estimator"]] ** 0.5 / norm} for row in ranked]
-    return Recommendation(ranked[0]["estimator"], _reason(ranked, ranking, f"{slowest:.3g} {unit}", steps), ranking)
+    return Recommendation(ranked[0]["estimator"], _reason(ranked, ranking, f"{time:.3g} {unit}", steps), ranking)
 
 
 def _reason(ranked: list[Mapping[str, Any]], ranking: list[dict[str, Any]], price: str, steps: float) -> str:
@@ -66,13 +68,13 @@ def _about_bias(ranked: list[Mapping[str, Any]]) -> str:
     if best.get("unbiased"):
         return "unbiased"
     bias2 = bias_squared(best)
-    if bias2 == 0:
+    if best["bias"] <= (best.get("bias_se") or 0.0):
         return "biased, but no bias could be told from none"
     rival = next((row for row in ranked if row.get("unbiased")), None)
     if rival is None:
         return "biased, and nothing unbiased was audited"
-    slowest = max(row["milliseconds"] for row in ranked)
-    own, other = (row["variance"] * row["milliseconds"] / slowest for row in (best, rival))
+    time = median(row["milliseconds"] for row in ranked)
+    own, other = (row["variance"] * row["milliseconds"] / time for row in (best, rival))
     if other <= own:
         return "biased"
     return f"biased: averaged over more than about {(other - own) / bias2:.0f} steps, {rival['estimator']} errs less"

@@ -222,7 +222,7 @@ class Mixture(Estimator):
         if self.kind == "prediction":
             return [{"node": n, **_quality(self.inputs, *known, self._basis())} for n in names if (known := self._moments(n)) is not None]
         rows = []
-        for name in names:
+        for name in (n for n in names if self.averages[f"{n}.calls"] >= self.warmup):
             cross, own, parent = self.averages[f"{name}.control"].flatten(1).sum(1).tolist()
             rows.append({"node": name, "coefficient": cross / (own or 1), "kept": 1 - cross**2 / (own * parent or 1)})
         return rows

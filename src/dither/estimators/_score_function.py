@@ -55,6 +55,7 @@ class ScoreFunction(Estimator):
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         self.any_order = any_order
+        self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
         self.baseline = make_baseline(baseline, decay, per_logit=not any_order)
         if samples < self.baseline.minimum_samples:
             raise ValueError(

@@ -10,8 +10,8 @@ The published Gumbel-softmax row looks like an average over some 5000 draws: so 
 draws, and make the measured mean, hence the scale, off. With many draws the bias is smaller than published and the variance
 greater; with 5000 both published numbers lie within two standard deviations (tests/experiments/test_single_node.py).
 
-"score-optimal" is Eq. 7 with one baseline per node, as ScoreFunction(model, "optimal") keeps it; "score-optimal-logit" has one
-per logit, which is what was published. Both know the cost of every outcome: an oracle's baselines.
+"score-optimal" is Eq. 7 with one baseline per logit, as published and as ScoreFunction(model, "optimal") keeps it; "score-optimal-unit"
+has one for all logits of a node. Both know the cost of every outcome: an oracle's baselines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PUBLISHED: dict[tuple[int, int], dict[str, tuple[float, float]]] = {
         "reinmax-1.3": (0.036, 4.38),
         "gumbel-softmax-0.1": (0.035, 65.6),
         "score": (0, 8.44),
-        "score-optimal-logit": (0, 0.599),
+        "score-optimal": (0, 0.599),
     },
     (8, 0): {
         "straight-through": (2.75, 17.9),
@@ -37,7 +37,7 @@ PUBLISHED: dict[tuple[int, int], dict[str, tuple[float, float]]] = {
         "reinmax-1.3": (0.060, 80.2),
         "gumbel-softmax-0.1": (0.084, 500),
         "score": (0, 66.7),
-        "score-optimal-logit": (0, 1.61),
+        "score-optimal": (0, 1.61),
     },
     (12, 0): {
         "straight-through": (4.52, 40.3),
@@ -45,7 +45,7 @@ PUBLISHED: dict[tuple[int, int], dict[str, tuple[float, float]]] = {
         "reinmax-1.3": (0.359, 184),
         "gumbel-softmax-0.1": (0.208, 1050),
         "score": (0, 165),
-        "score-optimal-logit": (0, 3.74),
+        "score-optimal": (0, 3.74),
     },
 }
 METHODS = (
@@ -56,8 +56,8 @@ METHODS = (
     "gumbel-softmax-0.1",
     "gumbel-rao-0.1",
     "score",
+    "score-optimal-unit",
     "score-optimal",
-    "score-optimal-logit",
 )
 
 
@@ -168,7 +168,7 @@ def _sampler(method: str) -> Callable:
 
 
 def _score(problem: Problem, method: str) -> tuple[Any, Any]:
-    """The score function with no baseline, or with the optimal one known: per node, as the library's, or per logit."""
+    """The score function with no baseline, or with the optimal one known: per logit, as the library's, or per node."""
     import torch
 
     from dither import functional
@@ -176,10 +176,10 @@ def _score(problem: Problem, method: str) -> tuple[Any, Any]:
     logits = problem.logits.expand_as(problem.outcomes).clone().requires_grad_()
     log_p = functional.categorical_log_prob(logits, problem.outcomes)
     (score,) = torch.autograd.grad(log_p.sum(), logits)
-    weight = score.square() if method == "score-optimal-logit" else score.square().sum(1, keepdim=True)
+    weight = score.square() if method == "score-optimal" else score.square().sum(1, keepdim=True)
     joint = problem.p.unsqueeze(1) * weight
     baseline = (joint * problem.costs.unsqueeze(1)).sum(0) / joint.sum(0)
-    if method not in ("score", "score-optimal", "score-optimal-logit"):
+    if method not in ("score", "score-optimal-unit", "score-optimal"):
         raise ValueError(f"there is no method {method!r}; choose among {', '.join(METHODS)}")
     return score * (problem.costs.unsqueeze(1) - (0 if method == "score" else baseline)), problem.p
 
