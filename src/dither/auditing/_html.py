@@ -50,8 +50,9 @@ p.answer { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; background: #f2f
 </details>
 {% endfor %}
 <details><summary>Columns</summary><ul>
-<li><b>error at equal time</b>: root mean squared error, as a share of the gradient's norm, when all get the same time, the median of
-and an optimizer averages ten steps</li>
+<li><b>error at equal time</b>: root mean squared error, as a share of the gradient's norm,
+when all get the same time, the median
+of their draws', and an optimizer averages ten steps</li>
 {% for name, text in meanings.items() %}<li><b>{{ name.replace("_", " ") }}</b>: {{ text }}</li>{% endfor %}
 </ul></details>
 {% if about %}<details><summary>How it was made</summary><table>

@@ -114,9 +114,9 @@ class RunningMean(_Moving):
 
 
 class Optimal(_Moving):
-    """Per logit, the constant of least variance, E[score^2 L] / E[score^2] (Bengio 2013, Corollary 1, Eq. 7), kept as two moving
-    averages over previous calls. For a binary unit score = h - sigmoid(a); a category has a baseline of its own, for score =
-    one-hot - p. Where units share logits, or `per_logit` is False: per unit, with the squared norm of the score."""
+    """Per logit, the constant of least variance, E[score^2 L] / E[score^2] (Bengio 2013, Corollary 1, Eq. 7), kept as two
+    moving averages over previous calls. For a binary unit score = h - sigmoid(a); a category has a baseline of its own, for
+    score = one-hot - p. Where units share logits, or `per_logit` is False: per unit, with the squared norm of the score."""
 
     def __init__(self, decay: float, per_logit: bool = True) -> None:
         super().__init__(decay)

@@ -128,8 +128,8 @@ class Estimator(ABC):
         """The objective of each example from the costs (K, batch, terms) of all runs: their mean, terms summed."""
         return widen(costs).sum(-1).mean(0)
 
-    def cells(self, call_node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
-        """For oracles: (noise, log weight) of a partition or quadrature of the noise of one call, where it has one of its own."""
+    def cells(self, node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
+        """For oracles: (noise, log weight) of a partition or quadrature of the noise of a call, where it has its own."""
         return None
 
     def breaks(self, node: Node, logits: Tensor, stream: int) -> Tensor | None:

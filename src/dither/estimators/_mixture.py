@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dither.estimators._baselines import LeaveOneOut, _mean_over_ranks
 from dither.estimators._call import Call
 from dither.estimators._estimator import Estimator
+from dither.estimators._least_squares import outer, pairs, quality, weights_of
 from dither.estimators._site import Site
 from dither.functional._bernoulli import widen
 from dither.nodes import Bernoulli, Categorical
@@ -37,8 +38,8 @@ class Mixture(Estimator):
                 the estimate shorter where it is uncertain: as if the learning rate were lowered there.
 
     kind="control-variate" (unbiased)
-    Formula     (L - b - c T) d log P / d a + c s' dm / da, T = s' (h - m) summed over the layer, with s' the mean derivative d L / d h
-                of the *other* runs, by straight-through, m the mean of the node and c, per unit, of least variance over
+    Formula     (L - b - c T) d log P / d a + c s' dm / da, T = s' (h - m) summed over the layer, with s' the mean of d L / d h
+                in the *other* runs, by straight-through, m the mean of the node and c, per unit, of least variance over
                 previous calls. The expectation of what is taken off is added back, so it is unbiased for every c and s'.
 
     Requires    samples >= 2 evaluations of the closure and one backward pass; Bernoulli and Categorical nodes. Where the cost
@@ -115,7 +116,7 @@ class Mixture(Estimator):
             self._learn(site.name, self._products(inputs, unbiased))
         if known is None:
             return unbiased
-        weights = _weights(*known, self._basis())
+        weights = weights_of(*known, self._basis())
         return torch.einsum("kb...f,...f->kb...", inputs, weights.to(inputs))
 
     def _inputs(self, site: Site, unbiased: Tensor) -> Tensor:
@@ -132,19 +133,19 @@ class Mixture(Estimator):
         return torch.stack([every[name] for name in self.inputs], -1).detach()
 
     def _products(self, inputs: Tensor, unbiased: Tensor) -> dict[str, Tensor]:
-        """Products of batch means, per unit: v v' of the mean over runs, (units, F, F), and z z' across two runs, z = (v, u), whose
-        expectation is E[z] E[z]', (units, F + 1, F + 1). inputs: (K, batch, *units, F).
+        """Products of batch means, per unit: v v' of the mean over runs, (units, F, F), and z z' across two runs, z = (v, u),
+        whose expectation is E[z] E[z]', (units, F + 1, F + 1). inputs: (K, batch, *units, F).
 
-        u_k = (L_k - mean of the other costs) score_k is not independent of run j, but as E[score_k] = 0 given run j, E[u_k v_j] = G
-        E[v_j] all the same, and E[u_k u_j] = G^2 (1 + 1 / (K - 1)^2), of one example; that factor is taken off.
+        u_k = (L_k - mean of the other costs) score_k is not independent of run j, but as E[score_k] = 0 given run j,
+        E[u_k v_j] = G E[v_j] all the same, and E[u_k u_j] = G^2 (1 + 1 / (K - 1)^2), of one example; that factor is taken off.
         """
         z = torch.cat((inputs, unbiased.unsqueeze(-1)), -1)
         mean = inputs.mean((0, 1))
-        across = _pairs(z.mean(1))
+        across = pairs(z.mean(1))
         square = (unbiased.sum(0).square() - unbiased.square().sum(0)) / (self.samples * (self.samples - 1))
         excess = square.sum(0) / square.shape[0] ** 2 / (1 + (self.samples - 1) ** 2)
         both = torch.tensor([name == "unbiased" for name in (*self.inputs, "unbiased")], dtype=mean.dtype, device=mean.device)
-        return {"second": _outer(mean), "across": across - excess[..., None, None] * _outer(both)}
+        return {"second": outer(mean), "across": across - excess[..., None, None] * outer(both)}
 
     def _basis(self) -> tuple[Tensor, Tensor]:
         """What weights may be: `start` + any combination of the rows of `free`. Weights of u and s that sum to one are neither
@@ -220,7 +221,11 @@ class Mixture(Estimator):
         """
         names = [key.removesuffix(".calls") for key in self.averages if key.endswith(".calls")]
         if self.kind == "prediction":
-            return [{"node": n, **_quality(self.inputs, *known, self._basis())} for n in names if (known := self._moments(n)) is not None]
+            return [
+                {"node": n, **quality(self.inputs, *known, self._basis())}
+                for n in names
+                if (known := self._moments(n)) is not None
+            ]
         rows = []
         for name in (n for n in names if self.averages[f"{n}.calls"] >= self.warmup):
             cross, own, parent = self.averages[f"{name}.control"].flatten(1).sum(1).tolist()
@@ -239,7 +244,7 @@ class Mixture(Estimator):
 
 
 def straight_through(site: Site, slope: Tensor | None = None) -> Tensor:
-    """The straight-through gradient of the logits, from the outputs' slopes: the Jacobian of the node's mean applied to them."""
+    """The straight-through gradient of the logits: the Jacobian of the node's mean applied to the outputs' slopes."""
     slope = site.slope if slope is None else slope
     assert slope is not None
     a = widen(site.logits.detach())
@@ -259,47 +264,3 @@ def _score(site: Site) -> Tensor:
 
 def _over(credit: Tensor, score: Tensor) -> Tensor:
     return credit.reshape(*credit.shape, *[1] * (score.dim() - credit.dim()))
-
-
-def _pairs(z: Tensor) -> Tensor:
-    """The mean over pairs of runs k != j of z_k z_j'. z: (K, *units, F)."""
-    return (_outer(z.sum(0)) - _outer(z).sum(0)) / (len(z) * (len(z) - 1))
-
-
-def _outer(values: Tensor) -> Tensor:
-    return values.unsqueeze(-1) * values.unsqueeze(-2)
-
-
-def _weights(second: Tensor, across: Tensor, basis: tuple[Tensor, Tensor]) -> Tensor:
-    """Least squares per unit, (units, F), with a ridge that only keeps inputs that vanish from dividing by zero."""
-    start, free = (part.to(second) for part in basis)
-    matrix = free @ second @ free.T
-    target = (across[..., :-1, -1] - second @ start) @ free.T
-    scale = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
-    ridge = torch.where(scale > 0, 1e-6 * scale, torch.ones_like(scale))
-    eye = torch.eye(len(free), dtype=second.dtype, device=second.device)
-    found = torch.linalg.solve(matrix + ridge[..., None, None] * eye, target.unsqueeze(-1)).squeeze(-1)
-    return start + found @ free
-
-
-def _quality(inputs: tuple[str, ...], second: Tensor, across: Tensor, basis: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    c, g, both = across[..., :-1, -1], across[..., -1, -1], across[..., :-1, :-1]
-
-    def quadratic(w: Tensor, matrix: Tensor) -> Tensor:
-        return torch.einsum("...f,...fg,...g->...", w, matrix, w)
-
-    def missed(w: Tensor) -> tuple[float, float]:
-        bias = (quadratic(w, both) - 2 * (w * c).sum(-1) + g).clamp(min=0)
-        return float(bias.sum()), float((quadratic(w, second) - quadratic(w, both)).clamp(min=0).sum())
-
-    weights = _weights(second, across, basis)
-    bias, variance = missed(weights)
-    mean = weights.flatten(0, -2).mean(0).tolist()
-    row: dict[str, Any] = {"weights": dict(zip(inputs, mean, strict=True))}
-    row |= {"bias2": bias, "variance": variance, "mse": bias + variance}
-    for name in ("unbiased", "biased"):
-        if name in inputs:
-            alone = torch.zeros_like(weights)
-            alone[..., inputs.index(name)] = 1
-            row[f"{name}_mse"] = sum(missed(alone))
-    return row

@@ -16,8 +16,8 @@ class MuProp(Estimator):
     """MuProp: the score function with the first-order Taylor expansion of the cost around the mean-field network.
 
     Estimates   d E[L] / d a for every logit; unbiased at any depth.
-    Formula     (L(h) - L(m) - L'(m) (h - m)) d log P(h) / d a + L'(m) d E[h | parents] / d a, with m the outputs of a run in which
-                every node gives its mean, and L' its derivative there by ordinary back-propagation.
+    Formula     (L(h) - L(m) - L'(m) (h - m)) d log P(h) / d a + L'(m) d E[h | parents] / d a, with m the outputs of a run in
+                which every node gives its mean, and L' its derivative there by ordinary back-propagation.
     Requires    samples + 1 evaluations of the closure, and one backward pass. The cost should be differentiable in the nodes'
                 outputs; where it is not, L' is zero there and the estimate stays unbiased.
     Raises      TypeError for discrete nodes other than Bernoulli and Categorical.

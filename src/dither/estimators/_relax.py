@@ -97,8 +97,8 @@ class RELAX(Relaxing):
         if any(isinstance(p, nn.UninitializedParameter) for p in net.parameters()):
             with torch.random.fork_rng(devices=[]):  # whether it was called before may not change the user's draws
                 r(torch.zeros_like(found.logits))
-        _, along_free = torch.func.vjp(lambda a: r(found.free(a)), found.logits)
-        tied, along_tied = torch.func.vjp(lambda a: r(found.tied(a)), found.logits)
+        along_free = torch.func.vjp(lambda a: r(found.free(a)), found.logits)[1]
+        tied, along_tied = torch.func.vjp(lambda a: r(found.tied(a)), found.logits)[:2]
         ones = torch.ones_like(tied)
         return along_free(ones)[0] - along_tied(ones)[0] - over_logits(tied, found.logits) * found.score
 

@@ -121,8 +121,8 @@ class Relaxed:
         self.score = self.outcome - probability(self.node, self.logits)
         f, c = (over_logits(widen(owner.role(costs, r)).sum(-1), self.logits) for r in (0, tied))
         slopes = [owner.role(site.slope, r).to(self.logits.dtype) for r in (free, tied)]
-        _, along_free = torch.func.vjp(self.free, self.logits)
-        _, along_tied = torch.func.vjp(self.tied, self.logits)
+        along_free = torch.func.vjp(self.free, self.logits)[1]
+        along_tied = torch.func.vjp(self.tied, self.logits)[1]
         self.reinforce = f * self.score
         self.control = along_free(slopes[0])[0] - along_tied(slopes[1])[0] - c * self.score
 

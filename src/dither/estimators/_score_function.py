@@ -30,9 +30,9 @@ class ScoreFunction(Estimator):
                 found by tracing the closure once (an evaluation more at the first call).
     Requires    samples evaluations of the closure; any cost, differentiable or not.
     decay       of the moving averages, per call.
-    any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every derivative
-                of it is an unbiased estimate of that derivative of the expected cost. The costs are then multiplied by
-                exp(l - constant(l)), l = sum of log P over the units that influence them, whose value is 1 (DiCE).
+    any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every
+                derivative of it is an unbiased estimate of that derivative of the expected cost. The costs are then multiplied
+                by exp(l - constant(l)), l = sum of log P over the units that influence them, whose value is 1 (DiCE).
     vectorize   run the samples as one vmap over the closure, so that all that precedes the first node is computed once.
     Raises      ValueError for a scalar cost; FloatingPointError, naming node and call, for a non-finite one.
     Reference   Bengio 2013, Theorem 1 and Corollary 1 (Eq. 7); Williams 1992; Kool et al. 2019 for leave-one-out; Foerster

@@ -20,7 +20,8 @@ class Site:
     """One call of one discrete node in a pass over the closure, for all K runs.
 
     name: the module's name, with ":1", ":2", ... for later calls of the same node in one pass. logits, outcome:
-    (K, batch, *units[, categories]). index: number among the sites. slope: d cost / d output in each run, for estimators that differentiate.
+    (K, batch, *units[, categories]). index: number among the sites. slope: d cost / d output in each run, for
+    estimators that differentiate.
     """
 
     name: str

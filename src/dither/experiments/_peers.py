@@ -14,9 +14,9 @@ def pyro_step(config: Any) -> Callable[[], Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pyro
-        from pyro import distributions as dist
-        from pyro.infer import TraceGraph_ELBO
+        import pyro  # type: ignore[import-not-found]
+        from pyro import distributions as dist  # type: ignore[import-not-found]
+        from pyro.infer import TraceGraph_ELBO  # type: ignore[import-not-found]
 
     from dither.experiments.bench_overhead import cleared, problem
 
@@ -44,7 +44,7 @@ def storch_step(config: Any) -> Callable[[], Any]:
     """storch.method.ScoreFunction with the mean of the other samples as baseline, the exact KL as a cost of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import storch
+        import storch  # type: ignore[import-not-found]
     import torch
     from torch.distributions import Bernoulli, kl_divergence
 

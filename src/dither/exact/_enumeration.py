@@ -1,0 +1,138 @@
+"""A noise source for oracles: it walks through every combination of the cells that noise falls into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from dither.nodes import Node
+
+MAX_OUTCOMES = 1 << 16
+_DEPENDS = (
+    "the nodes called, or their shapes, change from one run of the closure to the next: such a closure cannot be enumerated; "
+    "estimate by a long average, dither.audit(..., reference='average')"
+)
+
+
+class CannotEnumerate(ValueError):
+    """The closure's outcomes cannot be summed over."""
+
+
+class TooManyOutcomes(CannotEnumerate):
+    """There are more joint outcomes than allowed. `outcomes`: how many."""
+
+    def __init__(self, outcomes: int, draws: list[tuple[int, int]], limit: int) -> None:
+        units = ", ".join(f"{count} with {cells} cells" for cells, count in draws)
+        size = (
+            str(outcomes) if outcomes < 10**7 else f"{outcomes:.1e}" if outcomes < 10**300 else f"2^{outcomes.bit_length() - 1}"
+        )
+        super().__init__(
+            f"{size} joint outcomes (units drawn: {units}) exceed max_outcomes={limit}: enumerate a smaller net or batch, or "
+            "estimate by a long average, dither.audit(..., reference='average')"
+        )
+        self.outcomes = outcomes
+
+
+class Enumeration:
+    """A noise source that walks through cells: first it notes what is drawn (layout), then it replays given cells.
+
+    Noise that an estimator asks for twice by one key is the same noise. Where the second request is for other logits, whose
+    threshold may divide the cell found first, the cell is cut once more (`_refined`).
+    """
+
+    def __init__(self, joint: bool) -> None:
+        self.joint = joint  # whether examples are enumerated jointly, or share the combinations
+        self.layout: list[tuple[int, int]] = []
+        self.replaying = False
+        self.row: Tensor | None = None
+
+    def start(self, row: Tensor | None) -> None:
+        self.replaying, self.row, self.position, self.call = row is not None, row, 0, 0
+        self.log_weight: Tensor | float = 0.0
+        self._drawn: dict[Any, Tensor] = {}
+        self._between: dict[Any, tuple[Tensor, Tensor]] = {}
+        if row is None:
+            self.layout = []
+
+    def __call__(self, node: Node, logits: Tensor, key: Any = None, owner: Any = None, same: Any = True) -> Tensor:
+        if key is not None:
+            site, stream, sample = key
+            key = (site, stream, int(sample))
+            if key in self._drawn and (bool(same) or key not in self._between):
+                return self._drawn[key]
+            breaks = owner.breaks(node, logits.detach(), stream)
+            if breaks is not None:
+                return self._refined(key, breaks, getattr(owner, "points", (0.0,)))
+            own = owner.cells(node, logits.detach(), stream)
+        noise, log_weight = node.cells(logits) if key is None or own is None else own
+        drawn = self._pick(noise, log_weight)
+        if key is not None:
+            self._drawn[key] = drawn
+        return drawn
+
+    def _pick(self, noise: Tensor, log_weight: Tensor) -> Tensor:
+        """The noise of one cell per unit. noise, log_weight: cells in the leading dimension."""
+        if self.joint:
+            noise = noise.detach()  # an estimator differentiates at given noise; the model's expectation moves with its cells
+        shape = log_weight.shape[1:] if self.joint else (1, *log_weight.shape[2:])
+        count, cells = math.prod(shape), len(log_weight)
+        if not self.replaying:
+            self.layout.append((cells, count))
+            return noise[0]
+        if self.call >= len(self.layout) or self.layout[self.call] != (cells, count):
+            raise CannotEnumerate(_DEPENDS)
+        assert self.row is not None
+        digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
+        self.call, self.position = self.call + 1, self.position + count
+        weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
+        self.log_weight = self.log_weight + weight.reshape(len(weight), -1).sum(1)
+        spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
+        return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
+
+    def _refined(self, key: Any, breaks: Tensor, points: tuple[float, ...]) -> Tensor:
+        """A point of an interval between thresholds, inside the interval found for this key before, if any.
+
+        points: of [-1, 1], of equal weight; the middle alone, unless the estimator uses the noise's value.
+        """
+        low, high = self._between.get(key, (torch.zeros_like(breaks[0]), torch.ones_like(breaks[0])))
+        edges = torch.cat((low.unsqueeze(0), breaks.sort(0).values, high.unsqueeze(0))).clamp(low, high)
+        width = high - low  # 0 for an outcome that cannot be, whose weight is 0 already
+        weight = (edges[1:] - edges[:-1]) / torch.where(width > 0, width, torch.ones_like(width))
+        middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+        cells = [torch.stack((edges[:-1], edges[1:], middle + x * half), -1) for x in points]
+        picked = self._pick(torch.cat(cells), (weight / len(points)).log().repeat(len(points), *[1] * (weight.dim() - 1)))
+        self._between[key] = (picked[..., 0], picked[..., 1])
+        self._drawn[key] = picked[..., 2]
+        return self._drawn[key]
+
+    def finish(self) -> None:
+        """Every unit of the layout must have been drawn again, else weights would not sum to one."""
+        if self.replaying and self.call != len(self.layout):
+            raise CannotEnumerate(_DEPENDS)
+
+    def outcomes(self) -> int:
+        return math.prod(cells**count for cells, count in self.layout)
+
+    def rows(self, limit: int) -> Tensor:
+        """Every combination of cells, (outcomes, units drawn) int64."""
+        outcomes = self.outcomes()
+        if outcomes > limit:
+            raise TooManyOutcomes(outcomes, self.layout, limit)
+        radices = [cells for cells, count in self.layout for _ in range(count)]
+        index, columns = torch.arange(outcomes), []
+        for radix in radices:
+            columns.append(index % radix)
+            index = index // radix
+        return torch.stack(columns, 1) if columns else torch.zeros(1, 0, dtype=torch.int64)
+
+
+def over(run: Callable[..., Any], rows: Tensor, vectorize: bool, *batched: Any) -> Any:
+    if vectorize:
+        return torch.func.vmap(run, randomness="same")(rows, *batched)
+    results = [run(row, *tree_map(lambda t, i=i: t[i], batched)) for i, row in enumerate(rows)]
+    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))

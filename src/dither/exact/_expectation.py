@@ -1,0 +1,100 @@
+"""The exact expected cost of a model and its gradient: sums over the outcomes of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over
+from dither.nodes import Node, named_nodes, taken_over
+
+Closure = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """cost: exact expected cost per example, (batch,) or (batch, terms), differentiable; outcomes: how many were summed."""
+
+    cost: Tensor
+    outcomes: int
+
+
+def _plain(node: Node, logits: Tensor) -> Tensor:
+    assert node._source is not None
+    noise = node._source(node, logits)
+    return node.emit(logits, node.outcome(logits, noise)) if node.discrete else node.propagate(logits, noise)
+
+
+def expectation(
+    nodes: Mapping[str, Node], closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> Expectation:
+    """The exact expected cost of each example over the given nodes' outcomes; see `expected_cost`."""
+    source = Enumeration(joint=False)
+
+    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
+        source.start(row)
+        with taken_over(nodes.values(), _handler=_plain, _source=source):
+            cost = closure()
+        source.finish()
+        if cost.dim() == 0:
+            raise ValueError(
+                'the closure returned a scalar cost: one cost per example, shape (batch,), is needed; use reduction="none"'
+            )
+        return cost, torch.as_tensor(source.log_weight)
+
+    with torch.no_grad():
+        run(None)
+    rows = source.rows(max_outcomes)
+    costs, log_weights = over(run, rows, vectorize)
+    weights = log_weights.exp()
+    if weights.dim() > 1 and weights.shape[1] != costs.shape[1]:
+        raise ValueError(
+            f"the nodes got logits for {weights.shape[1]} examples but the closure returned a cost for {costs.shape[1]}: the "
+            "first dimension of logits must be the batch, example by example; reshape (batch * time, units) to (batch, time, "
+            "units)"
+        )
+    if weights.dim() > 1:
+        weights = weights.view(*weights.shape, *[1] * (costs.dim() - 2))
+    possible = (weights > 0).expand_as(costs)
+    return Expectation((weights * torch.where(possible, costs, 0)).sum(0), len(rows))
+
+
+def expected_cost(model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
+    """The exact expected cost of each example, sum over outcomes h of P(h) L(h); differentiable in the parameters.
+
+    closure: returns costs (batch,) or (batch, terms), as for an estimator; the result has that shape. Each example's cost
+    must depend on its own noise only. vectorize=False loops over outcomes, for closures that vmap cannot take.
+    Raises TooManyOutcomes beyond max_outcomes = cells^units per example.
+    """
+    return expectation(named_nodes(model), closure, max_outcomes=max_outcomes, vectorize=vectorize).cost
+
+
+def gradient(
+    model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> dict[str, Tensor]:
+    """The exact gradient of the mean expected cost (terms summed), per parameter name."""
+    cost = expected_cost(model, closure, max_outcomes=max_outcomes, vectorize=vectorize)
+    named = trainable(model)
+    return dict(zip(named, parameter_gradients(cost.sum() / cost.shape[0], named.values()), strict=True))
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that ask for a gradient, by name, each once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def parameter_gradients(total: Tensor, parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """d total / d parameters, zeros for those that it does not depend on."""
+    parameters = list(parameters)
+    if not total.requires_grad:
+        return tuple(torch.zeros_like(p) for p in parameters)
+    return torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+
+
+def concatenate(gradients: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
+    """All gradients as one vector."""
+    values = gradients.values() if isinstance(gradients, Mapping) else gradients
+    return torch.cat([g.reshape(-1) for g in values])

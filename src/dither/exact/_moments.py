@@ -1,0 +1,162 @@
+"""The exact expectation and variance of an estimator's gradient: sums over the outcomes of all its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over
+from dither.exact._expectation import Closure, parameter_gradients, trainable
+from dither.nodes import named_nodes, taken_over
+
+CHUNK = 1 << 14  # outcomes summed at a time: bounds the memory
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Exact moments of an estimator's output: per parameter name the mean and variance of its gradient, the expectation
+    of the loss's value, and the number of joint outcomes summed."""
+
+    mean: dict[str, Tensor]
+    variance: dict[str, Tensor]
+    value: Tensor
+    outcomes: int
+
+
+def moments(
+    estimator: Any,
+    closure: Closure,
+    *,
+    max_outcomes: int = MAX_OUTCOMES,
+    vectorize: bool = True,
+    frozen: bool = True,
+    variance: bool = True,
+) -> Moments:
+    """The exact expectation and variance of an estimator's gradient, over all its samples and all examples jointly.
+
+    estimator: any of dither's. Its state (baselines) starts from its present values and is left as it was; with
+    frozen=False it may learn during the call, as in training, which shows a baseline that sees its own sample.
+    variance=False leaves the variance out, for half the work. The estimator's own output, the gradient of the loss it
+    returns, is weighted by the probability of the noise behind it: nothing is sampled.
+    """
+    model, source = estimator.model, Enumeration(joint=True)
+    nodes, named = named_nodes(model), trainable(model)
+
+    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
+        source.start(row)
+        with taken_over(nodes.values(), _source=source):
+            loss = estimator(closure)
+        source.finish()
+        return loss, torch.as_tensor(source.log_weight).sum().detach()
+
+    def run_apart(row: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with _replaced(model, {named[name]: p for name, p in parameters.items()}):
+            return run(row)
+
+    value: Any = 0.0
+    mean = {name: torch.zeros_like(p) for name, p in named.items()}
+    square = {name: torch.zeros_like(p) for name, p in named.items()}
+    apart = {name: torch.zeros_like(p) for name, p in named.items()}
+    with estimator.frozen() if frozen else _unchanged(estimator):
+        rows = _laid_out(estimator, closure, source, run).rows(max_outcomes)
+        for part in rows.split(CHUNK):
+            losses, log_weights = over(run, part, vectorize)
+            weights = log_weights.exp().to(losses.dtype)
+            possible = weights > 0
+            value = value + (weights * losses.detach())[possible].sum()
+            for name, grad in zip(named, parameter_gradients((weights * losses)[possible].sum(), named.values()), strict=True):
+                mean[name] += grad
+            if not variance:
+                continue
+            copies = {n: p.detach().expand(len(part), *p.shape).clone().requires_grad_() for n, p in named.items()}
+            losses, _ = over(run_apart, part, vectorize, copies)
+            for name, grad in zip(named, parameter_gradients(losses[possible].sum(), copies.values()), strict=True):
+                weight = weights.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1))
+                apart[name] += (weight * grad).sum(0)
+                square[name] += (weight * grad.square()).sum(0)
+    for name, grad in mean.items():
+        _require_finite(grad, name)
+        if variance and not torch.allclose(apart[name], grad, rtol=1e-4, atol=1e-6 * float(square[name].max().sqrt() + 1)):
+            raise ValueError(
+                f"the closure uses '{name}' other than through the model (a reference taken before the call), so its gradient "
+                "per outcome is out of reach: look parameters up on the model inside the closure"
+            )
+    spread = {name: (square[name] - mean[name].square()).clamp(min=0) for name in mean} if variance else {}
+    return Moments(mean, spread, value, len(rows))
+
+
+def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
+    """The exact expectation of the loss that an estimator returns, the probabilities held constant: so each of its derivatives,
+    of any order, is the expectation of that derivative of the loss. State (baselines) is left as it was.
+    """
+    source, nodes = Enumeration(joint=True), named_nodes(estimator.model)
+
+    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
+        source.start(row)
+        with taken_over(nodes.values(), _source=source):
+            loss = estimator(closure)
+        source.finish()
+        return loss, torch.as_tensor(source.log_weight).sum().detach()
+
+    with estimator.frozen():
+        losses, log_weights = over(run, _laid_out(estimator, closure, source, run).rows(max_outcomes), vectorize)
+    return (log_weights.exp() * losses)[log_weights > -torch.inf].sum()
+
+
+def outcomes(estimator: Any, closure: Closure) -> int:
+    """How many joint outcomes `moments` would sum for this estimator on this closure."""
+    source = Enumeration(joint=True)
+    nodes = named_nodes(estimator.model)
+
+    def run(row: Tensor | None) -> None:
+        source.start(row)
+        with taken_over(nodes.values(), _source=source):
+            estimator(closure)
+
+    with _unchanged(estimator), estimator.frozen():
+        return _laid_out(estimator, closure, source, run).outcomes()
+
+
+def _laid_out(estimator: Any, closure: Closure, source: Enumeration, run: Callable[[None], Any]) -> Enumeration:
+    """The source after a run that noted its layout; a first one lets the estimator learn how many runs it will make."""
+    with torch.no_grad() if not getattr(estimator, "differentiates", False) else torch.enable_grad():
+        if getattr(estimator, "planned", False):
+            run(None)
+        run(None)
+    return source
+
+
+@contextmanager
+def _replaced(model: nn.Module, tensors: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Lets every outcome have parameters, and so a gradient, of its own. (torch.func.functional_call does not put a module
+    that has two names in the model back as it was.)"""
+    held = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if p is not None and p in tensors]
+    try:
+        for module, name, parameter in held:
+            module._parameters[name] = tensors[parameter]  # type: ignore[assignment]
+        yield
+    finally:
+        for module, name, parameter in held:
+            module._parameters[name] = parameter
+
+
+@contextmanager
+def _unchanged(estimator: Any) -> Iterator[None]:
+    state = {name: tensor.clone() for name, tensor in estimator.state_dict().items()}
+    try:
+        yield
+    finally:
+        estimator.load_state_dict(state)
+
+
+def _require_finite(grad: Tensor, name: str) -> None:
+    if not bool(torch.isfinite(grad).all()):
+        raise ValueError(
+            f"the gradient of '{name}' is not finite for some outcome: the estimator uses the noise beyond the outcome that it "
+            "gives (as Gumbel-softmax does), so that a sum over outcomes is not its expectation; estimate it by a long average"
+        )
