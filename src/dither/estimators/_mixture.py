@@ -38,7 +38,8 @@ class Mixture(Estimator):
                 the estimate shorter where it is uncertain: as if the learning rate were lowered there.
 
     kind="control-variate" (unbiased)
-    Formula     (L - b - c T) d log P / d a + c s' dm / da, T = s' (h - m) summed over the layer, with s' the mean of d L / d h
+    Formula     (L - b - c T) d log P / d a + c s' dm / da, T = s' (h - m) summed over the layer (over the
+                units that share a term with it, where credit is local), with s' the mean of d L / d h
                 in the *other* runs, by straight-through, m the mean of the node and c, per unit, of least variance over
                 previous calls. The expectation of what is taken off is added back, so it is unbiased for every c and s'.
 
@@ -180,7 +181,9 @@ class Mixture(Estimator):
         mean = site.node.mean(site.logits.flatten(0, 1)).unflatten(0, site.logits.shape[:2]).detach()
         emitted = site.node.emit(site.logits.flatten(0, 1), site.outcome.flatten(0, 1)).unflatten(0, site.logits.shape[:2])
         others = (site.slope.sum(0) - site.slope) / (self.samples - 1)
-        taken = (others * (emitted.detach() - mean)).flatten(2).sum(-1)
+        parts = others * (emitted.detach() - mean)
+        parts = parts.sum(-1) if parts.dim() > 2 + len(site.units) else parts
+        taken = _of_shared_terms(site, parts.flatten(2))
         taken = taken - (taken.sum(0) - taken) / (self.samples - 1)  # its own leave-one-out, of mean 0 given this run
         control = _over(taken, score) * score - straight_through(site, others)
         known = self.averages.get(f"{site.name}.control")
@@ -254,6 +257,14 @@ def straight_through(site: Site, slope: Tensor | None = None) -> Tensor:
     s = torch.sigmoid(a)
     low, high = site.node.values if isinstance(site.node, Bernoulli) else (0, 1)
     return (high - low) * s * torch.sigmoid(-a) * slope
+
+
+def _of_shared_terms(site: Site, parts: Tensor) -> Tensor:
+    """Their sum over the layer, (K, batch); with local credit, for each unit over those that share a term with it."""
+    if site.influence is None:
+        return parts.sum(-1)
+    terms = site.influence.to(parts.dtype)
+    return (parts @ (terms @ terms.T > 0).to(parts.dtype)).view(*parts.shape[:2], *site.units)
 
 
 def _score(site: Site) -> Tensor:
