@@ -55,6 +55,7 @@ def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
         "config": {k: v for k, v in to_json(config).items() if k not in PLACES},
         "rows": result["rows"],
     }
+    name = f"{name}-{command.label}" if command.label else name
     saved = [results.save(name, payload, target) for target in (folder, command.publish) if target]
     if result.get("curves"):
         figures = getattr(module, "figures", learning)
@@ -88,6 +89,7 @@ def extended(config: type) -> type:
             None,
             "Folder that gets a copy for README and docs: NAME.json, NAME-curves.json and figures/NAME-*.",
         ),
+        flag("label", str, "", "Added to NAME in all file names, for a variant beside the plain one."),
         flag("json", bool, False, "One JSON object a line on stdout."),
         flag("quiet", bool, False, "No progress and no hints on stderr."),
     ]
@@ -101,7 +103,7 @@ def without_places(arguments: Sequence[str]) -> list[str]:
     kept, skip = [], False
     for argument in arguments:
         name, _, value = argument.partition("=")
-        place = name in ("--out", "--publish", "--data-dir", "--data_dir")
+        place = name in ("--out", "--publish", "--label", "--data-dir", "--data_dir")
         if not (skip or place or argument in ("--json", "--quiet")):
             kept.append(argument)
         skip = place and not value

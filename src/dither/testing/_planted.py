@@ -262,7 +262,7 @@ PLANTED: dict[str, tuple[Callable[..., Estimator], str]] = {
     "clipped cost": (ClippedCost, "scale"),
     "half-precision cost": (HalfPrecisionCost, "unbiased"),
     "entropy bonus": (EntropyBonus, "scale"),
-    "baseline of the batch": (partial(ScoreFunction, baseline=BaselineOfTheBatch(0.9)), "unbiased"),
+    "baseline of the batch": (lambda m: ScoreFunction(m, BaselineOfTheBatch(0.9)), "unbiased"),
     "baseline folds in the current cost": (lambda m: ScoreFunction(m, BaselineFoldsInTheCurrentCost(0.9)), "unbiased"),
     "leave-one-out leaves nobody out": (partial(_two, baseline=BaselineOfTheSample()), "unbiased"),
     "baseline looks at the outcome": (lambda m: ScoreFunction(m, BaselineLooksAtTheOutcome(0.9)), "unbiased"),
