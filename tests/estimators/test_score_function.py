@@ -258,3 +258,24 @@ def test_per_node_patterns_first_match_wins_and_state_is_kept_apart() -> None:
     again = PerNode(model, {"1": partial(ScoreFunction, baseline="mean"), "*": partial(ScoreFunction, baseline="optimal")})
     again.load_state_dict(both.state_dict())
     assert both.unbiased and sorted(again.state_dict()) == sorted(both.state_dict())
+
+
+def test_split_sums_finds_the_terms_of_a_summed_cost() -> None:
+    """The same seed: equal to the gradient of the closure that returns the terms; other costs are left as they are."""
+    node = Bernoulli()
+    model = torch.nn.ModuleDict({"node": node})
+    logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+
+    def terms() -> torch.Tensor:
+        return torch.sin(2 * node(logits)) * torch.arange(1.0, 6.0, dtype=torch.float64)
+
+    def gradient(closure, **options) -> torch.Tensor:
+        torch.manual_seed(0)
+        return torch.autograd.grad(ScoreFunction(model, samples=2, **options)(closure), logits)[0]
+
+    local, whole = gradient(terms), gradient(lambda: terms().sum(1))
+    assert not torch.allclose(local, whole)
+    for summed in (lambda: terms().sum(1), lambda: torch.sum(terms(), 1), lambda: terms().sum(dim=-1)):
+        assert torch.allclose(gradient(summed, split_sums=True), local)
+    assert torch.allclose(5 * gradient(lambda: terms().mean(1), split_sums=True), local)
+    assert torch.allclose(gradient(lambda: terms().sum(1) + 0, split_sums=True), whole)

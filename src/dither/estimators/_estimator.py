@@ -16,6 +16,7 @@ from dither.estimators._call import Call
 from dither.estimators._locality import Locality
 from dither.estimators._site import Closure, Site, checked_cost
 from dither.estimators._slopes import Valve, passage, slopes
+from dither.estimators._sums import with_terms
 from dither.functional._bernoulli import attach, widen
 from dither.nodes import Node, _checkpoint, named_nodes, taken_over
 from dither.nodes._node import is_concrete
@@ -53,6 +54,7 @@ class Estimator(ABC):
     enumerates: ClassVar[bool] = False  # sums over outcomes instead of sampling them
     accuracy: ClassVar[float] = 1e-10  # to which an oracle finds its expectation: less where that takes quadrature
     local_credit: bool = False  # whether surrogates use Site.influence
+    split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
 
     def __init__(self, model: nn.Module, *, samples: int = 1, vectorize: bool = True) -> None:
         if not isinstance(model, nn.Module):
@@ -159,7 +161,7 @@ class Estimator(ABC):
         self._sample, self._calls, self._drawn, self._valve = run, [], [], Valve()
         self._anchor = self._anchored(run)
         with taken_over(self.nodes.values(), _handler=handler):
-            cost = checked_cost(closure())
+            cost = checked_cost(with_terms(closure) if self.split_sums else closure())
         outputs = [d[3] for d in self._drawn]
         found = slopes(cost, outputs) if self.differentiates and self._differentiating else []
         self._valve.open = False

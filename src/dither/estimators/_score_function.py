@@ -28,6 +28,8 @@ class ScoreFunction(Estimator):
                 nn.Module  learned from the node's logits by squared error; add estimator.parameters() to the optimizer.
     Local cost  a closure that returns (batch, terms) gives each unit the credit of those terms only that it can influence,
                 found by tracing the closure once (an evaluation more at the first call).
+    split_sums  take the cost apart by itself: where what the closure returns, (batch,), is the plain sum or mean of a tensor over
+                all but the batch, that tensor's entries are the terms, and credit is local without any change to the closure.
     Requires    samples evaluations of the closure; any cost, differentiable or not.
     decay       of the moving averages, per call.
     any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every
@@ -51,10 +53,11 @@ class ScoreFunction(Estimator):
         *,
         decay: float = 0.99,
         any_order: bool = False,
+        split_sums: bool = False,
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
-        self.any_order = any_order
+        self.any_order, self.split_sums = any_order, split_sums
         self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
         self.baseline = make_baseline(baseline, decay, per_logit=not any_order)
         if samples < self.baseline.minimum_samples:
@@ -71,7 +74,9 @@ class ScoreFunction(Estimator):
             for baseline, samples in kinds
             if samples >= make_baseline(baseline, 0.9).minimum_samples
         }
-        return rows | {f"{cls.__name__}-any-order": partial(cls, baseline="optimal", any_order=True)}
+        return rows | {f"{cls.__name__}-any-order": partial(cls, baseline="optimal", any_order=True)} | {
+            f"{cls.__name__}-split-sums": partial(cls, baseline="optimal", split_sums=True)
+        }
 
     def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         if not node.discrete:

@@ -55,11 +55,8 @@ METHODS: dict[str, Method] = {
     "mve": Method(_named("MVE")),
     "score-optimal-local": Method(_named("ScoreFunction", "optimal"), local=True),
     "score-leave-one-out-2-local": Method(_named("ScoreFunction", "leave-one-out", samples=2), local=True),
+    "score-optimal-split-sums": Method(_named("ScoreFunction", "optimal", split_sums=True)),
     "score-optimal": Method(_named("ScoreFunction", "optimal")),
-    "double-cv-2": Method(_named("DoubleCV", samples=2)),
-    "mixture": Method(_named("Mixture")),
-    "mixture-control-variate": Method(_named("Mixture", "control-variate")),
-    "local-expectation": Method(_named("LocalExpectation")),
     "score-leave-one-out-10": Method(_named("ScoreFunction", "leave-one-out", samples=10)),
 }
 
