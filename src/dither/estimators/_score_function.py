@@ -28,8 +28,8 @@ class ScoreFunction(Estimator):
                 nn.Module  learned from the node's logits by squared error; add estimator.parameters() to the optimizer.
     Local cost  a closure that returns (batch, terms) gives each unit the credit of those terms only that it can influence,
                 found by tracing the closure once (an evaluation more at the first call).
-    split_sums  take the cost apart by itself: where what the closure returns, (batch,), is the plain sum or mean of a tensor over
-                all but the batch, that tensor's entries are the terms, and credit is local without any change to the closure.
+    split_sums  take the cost apart by itself: where what the closure returns, (batch,), is the plain sum or mean of a tensor
+                over all but the batch, that tensor's entries are the terms, and credit is local with no change to the closure.
     Requires    samples evaluations of the closure; any cost, differentiable or not.
     decay       of the moving averages, per call.
     any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every
@@ -74,9 +74,11 @@ class ScoreFunction(Estimator):
             for baseline, samples in kinds
             if samples >= make_baseline(baseline, 0.9).minimum_samples
         }
-        return rows | {f"{cls.__name__}-any-order": partial(cls, baseline="optimal", any_order=True)} | {
-            f"{cls.__name__}-split-sums": partial(cls, baseline="optimal", split_sums=True)
-        }
+        return (
+            rows
+            | {f"{cls.__name__}-any-order": partial(cls, baseline="optimal", any_order=True)}
+            | {f"{cls.__name__}-split-sums": partial(cls, baseline="optimal", split_sums=True)}
+        )
 
     def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         if not node.discrete:

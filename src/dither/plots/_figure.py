@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's palette without its yellow (too pale on white): told apart with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+LINES = ("-", "--", ":")  # for a second and third round of colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "d")
 
 STYLE: dict[Any, Any] = {

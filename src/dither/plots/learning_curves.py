@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from dither.plots._figure import MARKERS, PALETTE, new_axes, style
+from dither.plots._figure import LINES, MARKERS, PALETTE, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def draw(
             xs, means, lows, highs, seeds = zip(*points, strict=True)
             n = max(seeds)
             ax.plot(
-                xs, means, color=color, marker=marker, markersize=3.5, linewidth=1.5,
+                xs, means, LINES[i // len(PALETTE) % len(LINES)], color=color, marker=marker, markersize=3.5, linewidth=1.5,
                 markevery=max(1, len(xs) // 12), label=f"{name} (n = {n})" if name else f"n = {n}",
             )  # fmt: skip
             if n > 1:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dither.plots._figure import MARKERS, PALETTE, new_axes, style
+from dither.plots._figure import LINES, MARKERS, PALETTE, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 NAMES = {"units": "stochastic units", "layers": "layers", "noise": "variance / |gradient|²", "bias2": "bias² / |gradient|²"}
-LINES = ("-", "--", ":")
 
 
 def draw(
