@@ -150,3 +150,11 @@ def test_bias_is_corrected_for_the_noise_of_the_mean() -> None:
         row = audit(model, closure, [ScoreFunction], draws=20, warmup=0, seed=seed).overall()["ScoreFunction"]
         none += row["bias"] == 0
     assert none >= 3, f"half of the corrected squared biases of an unbiased estimator fall below zero, here {none} of 12"
+
+
+def test_an_audit_inside_no_grad_still_measures_gradients() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), dither.Bernoulli())
+    x = torch.ones(2, 2)
+    with torch.no_grad():
+        report = dither.audit(net, lambda: net(x).sum(1) ** 2, [dither.StraightThrough], draws=2, warmup=0)
+    assert report.overall()["StraightThrough"]["reference_norm"] > 0

@@ -23,7 +23,7 @@ def untouched(model: nn.Module, estimators: Iterable[Estimator], closure: Closur
     """Within it torch is seeded; afterwards its generator, the model's buffers and the estimators' states are as before."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     estimators = list(estimators)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         try:
             for estimator in estimators:
