@@ -63,16 +63,16 @@ class GumbelRao(Estimator):
         sampler = partial(rao, extra_noise=extra, temperature=self.temperature)
         return node.propagate(logits, call.noise(), sampler), None
 
-    def cells(self, call_node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
-        if stream != _GIVEN_SAMPLE or not isinstance(call_node, (Bernoulli, Categorical)):
+    def cells(self, node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
+        if stream != _GIVEN_SAMPLE or not isinstance(node, (Bernoulli, Categorical)):
             return None
         # One cell: a lattice of the golden ratio over draws and categories.
-        width = logits.shape[-1] if isinstance(call_node, Categorical) else 1
+        width = logits.shape[-1] if isinstance(node, Categorical) else 1
         steps = torch.arange(1, self.draws + 1, dtype=torch.float64).unsqueeze(-1)
         ratios = 0.618033988749895 ** torch.arange(1, width + 1, dtype=torch.float64)
         lattice = (0.5 + steps * ratios) % 1
-        units = logits.shape[2:-1] if isinstance(call_node, Categorical) else logits.shape[2:]
-        shape = (1, 1, self.draws, *[1] * len(units), *([width] if isinstance(call_node, Categorical) else []))
+        units = logits.shape[2:-1] if isinstance(node, Categorical) else logits.shape[2:]
+        shape = (1, 1, self.draws, *[1] * len(units), *([width] if isinstance(node, Categorical) else []))
         noise = lattice.reshape(shape).expand(1, *logits.shape).to(logits)
         weight = torch.zeros((1, logits.shape[0], self.draws, *units), dtype=logits.dtype, device=logits.device)
         return noise, weight

@@ -69,15 +69,15 @@ class GumbelSoftmax(Estimator):
             return node.propagate(logits, noise), None
         return node.propagate(logits, noise, partial(sampler, temperature=self.temperature, hard=self.hard)), None
 
-    def cells(self, call_node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
-        if isinstance(call_node, Bernoulli):
+    def cells(self, node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
+        if isinstance(node, Bernoulli):
             p = torch.sigmoid(widen(logits))
-            _, log_weight = call_node.cells(logits)
+            _, log_weight = node.cells(logits)
             points = [(p + (1 - p) * e, p * e) for e in (0.25, 0.75)]
             noise = torch.stack([torch.stack(pair) for pair in points], 1)
-        elif isinstance(call_node, Categorical):
+        elif isinstance(node, Categorical):
             a = _proper(logits)
-            _, log_weight = call_node.cells(logits)
+            _, log_weight = node.cells(logits)
             noise = torch.stack([_given_each(a, e) for e in _POINTS], 1)
         else:
             return None

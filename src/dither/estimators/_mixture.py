@@ -8,18 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators._baselines import LeaveOneOut, _mean_over_ranks
-from dither.estimators._call import Call
+from dither.estimators._control_variates import gain, others, probability, to_logits
+from dither.estimators._double_cv import SlopedSamples
 from dither.estimators._estimator import Estimator
 from dither.estimators._least_squares import outer, pairs, quality, weights_of
 from dither.estimators._site import Site
-from dither.functional._bernoulli import widen
-from dither.nodes import Bernoulli, Categorical
 
 INPUTS = ("unbiased", "biased", "logit", "layer", "constant")
 _PRIOR = 50.0  # calls: what the layer's own averages weigh against those of a single unit
 
 
-class Mixture(Estimator):
+class Mixture(SlopedSamples):
     """Straight-through and score function, mixed by what is learned online of both: the paper's Sec. 3.2.2, done properly.
 
     With u the unbiased estimate (score function, leave-one-out), s the biased one of little variance (straight-through, with
@@ -51,9 +50,6 @@ class Mixture(Estimator):
     """
 
     reference = "Bengio 2013, Sec. 3.2.2"
-    supports = (Bernoulli, Categorical)
-    differentiates = True
-    composable = False
     local_credit = True
 
     def __init__(
@@ -68,11 +64,11 @@ class Mixture(Estimator):
         warmup: int = 20,
         vectorize: bool = True,
     ) -> None:
+        if samples < 2:
+            raise ValueError(f"samples is {samples}: Mixture compares independent runs, give at least 2")
         super().__init__(model, samples=samples, vectorize=vectorize)
         if kind not in ("prediction", "control-variate"):
             raise ValueError(f"kind is {kind!r}: it must be 'prediction' or 'control-variate'")
-        if samples < 2:
-            raise ValueError(f"samples is {samples}: Mixture compares independent runs, give at least 2")
         if not inputs or len(set(inputs)) < len(inputs) or not set(inputs) <= set(INPUTS):
             raise ValueError(f"inputs is {inputs!r}: give one or more of {', '.join(INPUTS)}, each once")
         if not 0 < decay < 1:
@@ -95,16 +91,10 @@ class Mixture(Estimator):
             "Mixture-control-variate-3": partial(cls, kind="control-variate", samples=3, warmup=0),
         }
 
-    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
-        node, logits, noise = call.node, call.logits, call.noise()
-        if not node.discrete:
-            return node.propagate(logits, noise), None
-        outcome = node.outcome(logits, noise)
-        return self.through(node.emit(logits, outcome), node.mean(logits)), outcome
-
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         credit = site.credit(costs)
-        score = _score(site)
+        score = site.score
+        assert score is not None
         unbiased = _over(credit - LeaveOneOut().value(site, credit), score) * score
         estimate = self._predicted if self.kind == "prediction" else self._controlled
         return site.along_logits(estimate(site, credit, score, unbiased) / self.samples)
@@ -123,7 +113,7 @@ class Mixture(Estimator):
     def _inputs(self, site: Site, unbiased: Tensor) -> Tensor:
         """(K, batch, *logits, F)."""
         s = straight_through(site)
-        p = torch.softmax(widen(site.logits), -1) if isinstance(site.node, Categorical) else torch.sigmoid(widen(site.logits))
+        p = probability(site.node, site.logits)
         every = {
             "unbiased": unbiased,
             "biased": s,
@@ -180,12 +170,12 @@ class Mixture(Estimator):
         assert site.slope is not None
         mean = site.node.mean(site.logits.flatten(0, 1)).unflatten(0, site.logits.shape[:2]).detach()
         emitted = site.node.emit(site.logits.flatten(0, 1), site.outcome.flatten(0, 1)).unflatten(0, site.logits.shape[:2])
-        others = (site.slope.sum(0) - site.slope) / (self.samples - 1)
-        parts = others * (emitted.detach() - mean)
+        slope = others(site.slope)
+        parts = slope * (emitted.detach() - mean)
         parts = parts.sum(-1) if parts.dim() > 2 + len(site.units) else parts
         taken = _of_shared_terms(site, parts.flatten(2))
-        taken = taken - (taken.sum(0) - taken) / (self.samples - 1)  # its own leave-one-out, of mean 0 given this run
-        control = _over(taken, score) * score - straight_through(site, others)
+        taken = taken - others(taken)  # its own leave-one-out, of mean 0 given this run
+        control = _over(taken, score) * score - straight_through(site, slope)
         known = self.averages.get(f"{site.name}.control")
         if self.learning:
             u, v = unbiased.mean((0, 1)), control.mean((0, 1))
@@ -250,13 +240,7 @@ def straight_through(site: Site, slope: Tensor | None = None) -> Tensor:
     """The straight-through gradient of the logits: the Jacobian of the node's mean applied to the outputs' slopes."""
     slope = site.slope if slope is None else slope
     assert slope is not None
-    a = widen(site.logits.detach())
-    if isinstance(site.node, Categorical):
-        p = torch.softmax(a, -1)
-        return p * (slope - (p * slope).sum(-1, keepdim=True))
-    s = torch.sigmoid(a)
-    low, high = site.node.values if isinstance(site.node, Bernoulli) else (0, 1)
-    return (high - low) * s * torch.sigmoid(-a) * slope
+    return gain(site.node) * to_logits(site.node, probability(site.node, site.logits), slope)
 
 
 def _of_shared_terms(site: Site, parts: Tensor) -> Tensor:
@@ -265,12 +249,6 @@ def _of_shared_terms(site: Site, parts: Tensor) -> Tensor:
         return parts.sum(-1)
     terms = site.influence.to(parts.dtype)
     return (parts @ (terms @ terms.T > 0).to(parts.dtype)).view(*parts.shape[:2], *site.units)
-
-
-def _score(site: Site) -> Tensor:
-    """d log P / d a: h - s, or one-hot - p."""
-    a = widen(site.logits.detach())
-    return site.outcome - (torch.softmax(a, -1) if isinstance(site.node, Categorical) else torch.sigmoid(a))
 
 
 def _over(credit: Tensor, score: Tensor) -> Tensor:

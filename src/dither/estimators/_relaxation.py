@@ -97,14 +97,14 @@ class Relaxing(Estimator):
         return Relaxed(self, site, costs)
 
     # --- for oracles --------------------------------------------------------------------------------------------------
-    def cells(self, call_node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
+    def cells(self, node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
         """Gauss-Legendre points within each outcome's share of the noise. Two categories at most: with more, the ratios of
         their exponentials have corners at which few points are not enough."""
-        if isinstance(call_node, Categorical):
+        if isinstance(node, Categorical):
             if logits.shape[-1] > 2:
                 raise CannotEnumerate(f"{type(self).__name__} by quadrature: two categories at most, not {logits.shape[-1]}")
             return _categorical_cells(logits, stream, self.points)
-        return _binary_cells(logits, stream, self.points) if call_node.discrete else None
+        return _binary_cells(logits, stream, self.points) if node.discrete else None
 
 
 class Relaxed:

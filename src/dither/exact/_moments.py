@@ -45,14 +45,7 @@ def moments(
     returns, is weighted by the probability of the noise behind it: nothing is sampled.
     """
     model, source = estimator.model, Enumeration(joint=True)
-    nodes, named = named_nodes(model), trainable(model)
-
-    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
-        source.start(row)
-        with taken_over(nodes.values(), _source=source):
-            loss = estimator(closure)
-        source.finish()
-        return loss, torch.as_tensor(source.log_weight).sum().detach()
+    run, named = _runner(estimator, closure, source), trainable(model)
 
     def run_apart(row: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         with _replaced(model, {named[name]: p for name, p in parameters.items()}):
@@ -63,7 +56,7 @@ def moments(
     square = {name: torch.zeros_like(p) for name, p in named.items()}
     apart = {name: torch.zeros_like(p) for name, p in named.items()}
     with estimator.frozen() if frozen else _unchanged(estimator):
-        rows = _laid_out(estimator, closure, source, run).rows(max_outcomes)
+        rows = _laid_out(estimator, source, run).rows(max_outcomes)
         for part in rows.split(CHUNK):
             losses, log_weights = over(run, part, vectorize)
             weights = log_weights.exp().to(losses.dtype)
@@ -94,7 +87,23 @@ def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_O
     """The exact expectation of the loss that an estimator returns, the probabilities held constant: so each of its derivatives,
     of any order, is the expectation of that derivative of the loss. State (baselines) is left as it was.
     """
-    source, nodes = Enumeration(joint=True), named_nodes(estimator.model)
+    source = Enumeration(joint=True)
+    run = _runner(estimator, closure, source)
+    with estimator.frozen():
+        losses, log_weights = over(run, _laid_out(estimator, source, run).rows(max_outcomes), vectorize)
+    return (log_weights.exp() * losses)[log_weights > -torch.inf].sum()
+
+
+def outcomes(estimator: Any, closure: Closure) -> int:
+    """How many joint outcomes `moments` would sum for this estimator on this closure."""
+    source = Enumeration(joint=True)
+    with _unchanged(estimator), estimator.frozen():
+        return _laid_out(estimator, source, _runner(estimator, closure, source)).outcomes()
+
+
+def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[Tensor | None], tuple[Tensor, Tensor]]:
+    """row of cells -> (the estimator's loss for it, the logarithm of its probability); None notes what is drawn."""
+    nodes = named_nodes(estimator.model)
 
     def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
         source.start(row)
@@ -103,26 +112,10 @@ def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_O
         source.finish()
         return loss, torch.as_tensor(source.log_weight).sum().detach()
 
-    with estimator.frozen():
-        losses, log_weights = over(run, _laid_out(estimator, closure, source, run).rows(max_outcomes), vectorize)
-    return (log_weights.exp() * losses)[log_weights > -torch.inf].sum()
+    return run
 
 
-def outcomes(estimator: Any, closure: Closure) -> int:
-    """How many joint outcomes `moments` would sum for this estimator on this closure."""
-    source = Enumeration(joint=True)
-    nodes = named_nodes(estimator.model)
-
-    def run(row: Tensor | None) -> None:
-        source.start(row)
-        with taken_over(nodes.values(), _source=source):
-            estimator(closure)
-
-    with _unchanged(estimator), estimator.frozen():
-        return _laid_out(estimator, closure, source, run).outcomes()
-
-
-def _laid_out(estimator: Any, closure: Closure, source: Enumeration, run: Callable[[None], Any]) -> Enumeration:
+def _laid_out(estimator: Any, source: Enumeration, run: Callable[[None], Any]) -> Enumeration:
     """The source after a run that noted its layout; a first one lets the estimator learn how many runs it will make."""
     with torch.no_grad() if not getattr(estimator, "differentiates", False) else torch.enable_grad():
         if getattr(estimator, "planned", False):
