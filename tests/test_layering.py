@@ -22,6 +22,7 @@ LAYERS = [
     {"nodes"},
     {"functional"},
     {"noise"},
+    {"kernels"},
 ]
 # Beside the house: each is usable alone. `files` knows nothing of dither; the others may write through it.
 BESIDE = {"data": {"files"}, "plots": {"files"}, "results": {"files"}, "files": set()}

@@ -1,11 +1,15 @@
 """The generator and its keys: which bits come out, and what they may depend on."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dither import noise
+from dither import kernels, noise
+from dither.kernels import _reference
 
 WORD = st.integers(0, 2**32 - 1)
 LIKE = torch.zeros(1)
@@ -30,37 +34,65 @@ def draw(kind, *shape, seed=7, site=0, sample=0):
 # --- Philox -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
 def test_known_answers(counter, key, expected):
-    assert noise.philox_words(words(counter), words(key)) == words(expected)
+    assert kernels.philox_words(words(counter), words(key)) == words(expected)
     many = torch.tensor(words(counter)).view(4, 1).expand(4, 3)
-    assert noise.philox(many, words(key)).T.tolist() == [list(words(expected))] * 3
+    assert kernels.philox(many, words(key)).T.tolist() == [list(words(expected))] * 3
 
 
 @given(st.lists(st.tuples(WORD, WORD, WORD, WORD), min_size=1, max_size=9), st.tuples(WORD, WORD))
 def test_tensors_give_the_words_of_integers(counters, key):
     before = torch.tensor(counters).T.contiguous()
-    after = noise.philox(before, key)
-    assert [tuple(row) for row in after.T.tolist()] == [noise.philox_words(c, key) for c in counters]
+    after = kernels.philox(before, key)
+    assert [tuple(row) for row in after.T.tolist()] == [kernels.philox_words(c, key) for c in counters]
     assert before.T.tolist() == [list(c) for c in counters], "the counters were changed in place"
 
 
-@given(st.integers(0, 2**48 - 1), st.integers(0, 2**16 - 1), st.integers(0, 40), st.integers(0, 2**63 - 1))
-def test_layout_of_key_and_counter(example, sample, unit, seed):
-    # Written out a second time: stored runs rely on it, and kernels must give the same.
-    site = 5
-    key = noise.philox_words((site, 0, 0, 0), (seed % 2**32, seed >> 32))[:2]
-    counter = (unit // 4, example % 2**32, (sample << 16) + (example >> 32), 0)
-    expected = (noise.philox_words(counter, key)[unit % 4] + 0.5) / 2**32
+def word_of(seed, site, sample, example, stream, number):
+    """A word of a stream, written out a second time: stored runs rely on it, and kernels must give the same."""
+    key = kernels.philox_words((site, 0, 0, 0), (seed % 2**32, seed >> 32))[:2]
+    counter = (number // 4, example % 2**32, (sample << 16) + (example >> 32), stream)
+    return kernels.philox_words(counter, key)[number % 4]
+
+
+def scaled(word):
+    """2^32 u of a word: its first 24 significant bits, and 1/2, rounded to 24 bits."""
+    cut = max(word.bit_length() - 24, 0)
+    return np.float32((word >> cut) << cut) + np.float32(0.5)
+
+
+KEYS = (st.integers(0, 2**48 - 1), st.integers(0, 2**16 - 1), st.integers(0, 300), st.integers(0, 2**63 - 1))
+
+
+@given(*KEYS)
+def test_layout_of_uniforms(example, sample, unit, seed):
+    group, place = divmod(unit, 128)
+    high, low = (word_of(seed, 5, sample, example, stream, 64 * group + place % 64) for stream in (0, 1))
+    shift = 16 * (place // 64)
+    word = (high >> shift & 0xFFFF) << 16 | (low >> shift & 0xFFFF)
     with noise.examples(torch.tensor([example])):
-        drawn = draw(noise.uniform, 1, unit + 1, seed=seed, site=site, sample=sample)[0, unit]
-    assert abs(float(drawn) - expected) <= expected * 2**-24 + 2**-25
+        drawn = draw(noise.uniform, 1, unit + 1, seed=seed, site=5, sample=sample)[0, unit]
+    assert float(drawn) == scaled(word) * 2.0**-32
+
+
+@given(*KEYS)
+def test_layout_of_normals(example, sample, unit, seed):
+    first, second = (word_of(seed, 5, sample, example, 2, unit // 2 * 2 + i) for i in (0, 1))
+    turn = math.cos if unit % 2 == 0 else math.sin
+    expected = math.sqrt(-2 * math.log(float(scaled(first)) * 2.0**-32)) * turn(2 * math.pi * second * 2.0**-32)
+    with noise.examples(torch.tensor([example])):
+        drawn = draw(noise.normal, 1, unit + 1, seed=seed, site=5, sample=sample)[0, unit]
+    assert float(drawn) == pytest.approx(expected, rel=4e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize(("word", "expected"), [(0, 2.0**-33), (2**32 - 1, 1 - 2.0**-24), (2**31, 0.5)])
 def test_interval_is_open_at_both_ends(monkeypatch, word, expected):
-    monkeypatch.setattr(noise, "philox", lambda counter, key: torch.full_like(counter, word))
-    drawn = draw(noise.uniform, 2, 5)
-    assert drawn.eq(expected).all() and 0 < expected < 1
-    normals = draw(noise.normal, 2, 5)
+    monkeypatch.setattr(_reference, "philox", lambda counter, key: torch.full_like(counter, word))
+    ids = torch.arange(2).view(1, 2)
+    drawn = _reference.uniform(7, 0, torch.tensor([0]), ids, 200)
+    half = word & 0xFFFF | (word & 0xFFFF) << 16, word >> 16 | word >> 16 << 16
+    assert drawn[..., :64].eq(float(scaled(half[0])) * 2.0**-32).all() and 0 < float(drawn.min()) <= float(drawn.max()) < 1
+    assert float(scaled(word)) * 2.0**-32 == expected
+    normals = _reference.normal(7, 0, torch.tensor([0]), ids, 5)
     assert normals.isfinite().all(), "the logarithm of 0"
 
 

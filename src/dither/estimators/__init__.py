@@ -9,6 +9,7 @@ from dither.estimators._double_cv import DoubleCV
 from dither.estimators._episodes import Episodes
 from dither.estimators._estimator import Estimator
 from dither.estimators._exact import Exact
+from dither.estimators._forward_only import ForwardOnly
 from dither.estimators._gumbel_rao import GumbelRao
 from dither.estimators._gumbel_softmax import GumbelSoftmax
 from dither.estimators._local_expectation import LocalExpectation
@@ -49,6 +50,7 @@ __all__ = [
     "Estimator",
     "Exact",
     "FiniteDifference",
+    "ForwardOnly",
     "GumbelRao",
     "GumbelSoftmax",
     "LocalExpectation",

@@ -134,7 +134,7 @@ class Optimal(_Moving):
 
 def per_logit(credit: Tensor, site: Site) -> Tensor:
     """Credit per unit, or with ones for units, with one more dimension for categories."""
-    return credit.unsqueeze(-1) if site.logits.dim() > 2 + len(site.units) else credit
+    return credit.unsqueeze(-1) if len(site.shape) > 2 + len(site.units) else credit
 
 
 class Learned(Baseline):
@@ -158,12 +158,12 @@ class Learned(Baseline):
 
     def value(self, site: Site, credit: Tensor) -> Tensor:
         logits = site.logits.detach()
-        value = self._module(site)(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
-        units = (*logits.shape[:2], *site.units)
+        value = self._module(site)(logits.flatten(0, 1)).unflatten(0, site.shape[:2])
+        units = (*site.shape[:2], *site.units)
         if value.shape == units:
             return value
-        if value.numel() == logits.shape[0] * logits.shape[1]:
-            return site.over_units(value.reshape(logits.shape[:2]))
+        if value.numel() == site.shape[0] * site.shape[1]:
+            return site.over_units(value.reshape(site.shape[:2]))
         raise ValueError(
             f"the baseline module gave shape {tuple(value.shape[1:])} for node '{site.name}': one value per example, "
             f"(batch,), or one per unit, {tuple(units[1:])}, is needed"

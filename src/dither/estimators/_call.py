@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dither.nodes import Node
 from dither.nodes._node import is_concrete
+from dither.noise import Keyed, drawn
 
 if TYPE_CHECKING:
     from dither.estimators._estimator import Estimator
@@ -45,13 +46,17 @@ class Call:
         sample = self.run if sample is None else sample
         if self.node._source is not None:
             return self.node._source(self.node, self.logits, (self.site, stream, sample), self.estimator, same)
-        # `like` is no batched tensor even where the logits are: in a vmap over runs the key alone tells runs apart, and noise
-        # of a constant key is drawn once for all of them.
-        like = torch.empty((), device=self.logits.device)
         if among and isinstance(sample, Tensor) and not is_concrete(sample):
-            drawn = [self.node.draw(self.logits, self.seed, self.site | stream << 32, k, like) for k in range(among)]
-            return torch.stack(drawn)[sample]
-        return self.node.draw(self.logits, self.seed, self.site | stream << 32, sample, like)
+            return torch.stack([drawn(self._named(k, stream), self.logits) for k in range(among)])[sample]
+        return drawn(self._named(sample, stream), self.logits)
+
+    def keyed(self) -> Tensor | Keyed:
+        """The noise of this call and run, not drawn yet where the node can draw it on the fly."""
+        return self.noise() if self.node._source is not None else self._named(self.run, 0)
+
+    def _named(self, sample: Tensor | int, stream: int) -> Tensor | Keyed:
+        # Slices of a vmap have no draws of their own: the key alone tells runs apart, and noise of a constant key is drawn once.
+        return self.node.draw(self.logits, self.seed, self.site | stream << 32, sample, own_slices=False)
 
     def is_run(self, number: int | Tensor) -> Tensor:
         """Whether this is run `number`: 0-d bool."""

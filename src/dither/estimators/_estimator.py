@@ -81,7 +81,7 @@ class Estimator(ABC):
         self._sample = torch.zeros((), dtype=torch.int64)
         self._differentiating = False
         self._calls: list[Node] = []
-        self._drawn: list[tuple[Node, Tensor, Tensor, Tensor]] = []
+        self._drawn: list[tuple[Node, Tensor, Tensor, Tensor | None]] = []
         self._layout: Layout = ((),)
         self._valve = Valve()
         self._root = torch.zeros((), requires_grad=True)
@@ -111,10 +111,10 @@ class Estimator(ABC):
 
     def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
         """(what the node returns, its outcome if it is to be credited)."""
-        return self.respond(call.node, call.logits, call.noise())
+        return self.respond(call.node, call.logits, call.keyed())
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`answer` for estimators that treat all runs and calls alike."""
+    def respond(self, node: Node, logits: Tensor, noise: Any) -> tuple[Tensor, Tensor | None]:
+        """`answer` for estimators that treat all runs and calls alike. The noise is for the node's methods: it may be Keyed."""
         raise NotImplementedError(f"{type(self).__name__} defines neither respond nor answer")
 
     def through(self, hard: Tensor, path: Tensor | None) -> Tensor:
@@ -162,7 +162,7 @@ class Estimator(ABC):
         self._anchor = self._anchored(run)
         with taken_over(self.nodes.values(), _handler=handler):
             cost = checked_cost(with_terms(closure) if self.split_sums else closure())
-        outputs = [d[3] for d in self._drawn]
+        outputs = [output for *_, output in self._drawn if output is not None]
         found = slopes(cost, outputs) if self.differentiates and self._differentiating else []
         self._valve.open = False
         return cost, [d[1] for d in self._drawn], [d[2] for d in self._drawn], found
@@ -176,7 +176,7 @@ class Estimator(ABC):
         """Costs (runs, batch, terms) and the sites, for all runs of the closure. Where the plan depends on a layout that is
         not the one foreseen (the first call, a change of shapes), the runs are made once more, by the right plan."""
         costs, sites = self._run_as_planned(closure)
-        layout = tuple(tuple(site.logits.shape[2:]) for site in sites)
+        layout = tuple(site.shape[2:] for site in sites)
         if layout != self._layout:
             self._layout = layout
             if self.planned:
@@ -242,7 +242,7 @@ class Estimator(ABC):
         self._calls.append(node)
         output, outcome = answer(logits)
         if outcome is not None:
-            self._drawn.append((node, logits, outcome, output))
+            self._drawn.append((node, logits, outcome, output if self.differentiates else None))
         return output
 
     def _answer(self, node: Node, places: tuple[Tensor, int, int, Tensor], logits: Tensor):
@@ -261,9 +261,9 @@ class Estimator(ABC):
 
     def _check(self, costs: Tensor, sites: list[Site]) -> None:
         for site in sites:
-            if site.logits.shape[1] != costs.shape[1]:
+            if site.shape[1] != costs.shape[1]:
                 raise ValueError(
-                    f"node '{site.name}' got logits of shape {tuple(site.logits.shape[1:])} but the closure returned a cost "
+                    f"node '{site.name}' got logits of shape {site.shape[1:]} but the closure returned a cost "
                     f"for {costs.shape[1]} examples: the first dimension of logits must be the batch, example by example; "
                     "reshape (batch * time, units) to (batch, time, units), expand shared logits to (batch, units)"
                 )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dither.estimators._site import Closure, Site
     from dither.nodes import Node
 
+_NOISE = {"dither::draw_seed", "dither::compiled_seed", "dither::uniform", "dither::normal"}
 MAX_UNITS = 1024  # beyond it the units of a node are traced as one
 
 _REDUCE = {"sum", "mean", "prod", "amax", "amin", "max", "min", "argmax", "argmin", "logsumexp", "any", "all", "var", "std"}
@@ -53,7 +54,7 @@ class Locality:
         if key not in self._known:
             self._known[key] = _trace(estimator, closure, sites)
         for site, influence in zip(sites, self._known[key], strict=True):
-            site.influence = None if influence is None else influence.to(site.logits.device)
+            site.influence = None if influence is None else influence.to(site.outcome.device)
 
 
 def _trace(estimator: Estimator, closure: Closure, sites: list[Site]) -> list[Tensor | None]:
@@ -170,7 +171,7 @@ class _Taint(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if self._paused or func.namespace == "dither":
+        if self._paused or func._schema.name in _NOISE:
             return result
         self._paused += 1
         try:

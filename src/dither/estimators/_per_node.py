@@ -68,7 +68,7 @@ class PerNode(Estimator):
 
     def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
         owner = self._owner.get(id(call.node))
-        return owner.answer(call) if owner else (call.node.propagate(call.logits, call.noise()), None)
+        return owner.answer(call) if owner else (call.node.propagate(call.logits, call.keyed()), None)
 
     @property
     def local_credit(self) -> bool:  # type: ignore[override]

@@ -103,7 +103,7 @@ class ScoreFunction(Estimator):
         elif site.score is None:
             estimate = score_function_surrogate(credit, site.log_prob, baseline)
         else:  # the score in closed form: log P need be neither computed nor differentiated
-            if isinstance(baseline, Tensor) and baseline.dim() != site.logits.dim() - 2:
+            if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
                 baseline = per_logit(baseline, site)  # one for all of a unit's logits
             return site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
         return estimate.sum() / credit.shape[:2].numel()

@@ -32,15 +32,20 @@ class Site:
     index: int = 0
     influence: Tensor | None = None  # (units, terms) bool: the cost terms that each unit can change; None: all
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the logits, (K, batch, *units[, categories])."""
+        return tuple(self.logits.shape)
+
     def _per_unit(self, values: Tensor) -> Tensor:
-        return values.unflatten(0, self.logits.shape[:2])
+        return values.unflatten(0, self.shape[:2])
 
     @property
     def units(self) -> tuple[int, ...]:
         """The shape of the node's units: that of log_prob without runs and batch."""
         if isinstance(self.node, Bernoulli):
-            return tuple(self.logits.shape[2:])
-        return tuple(self.logits.shape[2:-1] if isinstance(self.node, Categorical) else self.log_prob.shape[2:])
+            return self.shape[2:]
+        return tuple(self.shape[2:-1] if isinstance(self.node, Categorical) else self.log_prob.shape[2:])
 
     @cached_property
     def log_prob(self) -> Tensor:

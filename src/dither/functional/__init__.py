@@ -43,6 +43,18 @@ from dither.functional._surrogate import (
     score_function_surrogate,
 )
 
+# Those that draw keyed noise on the fly.
+KEYED = (
+    bernoulli_sample,
+    bernoulli_straight_through,
+    bernoulli_straight_through_clipped,
+    bernoulli_straight_through_sigmoid,
+    categorical_sample,
+    categorical_straight_through,
+    noisy_relu,
+    noisy_tanh,
+)
+
 __all__ = [
     "bernoulli_entropy",
     "bernoulli_gumbel_rao",

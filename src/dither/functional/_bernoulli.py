@@ -2,7 +2,8 @@
 
 The paper prints h = 1[z > sigmoid(a)] (Bengio 2013, Eq. 2); its proof needs P(h = 1) = sigmoid(a), hence "<" here.
 All functions take logits a of any shape and return a tensor of that shape and dtype; noise is float32 and the comparison is
-made in float32 or wider. Infinite logits are legal (p = 0 or 1); a NaN logit gives a NaN sample, never a silent 0.
+made in float32 or wider, as u (1 + e^-a) < 1, by a rule that gives the same bits on every processor (`dither.kernels`). The
+samplers and straight-through functions also take `noise.Keyed`, and then draw it on the fly. Infinite logits are legal (p = 0 or 1); a NaN logit gives a NaN sample, never a silent 0.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dither import kernels
+from dither.noise import Keyed
 
 
 def widen(logits: Tensor) -> Tensor:
@@ -27,28 +31,35 @@ def without_infinities(logits: Tensor) -> Tensor:
     return torch.where(logits.isinf(), torch.zeros_like(logits), logits)
 
 
-def bernoulli_sample(logits: Tensor, noise: Tensor) -> Tensor:
+def bernoulli_sample(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     """Hard sample in {0, 1} without a gradient: 1[noise < sigmoid(logits)].
 
     noise: uniform in (0, 1), the shape of logits.
     """
-    p = torch.sigmoid(widen(logits.detach()))
-    return torch.add((noise < p).to(p.dtype), p, alpha=0).to(logits.dtype)  # + 0 p carries NaN
+    if isinstance(noise, Keyed):
+        return kernels.bernoulli(logits, noise.key)
+    return kernels.decide(logits, noise).to(logits.dtype)
 
 
-def bernoulli_straight_through(logits: Tensor, noise: Tensor) -> Tensor:
+def bernoulli_straight_through(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     """Hard sample whose derivative with respect to the logits is 1 (Hinton 2012; Bengio 2013, Sec. 3.2.1). Biased."""
+    if isinstance(noise, Keyed):
+        return kernels.bernoulli(logits, noise.key, "identity")
     return attach(bernoulli_sample(logits, noise), without_infinities(logits))
 
 
-def bernoulli_straight_through_sigmoid(logits: Tensor, noise: Tensor) -> Tensor:
+def bernoulli_straight_through_sigmoid(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     """Hard sample with the derivative of its mean, sigmoid'(a) = p (1 - p). Biased, exact if the cost is linear in h."""
+    if isinstance(noise, Keyed):
+        return kernels.bernoulli(logits, noise.key, "sigmoid")
     return attach(bernoulli_sample(logits, noise), torch.sigmoid(widen(logits)).to(logits.dtype))
 
 
-def bernoulli_straight_through_clipped(logits: Tensor, noise: Tensor) -> Tensor:
+def bernoulli_straight_through_clipped(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     """Hard sample whose derivative with respect to the logits is 1 where |a| <= 1 and 0 beyond (Hubara et al. 2016, Eq. 4:
     the gradient of a hard tanh). Biased."""
+    if isinstance(noise, Keyed):
+        return kernels.bernoulli(logits, noise.key, "clipped")
     return attach(bernoulli_sample(logits, noise), logits.clamp(-1, 1))
 
 

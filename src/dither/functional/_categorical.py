@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dither import kernels
+from dither.noise import Keyed
 from dither.functional._bernoulli import attach, widen, without_infinities
 
 
@@ -34,14 +36,17 @@ def _one_hot(index: Tensor, like: Tensor) -> Tensor:
     return (index.unsqueeze(-1) == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
 
 
-def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
-    """One-hot sample without a gradient: argmax_k (logits_k + gumbel_k). noise: uniform, the shape of logits."""
+def categorical_sample(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+    """One-hot sample without a gradient: argmax_k (logits_k + gumbel_k). noise: uniform, the shape of logits, or Keyed."""
+    if isinstance(noise, Keyed):
+        return kernels.categorical(logits, noise.key)
+    if logits.dtype != torch.float64:
+        return kernels.choose(logits, noise).to(logits.dtype)
     wide = _proper(logits.detach())
-    hard = _one_hot((wide + gumbel(noise)).argmax(-1), wide)
-    return torch.add(hard, torch.softmax(wide, -1), alpha=0).to(logits.dtype)
+    return torch.add(kernels.choose(wide, noise), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
 
 
-def categorical_straight_through(logits: Tensor, noise: Tensor) -> Tensor:
+def categorical_straight_through(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     """One-hot sample with the derivative of its mean, softmax(logits). Biased (Bengio 2013, Sec. 3.2.1)."""
     path = torch.softmax(_proper(logits), -1).to(logits.dtype)
     return attach(categorical_sample(logits, noise), path)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from dither import functional
 from dither.functional._bernoulli import widen
-from dither.nodes._node import Node, Sampler
+from dither.nodes._node import Node, Sampler, sampled
+from dither.noise import Keyed
 
 
 class Bernoulli(Node):
@@ -24,6 +25,7 @@ class Bernoulli(Node):
     """
 
     discrete = True
+    takes_keys = True
 
     def __init__(
         self, values: tuple[float, float] = (0, 1), sampler: Sampler = functional.bernoulli_straight_through_sigmoid
@@ -41,8 +43,8 @@ class Bernoulli(Node):
         low, high = self.values
         return h if (low, high) == (0, 1) else low + (high - low) * h
 
-    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        return self._affine((sampler or self.sampler)(logits, noise))
+    def propagate(self, logits: Tensor, noise: Tensor | Keyed, sampler: Sampler | None = None) -> Tensor:
+        return self._affine(sampled(sampler or self.sampler, logits, noise))
 
     def mean(self, logits: Tensor) -> Tensor:
         return self._affine(torch.sigmoid(widen(logits)).to(logits.dtype))
@@ -50,7 +52,7 @@ class Bernoulli(Node):
     def mode(self, logits: Tensor) -> Tensor:
         return self._affine(torch.add((logits > 0).to(logits.dtype), torch.sigmoid(logits), alpha=0))  # carries NaN
 
-    def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
+    def outcome(self, logits: Tensor, noise: Tensor | Keyed) -> Tensor:
         return functional.bernoulli_sample(logits, noise)
 
     def emit(self, logits: Tensor, outcome: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from dither import functional
 from dither.functional._categorical import _proper
-from dither.nodes._node import Node, Sampler
+from dither.nodes._node import Node, Sampler, sampled
+from dither.noise import Keyed
 
 
 class Categorical(Node):
@@ -20,6 +21,7 @@ class Categorical(Node):
     """
 
     discrete = True
+    takes_keys = True
     elementwise = False
 
     def __init__(self, sampler: Sampler = functional.categorical_straight_through) -> None:
@@ -34,8 +36,8 @@ class Categorical(Node):
             )
         return super().forward(logits)
 
-    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        return (sampler or self.sampler)(logits, noise)
+    def propagate(self, logits: Tensor, noise: Tensor | Keyed, sampler: Sampler | None = None) -> Tensor:
+        return sampled(sampler or self.sampler, logits, noise)
 
     def mean(self, logits: Tensor) -> Tensor:
         return torch.softmax(_proper(logits), -1).to(logits.dtype)
@@ -45,7 +47,7 @@ class Categorical(Node):
         hard = (index == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
         return torch.add(hard, self.mean(logits), alpha=0)  # carries NaN
 
-    def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
+    def outcome(self, logits: Tensor, noise: Tensor | Keyed) -> Tensor:
         return functional.categorical_sample(logits, noise)
 
     def emit(self, logits: Tensor, outcome: Tensor) -> Tensor:

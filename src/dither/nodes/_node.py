@@ -7,16 +7,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from dither import noise
+from dither import functional, noise
 from dither.nodes import _checkpoint, _deterministic
+from dither.noise import Keyed
 
-Sampler = Callable[[Tensor, Tensor], Tensor]
+Sampler = Callable[[Tensor, Any], Tensor]
 
 
 class Node(nn.Module):
@@ -30,7 +31,8 @@ class Node(nn.Module):
     """
 
     discrete: ClassVar[bool]
-    noise_kind: ClassVar[str] = "uniform"
+    noise_kind: ClassVar[Literal["uniform", "normal"]] = "uniform"
+    takes_keys: ClassVar[bool] = False  # its methods take `noise.Keyed` too, noise that is not drawn yet
     elementwise: ClassVar[bool] = True  # output[i] depends on logits[i] alone (not: on its whole row or image)
     _handler: Callable[[Node, Tensor], Tensor] | None = None
     _source: Callable[..., Tensor] | None = None
@@ -56,20 +58,23 @@ class Node(nn.Module):
     def _by_itself(self, seed: Tensor, logits: Tensor) -> Tensor:
         return self.propagate(logits, self.draw(logits, seed, 0))
 
-    def draw(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0, like: Tensor | None = None) -> Tensor:
-        """The noise of one call: keyed by (seed, site, sample, example, unit), or what an oracle puts in its place."""
+    def draw(
+        self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0, own_slices: bool = True
+    ) -> Tensor | Keyed:
+        """The noise of one call: keyed by (seed, site, sample, example, unit), or what an oracle puts in its place. It is
+        only named, not drawn, where the node `takes_keys`."""
         if self._source is not None:
             return self._source(self, logits)
-        kind = noise.normal if self.noise_kind == "normal" else noise.uniform
         index = sample if isinstance(sample, Tensor) else torch.tensor(sample)
-        return kind(seed, site, index, self.noise_shape(logits), logits if like is None else like)
+        keyed = Keyed(self.noise_kind, seed, site, index, self.noise_shape(logits), logits.device, own_slices)
+        return keyed if self.takes_keys else keyed.draw(logits)
 
     def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
         """Shape of the noise of one call, batch first."""
         return tuple(logits.shape)
 
     @abstractmethod
-    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+    def propagate(self, logits: Tensor, noise: Any, sampler: Sampler | None = None) -> Tensor:
         """The output with a gradient that flows through it: by `sampler`, else by the node's own way."""
 
     @abstractmethod
@@ -81,7 +86,7 @@ class Node(nn.Module):
         """Output of `dither.deterministic("mode")`."""
 
     # For discrete nodes: outcome and log-probability have shape (batch, *unit shape), outcomes possibly one dimension more.
-    def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
+    def outcome(self, logits: Tensor, noise: Any) -> Tensor:
         """The hard outcome, without a gradient."""
         raise NotImplementedError(f"{type(self).__name__} is not discrete")
 
@@ -111,6 +116,13 @@ class Node(nn.Module):
             f"{type(self).__name__} has no enumeration or quadrature: dither.exact cannot sum over it; "
             "use a long average (audit with reference='average')"
         )
+
+
+def sampled(sampler: Sampler, logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+    """sampler(logits, noise), with noise that is drawn unless this sampler draws by itself."""
+    if isinstance(noise, Keyed) and not any(sampler is able for able in functional.KEYED):
+        noise = noise.draw(logits)
+    return sampler(logits, noise)
 
 
 def check_logits(node: Node, logits: Tensor) -> None:

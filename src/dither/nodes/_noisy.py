@@ -11,6 +11,7 @@ from torch import Tensor
 from dither import functional
 from dither.functional._bernoulli import widen
 from dither.nodes._node import Node, Sampler
+from dither.noise import Keyed
 
 _TAIL = 9.5  # standard deviations; beyond lies 1e-21 of the mass
 _NOWHERE = 40.0  # standard deviations, beyond which the normal density is 0 in float64
@@ -29,6 +30,7 @@ class NoisyReLU(Node):
 
     discrete = False
     noise_kind = "normal"
+    takes_keys = True
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -39,7 +41,7 @@ class NoisyReLU(Node):
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
 
-    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+    def propagate(self, logits: Tensor, noise: Tensor | Keyed, sampler: Sampler | None = None) -> Tensor:
         return functional.noisy_relu(logits, noise, self.scale)
 
     def mean(self, logits: Tensor) -> Tensor:
@@ -84,6 +86,7 @@ class NoisyTanh(Node):
 
     discrete = False
     noise_kind = "normal"
+    takes_keys = True
 
     def __init__(self, before: float = 1.0, after: float = 0.0) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ class NoisyTanh(Node):
     def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
         return (*logits.shape, 2)
 
-    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+    def propagate(self, logits: Tensor, noise: Tensor | Keyed, sampler: Sampler | None = None) -> Tensor:
         return functional.noisy_tanh(logits, noise, self.before, self.after)
 
     def mean(self, logits: Tensor) -> Tensor:

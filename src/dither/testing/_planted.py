@@ -16,6 +16,7 @@ from dither.estimators import Estimator, ScoreFunction, Site, StraightThrough
 from dither.estimators._baselines import LeaveOneOut, Optimal, RunningMean
 from dither.functional import bernoulli_log_prob
 from dither.nodes import Bernoulli, Categorical, Node
+from dither.noise import Keyed, drawn
 
 
 def _score(credit: Tensor, log_prob: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class UndetachedBaseline(ScoreFunction):
 class MisprintedThreshold(ScoreFunction):
     """h = 1[z > sigmoid(a)], Eq. 2 as printed."""
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor):
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed):
         if not isinstance(node, Bernoulli):
             return super().respond(node, logits, noise)
         outcome = 1 - node.outcome(logits, noise)
@@ -167,27 +168,30 @@ class WrongTemperature(ScoreFunction):
 class CreditsAnotherSample(ScoreFunction):
     """Emits one outcome and credits its complement, as a sample drawn again in the backward pass would."""
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor):
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed):
         output, outcome = super().respond(node, logits, noise)
         return output, outcome.flip(0) if outcome is not None else None
 
 
 class OneUniformForAllUnits(ScoreFunction):
-    def respond(self, node: Node, logits: Tensor, noise: Tensor):
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed):
+        noise = drawn(noise, logits)
         return super().respond(node, logits, noise[..., :1].expand_as(noise) if isinstance(node, Bernoulli) else noise)
 
 
 class UnkeyedNoise(ScoreFunction):
-    def respond(self, node: Node, logits: Tensor, noise: Tensor):
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed):
+        noise = drawn(noise, logits)
         return super().respond(node, logits, torch.rand(noise.shape, dtype=noise.dtype))
 
 
 class AntitheticTakenForIndependent(ScoreFunction):
     """The second sample uses 1 - u of the first, while leave-one-out takes the two for independent."""
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor):
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed):
         if not isinstance(node, Bernoulli):
             return super().respond(node, logits, noise)
+        noise = drawn(noise, logits)
         if int(self._sample) == 0:
             self._first = getattr(self, "_first", {}) | {(id(node), len(self._calls)): noise}
             return super().respond(node, logits, noise)

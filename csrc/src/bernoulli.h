@@ -1,0 +1,95 @@
+// Binary decisions h = [u (1 + e^-a) < 1], that is u < sigmoid(a), for logits a.
+#pragma once
+#include "elementary.h"
+#include "rows.h"
+
+namespace {
+
+// By the high bits alone: decided, and in `open` what they cannot decide. With H the high bits, u lies between H 2^-16 and
+// (H + 1) 2^-16; the margins of 1/2 are far above the error of exp2_rough. A NaN is left open.
+inline M by_high_bits(F a, I high, M& open) {
+    const F s = add(set(1.0f), exp2_rough(mul(a, set(-LOG2E))));
+    const F rest = fma(sub(set(0.0f), from_signed(high)), s, set(65535.5f));
+    const M one = at_most(s, rest);
+    open = either(open, not_below(rest, set(-1.0f), one));
+    return one;
+}
+
+inline M by_all_bits(F a, I word) {
+    const F u = scaled_uniform(word);
+    return below(fma(u, exponential(sub(set(0.0f), a)), u), set(4294967296.0f));
+}
+
+// The decisions of one group of 128 units, 64 bits for each half. `a` holds 128 logits.
+template <class T> inline bool decide(const T* a, const Noise& noise, int64_t group, uint64_t out[2]) {
+    const uint32_t* high = noise.main + group * GROUP_WORDS;
+    out[0] = out[1] = 0;
+    M open = no_lane();
+    for (int v = 0; v < GROUP_WORDS; v += W) {
+        const I word = loadi(high + v);
+        out[0] |= (uint64_t)lanes(by_high_bits(Type<T>::get(a + v), andi(word, seti(0xFFFF)), open)) << v;
+        out[1] |= (uint64_t)lanes(by_high_bits(Type<T>::get(a + 64 + v), right<16>(word), open)) << v;
+    }
+    if (!any(open)) return false;
+    alignas(64) uint32_t low[GROUP_WORDS];
+    noise.low(group, 1, low);
+    out[0] = out[1] = 0;
+    M nan = no_lane();
+    for (int v = 0; v < GROUP_WORDS; v += W) {
+        I first, second;
+        join_halves(high + v, low + v, first, second);
+        const F a0 = Type<T>::get(a + v), a1 = Type<T>::get(a + 64 + v);
+        nan = either(nan, either(is_nan(a0), is_nan(a1)));
+        out[0] |= (uint64_t)lanes(by_all_bits(a0, first)) << v;
+        out[1] |= (uint64_t)lanes(by_all_bits(a1, second)) << v;
+    }
+    return any(nan);
+}
+
+inline uint64_t first_bits(int64_t n) { return n >= 64 ? ~0ull : n <= 0 ? 0 : (1ull << n) - 1; }
+
+// low or high for each bit.
+template <class T> inline void write_bits(uint64_t bits, float low, float high, T* out) {
+    for (int v = 0; v < 64; v += W) Type<T>::put(out + v, choose(from_lanes((uint32_t)(bits >> v)), set(high), set(low)));
+}
+
+// Decisions of this thread's rows, as `low` or `high` (out), as packed bits (words of 64, rows of divided_up(units, 64)), or
+// both; sigmoid(a) if `probabilities` is given. Returns the number of groups with a NaN.
+template <class T>
+inline int64_t bernoulli(const DitherRows& rows, const DitherInput& logits, float low, float high, T* out, uint64_t* packed,
+                         T* probabilities, int part, int parts) {
+    int64_t bad = 0;
+    const int64_t row_words = divided_up(rows.units, 64);
+    over_rows<HighBits>(rows, part, parts, [&](int64_t row, int64_t first, int64_t units, const Noise& noise) {
+        const T* a = (const T*)logits.data + offset_of(rows, logits, row) + first;
+        T* values = out ? out + row * rows.units + first : nullptr;
+        if (probabilities)
+            in_steps(a, probabilities + row * rows.units + first, units,
+                     [](int64_t, const T* x, T* to) { Type<T>::put(to, sigmoid(Type<T>::get(x))); });
+        uint64_t* words = packed ? packed + row * row_words + first / 64 : nullptr;
+        for (int64_t g = 0, left = units; left > 0; g++, left -= GROUP_UNITS, a += GROUP_UNITS) {
+            uint64_t h[2];
+            alignas(64) T buffer[GROUP_UNITS];
+            const bool whole = left >= GROUP_UNITS;
+            if (!whole) {
+                memset(buffer, 0, sizeof buffer);
+                memcpy(buffer, a, left * sizeof(T));
+            }
+            bad += decide(whole ? a : buffer, noise, g, h);
+            if (!whole) h[0] &= first_bits(left), h[1] &= first_bits(left - 64);
+            if (words) {
+                words[2 * g] = h[0];
+                if (left > 64) words[2 * g + 1] = h[1];
+            }
+            if (values) {
+                T* to = whole ? values + g * GROUP_UNITS : buffer;
+                write_bits(h[0], low, high, to);
+                write_bits(h[1], low, high, to + 64);
+                if (!whole) memcpy(values + g * GROUP_UNITS, buffer, left * sizeof(T));
+            }
+        }
+    });
+    return bad;
+}
+
+}  // namespace

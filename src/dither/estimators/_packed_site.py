@@ -1,0 +1,121 @@
+"""A binary node's decisions as packed bits, and the gradient of the layer before it without a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dither import kernels
+from dither.estimators._site import Site
+
+
+@dataclass
+class Segment:
+    """What leads to a node's logits: a Linear by itself, on the bits of an earlier site or on values; or anything (linear None),
+    whose graph the logits carry."""
+
+    linear: nn.Linear | None = None
+    site: int = -1
+    values: Tensor | None = None
+
+
+class PackedSite(Site):
+    """A site whose outcome is packed, (K, batch, words). Where the logits were dropped they are computed when asked for."""
+
+    def __init__(self, site: Site, segment: Segment, before: Site | None, dropped: bool) -> None:
+        self.name, self.node, self.outcome, self.index = site.name, site.node, site.outcome, site.index
+        self.slope, self.influence = site.slope, site.influence
+        self.linear, self.before, self.values = segment.linear, before, segment.values
+        self._shape = tuple(site.logits.shape)
+        self._logits = None if dropped else site.logits
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def logits(self) -> Tensor:  # type: ignore[override]
+        if self._logits is not None:
+            return self._logits
+        assert self.linear is not None
+        with torch.no_grad():
+            return logits_of(self.linear.weight, self.linear.bias, self.inputs, self.packed_inputs).view(self._shape)
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the Linear read: packed bits (K batch, words), or values (batch, units) of one run."""
+        if self.before is None:
+            assert self.values is not None
+            return self.values
+        return self.before.outcome.flatten(0, 1)
+
+    @property
+    def packed_inputs(self) -> bool:
+        return self.before is not None
+
+    @property
+    def score(self) -> Tensor:  # type: ignore[override]
+        """h - sigmoid(a). Not kept: it is as large as the logits."""
+        logits = self.logits.detach().flatten(0, 1).flatten(1)
+        ones = torch.ones(1, 1, dtype=logits.dtype, device=logits.device)
+        return kernels.packed_score(self.outcome.flatten(0, 1), logits, ones).view(self._shape)
+
+    @property
+    def score_weight(self) -> Tensor:  # type: ignore[override]
+        return self.score.square()
+
+
+def logits_of(weight: Tensor, bias: Tensor | None, inputs: Tensor, packed: bool) -> Tensor:
+    return kernels.packed_linear(inputs, weight, bias) if packed else nn.functional.linear(inputs, weight, bias)
+
+
+def broadcast(site: PackedSite, advantage: Tensor) -> Tensor:
+    """A scalar whose gradient is sum (h - sigmoid(a)) advantage d a / d theta. advantage: (K, batch, *units or ones)."""
+    rows = advantage.flatten(0, 1).flatten(1).to(torch.get_default_dtype() if advantage.dtype == torch.float16 else advantage.dtype)
+    packed = site.outcome.flatten(0, 1)
+    if site.linear is None:
+        return _Score.apply(site.logits, packed, rows)  # type: ignore[return-value]
+    kept = None if site._logits is None else site._logits.detach()
+    return _Layer.apply(site.linear.weight, site.linear.bias, packed, rows, site.inputs, site.packed_inputs, kept)  # type: ignore[return-value]
+
+
+class _Score(torch.autograd.Function):
+    """For logits with a graph: the gradient with respect to them is made when it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, packed: Tensor, advantage: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(logits, packed, advantage)
+        return logits.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        logits, packed, advantage = ctx.saved_tensors
+        flat = logits.detach().flatten(0, 1).flatten(1)
+        return kernels.packed_score(packed, flat, (advantage * gradient).to(flat.dtype)).view(logits.shape), None, None
+
+
+class _Layer(torch.autograd.Function):
+    """For logits of one Linear: its own gradient from the bits, and no gradient for what is before it."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, weight: Tensor, bias: Tensor | None, packed: Tensor, advantage: Tensor, inputs: Tensor, on_bits: bool, logits: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(weight, bias, packed, advantage, inputs, logits)
+        ctx.on_bits = on_bits
+        return weight.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        weight, bias, packed, advantage, inputs, logits = ctx.saved_tensors
+        logits = logits_of(weight, bias, inputs, ctx.on_bits) if logits is None else logits.flatten(0, 1)
+        score = kernels.packed_score(packed, logits, (advantage * gradient).to(logits.dtype))
+        of_bias = score.sum(0) if bias is not None and ctx.needs_input_grad[1] else None
+        if ctx.on_bits:
+            of_weight = kernels.packed_outer(inputs, score, weight.shape[1])
+        else:
+            of_weight = score.T @ inputs
+        return of_weight, of_bias, None, None, None, None, None

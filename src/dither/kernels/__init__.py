@@ -1,0 +1,60 @@
+"""Operators that do the work: noise by key fused with what consumes it, decisions as packed bits, products with them.
+
+Each has a plain torch implementation (`_reference`), a native one for the CPU (the package dither-kernels) and, where it is worth
+it, one in Triton: all give the same samples. Nodes, estimators and `dither.noise` use them by themselves; `path()` says which is
+in use, and DITHER_KERNELS=torch turns the native ones off.
+"""
+
+from dither.kernels._dispatch import plain
+from dither.kernels._library import REASON, path
+from dither.kernels._noise import normal, uniform
+from dither.kernels._packed import (
+    bernoulli_packed,
+    pack,
+    packed_linear,
+    packed_log_prob,
+    packed_outer,
+    packed_score,
+    unpack,
+)
+from dither.kernels._philox import key_of, philox, philox_words
+from dither.kernels._pointwise import gumbel_max, straight_through, threshold
+from dither.kernels._samples import (
+    Key,
+    bernoulli,
+    categorical,
+    choose,
+    decide,
+    noisy_relu,
+    noisy_tanh,
+    salt_and_pepper,
+)
+
+__all__ = [
+    "REASON",
+    "Key",
+    "bernoulli",
+    "bernoulli_packed",
+    "categorical",
+    "choose",
+    "decide",
+    "gumbel_max",
+    "key_of",
+    "noisy_relu",
+    "noisy_tanh",
+    "normal",
+    "pack",
+    "packed_linear",
+    "packed_log_prob",
+    "packed_outer",
+    "packed_score",
+    "path",
+    "philox",
+    "philox_words",
+    "plain",
+    "salt_and_pepper",
+    "straight_through",
+    "threshold",
+    "uniform",
+    "unpack",
+]

@@ -1,0 +1,267 @@
+"""Operators that draw noise by key and consume it at once: what stochastic nodes sample with.
+
+x: (*lead, batch, *units); seed, sample: shape lead; ids: (*lead, batch). float32 and bfloat16 are fused; other dtypes draw float32
+noise first, and decide in float32 or wider. Where a vmap batches x and not the sample, its slices have draws of their own if
+`slices_differ`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dither.kernels import _dispatch, _native, _reference
+from dither.kernels._pointwise import gumbel_max, straight_through, threshold
+
+Key = tuple[Tensor, int, Tensor, Tensor, bool]  # seed, site, sample, ids, slices_differ
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def decide(logits: Tensor, noise: Tensor) -> Tensor:
+    """1[u < sigmoid(a)], of the widened logits' dtype, by the rule that all paths share; NaN where a logit is."""
+    if torch.float64 in (logits.dtype, noise.dtype):
+        p = torch.sigmoid(logits.detach().double())
+        return torch.add((noise < p).to(p.dtype), p, alpha=0)  # + 0 p carries NaN
+    return threshold(*torch.broadcast_tensors(_wide(logits), noise.float()))
+
+
+def choose(logits: Tensor, noise: Tensor) -> Tensor:
+    """One-hot argmax of logits + Gumbel noise over the last dimension, of the widened logits' dtype."""
+    if torch.float64 not in (logits.dtype, noise.dtype):
+        return gumbel_max(*torch.broadcast_tensors(_wide(logits), noise.float()))
+    scores = logits.detach() - torch.log(-torch.log1p(-noise.double()))
+    hard = scores.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
+    return hard.to(logits.dtype)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------------
+def rowwise(x: Tensor, key: Key, draw: Callable[..., Any]) -> Any:
+    """draw(rows (lead, batch, units), seed, site, samples, ids) for each seed of the key."""
+    seed, site, sample, ids, _ = key
+    flat = _dispatch.flat(x, sample, ids)
+    return _dispatch.by_seed(seed, sample, ids, lambda number, k, row_ids, i: draw(flat[i], number, site, k, row_ids))
+
+
+def _fused(name: str, kind: str, args: tuple[Any, ...], formula: Callable[[Tensor, Tensor], Any], noises: int = 1) -> Callable[..., Any]:
+    """The kernel of that name where there is one for these rows, else formula(rows, noise)."""
+
+    def draw(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> Any:
+        kernels = _native if _dispatch.native(rows) else _dispatch.gpu(rows)
+        if kernels is not None:
+            return getattr(kernels, name)(rows, seed, site, samples.to(rows.device), ids, *args)
+        return formula(rows, _dispatch.noise(kind, seed, site, samples, ids, rows.shape[-1] * noises))
+
+    return draw
+
+
+def batch_rule(operator: Callable[..., Any], info: Any, in_dims: Any, x: Tensor, *args: Any) -> Any:
+    """The vmap rule of an operator of (x, *key, ...)."""
+    seed, site, sample, ids, slices_differ, *rest = args
+    lead = _dispatch.own_draws(info, sample, in_dims[3], slices_differ and in_dims[0] is not None)
+    given = ((x, in_dims[0]), (seed, in_dims[1]), (ids, in_dims[4]))
+    x, seed, ids = (_dispatch.batched(info.batch_size, tensor, dim) for tensor, dim in given)
+    made = operator(x, seed, site, lead, ids, slices_differ, *rest)
+    return made, 0 if isinstance(made, Tensor) else (0,) * len(made)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+# --- binary units -------------------------------------------------------------------------------------------------------
+def _bernoulli_rows(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> Tensor:
+    if _dispatch.native(rows):
+        values, _, has_nan = _native.bernoulli(rows, seed, site, samples, ids)
+        assert values is not None
+        return torch.where(rows.isnan(), torch.nan, values) if has_nan else values
+    kernels = _dispatch.gpu(rows)
+    if kernels is not None:
+        return kernels.bernoulli(rows, seed, site, samples.to(rows.device), ids)
+    return decide(rows, _dispatch.noise("uniform", seed, site, samples, ids, rows.shape[-1])).to(rows.dtype)
+
+
+def _bernoulli(
+    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, gradient: str
+) -> Tensor:
+    return rowwise(logits, (seed, site, sample, ids, slices_differ), _bernoulli_rows).view(logits.shape)
+
+
+@torch.library.custom_op("dither::bernoulli", mutates_args=())
+def _bernoulli_operator(
+    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, gradient: str
+) -> Tensor:
+    return _bernoulli(logits, seed, site, sample, ids, slices_differ, gradient)
+
+
+def _keep_logits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0])
+    ctx.gradient = inputs[-1]
+
+
+def _bernoulli_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    (logits,) = ctx.saved_tensors
+    if ctx.gradient == "sigmoid":
+        return straight_through(gradient, logits), *[None] * 6
+    # A unit with p = 0 or 1 exactly has no gradient to lose.
+    passing = logits.abs() < torch.inf if ctx.gradient == "identity" else logits.abs() <= 1
+    return gradient * passing, *[None] * 6
+
+
+_differentiable_bernoulli = _dispatch.differentiable(
+    _bernoulli_operator, _bernoulli, _keep_logits, _bernoulli_backward, batch_rule
+)
+
+
+@_bernoulli_operator.register_fake
+def _(logits: Tensor, *_: Any) -> Tensor:
+    return _like(logits)
+
+
+def bernoulli(logits: Tensor, key: Key, gradient: str = "none") -> Tensor:
+    """Hard {0, 1} samples, P(1) = sigmoid(logits), of the logits' shape and dtype.
+
+    gradient: the derivative with respect to the logits that goes backward: "none", "identity" (1), "sigmoid" (p (1 - p)) or
+    "clipped" (1 where |a| <= 1, else 0).
+    """
+    return _differentiable_bernoulli(logits.detach() if gradient == "none" else logits, *key, gradient)
+
+
+# --- categories ---------------------------------------------------------------------------------------------------------
+def _categorical(logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool) -> Tensor:
+    categories = logits.shape[-1]
+
+    def formula(rows: Tensor, noise: Tensor) -> Tensor:
+        return choose(rows.unflatten(-1, (-1, categories)), noise.unflatten(-1, (-1, categories))).flatten(-2).to(rows.dtype)
+
+    draw = _fused("categorical", "uniform", (categories,), formula)
+    return rowwise(logits, (seed, site, sample, ids, slices_differ), draw).view(logits.shape)
+
+
+@torch.library.custom_op("dither::categorical", mutates_args=())
+def _categorical_operator(
+    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool
+) -> Tensor:
+    return _categorical(logits, seed, site, sample, ids, slices_differ)
+
+
+_categorical_operator.register_vmap(lambda info, in_dims, *args: batch_rule(_categorical_operator, info, in_dims, *args))
+_plain_categorical = _dispatch.plainly(_categorical_operator, _categorical)
+
+
+@_categorical_operator.register_fake
+def _(logits: Tensor, *_: Any) -> Tensor:
+    return _like(logits)
+
+
+def categorical(logits: Tensor, key: Key) -> Tensor:
+    """One-hot samples, P = softmax over the last dimension, without a gradient."""
+    return _plain_categorical(logits.detach(), *key)
+
+
+# --- semi-hard units ----------------------------------------------------------------------------------------------------
+def _noisy_relu(
+    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, scale: float
+) -> Tensor:
+    draw = _fused("noisy_relu", "normal", (scale,), lambda a, z: _reference.noisy_relu(a, z.to(a.dtype), scale))
+    return rowwise(logits, (seed, site, sample, ids, slices_differ), draw).view(logits.shape)
+
+
+def _noisy_tanh(
+    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, before: float, after: float
+) -> tuple[Tensor, Tensor]:
+    def formula(a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return _reference.noisy_tanh(a, z.unflatten(-1, (-1, 2)).to(a.dtype), before, after)
+
+    draw = _fused("noisy_tanh", "normal", (before, after), formula, noises=2)
+    output, inner = rowwise(logits, (seed, site, sample, ids, slices_differ), draw)
+    return output.view(logits.shape), inner.view(logits.shape)
+
+
+@torch.library.custom_op("dither::noisy_relu", mutates_args=())
+def _noisy_relu_operator(
+    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, scale: float
+) -> Tensor:
+    return _noisy_relu(logits, seed, site, sample, ids, slices_differ, scale)
+
+
+@torch.library.custom_op("dither::noisy_tanh", mutates_args=())
+def _noisy_tanh_operator(
+    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, before: float, after: float
+) -> tuple[Tensor, Tensor]:
+    return _noisy_tanh(logits, seed, site, sample, ids, slices_differ, before, after)
+
+
+_differentiable_relu = _dispatch.differentiable(
+    _noisy_relu_operator,
+    _noisy_relu,
+    lambda ctx, inputs, output: ctx.save_for_backward(output),
+    lambda ctx, gradient: (gradient * (ctx.saved_tensors[0] > 0), *[None] * 6),
+    batch_rule,
+)
+_differentiable_tanh = _dispatch.differentiable(
+    _noisy_tanh_operator,
+    _noisy_tanh,
+    lambda ctx, inputs, output: ctx.save_for_backward(output[1]),
+    lambda ctx, gradient, of_inner: ((gradient + of_inner) * (1 - ctx.saved_tensors[0].square()), *[None] * 7),
+    batch_rule,
+)
+
+
+@_noisy_relu_operator.register_fake
+def _(logits: Tensor, *_: Any) -> Tensor:
+    return _like(logits)
+
+
+@_noisy_tanh_operator.register_fake
+def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _like(logits), _like(logits)
+
+
+def noisy_relu(logits: Tensor, key: Key, scale: float) -> Tensor:
+    """max(0, a + scale z) with standard normal z; differentiable."""
+    return _differentiable_relu(logits, *key, float(scale))
+
+
+def noisy_tanh(logits: Tensor, key: Key, before: float, after: float) -> Tensor:
+    """tanh(a + before z1) + after z2 with standard normal z1, z2; differentiable."""
+    return _differentiable_tanh(logits, *key, float(before), float(after))[0]
+
+
+# --- corruption ---------------------------------------------------------------------------------------------------------
+def _salt_and_pepper(
+    x: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, rate: float, low: float, high: float
+) -> Tensor:
+    def formula(rows: Tensor, noise: Tensor) -> Tensor:
+        return _reference.salt_and_pepper(rows, noise, rate, low, high)
+
+    draw = _fused("salt_and_pepper", "uniform", (rate, low, high), formula)
+    return rowwise(x, (seed, site, sample, ids, slices_differ), draw).view(x.shape)
+
+
+@torch.library.custom_op("dither::salt_and_pepper", mutates_args=())
+def _salt_and_pepper_operator(
+    x: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, rate: float, low: float, high: float
+) -> Tensor:
+    return _salt_and_pepper(x, seed, site, sample, ids, slices_differ, rate, low, high)
+
+
+_salt_and_pepper_operator.register_vmap(
+    lambda info, in_dims, *args: batch_rule(_salt_and_pepper_operator, info, in_dims, *args)
+)
+_plain_salt_and_pepper = _dispatch.plainly(_salt_and_pepper_operator, _salt_and_pepper)
+
+
+@_salt_and_pepper_operator.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return _like(x)
+
+
+def salt_and_pepper(x: Tensor, key: Key, rate: float, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """`low` with probability rate / 2, `high` with rate / 2, else x; without a gradient."""
+    return _plain_salt_and_pepper(x.detach(), *key, float(rate), float(low), float(high))
