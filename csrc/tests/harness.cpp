@@ -51,6 +51,21 @@ void check_threshold(int64_t count, Fill fill, Random& random) {
     });
 }
 
+// For benchmarks, so a path writes as many lanes as it has.
+void check_multiply_adds() {
+    for (const char* path : {"portable", "avx2", "avx512", "neon"})
+        for (int32_t threads : {1, 2, 5}) {
+            if (!dither_set_path(path)) continue;
+            context = std::string("multiply_adds on ") + path + " with threads " + std::to_string(threads);
+            Outputs own;
+            float* out = own.make<float>(16 * threads);
+            const int64_t lanes = dither_multiply_adds(10000, out, threads);
+            check(lanes == 4 || lanes == 8 || lanes == 16, "%" PRId64 " lanes", lanes);
+            check(own.guards_hold(), "bytes outside the output were written");
+            check(fabs(out[0] - 12) < 0.1 && out[0] == out[lanes - 1], "the sum of 12 numbers near 1 is %g", out[0]);
+        }
+}
+
 // Logits from all over the floats: sigmoid, tanh and log sigmoid have the same bits on every path.
 void check_sweep() {
     const int64_t count = 1 << 20, id = 3, sample = 4;
@@ -64,7 +79,8 @@ void check_sweep() {
     const std::vector<uint64_t> ones(count, 1);
     const auto nothing = [](const Outputs&, int64_t) {};
     everywhere("sweep of bernoulli", [&](Outputs& o, int32_t threads) {
-        return dither_bernoulli(&rows, &input, 0, 1, nullptr, o.make<uint64_t>(count / 64), o.make<float>(count), threads);
+        uint64_t* packed = o.make<uint64_t>(count / 64);
+        return dither_bernoulli(&rows, &input, nullptr, 0, 1, nullptr, packed, o.make<float>(count), threads);
     }, nothing);
     everywhere("sweep of noisy_tanh", [&](Outputs& o, int32_t threads) {
         return dither_noisy_tanh(&double_rows, &input, 0, 0, o.make<float>(count), nullptr, threads);
@@ -98,7 +114,7 @@ void check_shape(int64_t lead, int64_t batch, int64_t units, Random& random) {
 int main(int count, char** arguments) {
     brief = count > 1 && !strcmp(arguments[1], "brief");
     Random random{1};
-    check(dither_abi() == 1, "this harness is for interface 1");
+    check(dither_abi() == 2, "this harness is for interface 2");
     check(!dither_set_path("none"), "a path that there is not was set");
     printf("paths:");
     for (const char* path : {"portable", "avx2", "avx512", "neon"})
@@ -108,6 +124,7 @@ int main(int count, char** arguments) {
         }
     printf("\n");
 
+    check_multiply_adds();
     check_words();
     for (int64_t units : UNITS)
         for (int64_t lead : {1, 3})

@@ -123,15 +123,20 @@ template <class T> void check_bernoulli(const Shape& shape, Fill fill, int64_t g
     Logits<T> logits(shape, fill, gap, random);
     const DitherRows rows = shape.rows();
     const int64_t row_words = (shape.units + 63) / 64, count = shape.count();
+    const bool biased = shape.batch % 2;
+    std::vector<float> biases(biased ? shape.units : 0);
+    for (float& b : biases) b = random.within(-2, 2);
+    const float* bias = biased ? biases.data() : nullptr;
     const char* type = sizeof(T) == 4 ? " float32" : " bfloat16";
-    const std::string name = shape.name("bernoulli", type) + ", gap " + std::to_string(gap);
+    const std::string name = shape.name("bernoulli", type) + ", gap " + std::to_string(gap) + (biased ? ", bias" : "");
     const auto examine = [&](const Outputs& o, int64_t returned) {
         const T *values = o.get<T>(0), *probabilities = o.get<T>(2);
         const uint64_t* packed = o.get<uint64_t>(1);
         Tally decisions, bits, sigmoids;
         bool nan = false;
         for (int64_t i = 0; i < count; i++) {
-            const float a = logits.at(i), v = value(values[i]), p = value(probabilities[i]);
+            const float a = biased ? logits.at(i) + bias[i % shape.units] : logits.at(i);
+            const float v = value(values[i]), p = value(probabilities[i]);
             const bool h = packed[i / shape.units * row_words + i % shape.units / 64] >> (i % shape.units % 64) & 1;
             bits.expect(v == (h ? 2.0f : -1.0f), i, v, h);
             if (a != a) {
@@ -153,18 +158,18 @@ template <class T> void check_bernoulli(const Shape& shape, Fill fill, int64_t g
     everywhere(name, [&](Outputs& o, int32_t threads) {
         T* values = o.make<T>(count);
         uint64_t* packed = o.make<uint64_t>(shape.lead * shape.batch * row_words);
-        return dither_bernoulli(&rows, &logits.input, -1, 2, values, packed, o.make<T>(count), threads);
+        return dither_bernoulli(&rows, &logits.input, bias, -1, 2, values, packed, o.make<T>(count), threads);
     }, examine);
     everywhere(name + ", packed alone", [&](Outputs& o, int32_t threads) {
         uint64_t* packed = o.make<uint64_t>(shape.lead * shape.batch * row_words);
-        return dither_bernoulli(&rows, &logits.input, -1, 2, nullptr, packed, nullptr, threads);
+        return dither_bernoulli(&rows, &logits.input, bias, -1, 2, nullptr, packed, nullptr, threads);
     }, [](const Outputs&, int64_t) {});
     if (fill == Fill::nan || !count) return;
     for (int64_t place : {(int64_t)0, count / 2, count - 1}) {  // a single NaN is seen wherever it is
         const T before = logits[place];
         logits[place] = stored<T>(NAN);
         everywhere(name + ", NaN at " + std::to_string(place), [&](Outputs& o, int32_t threads) {
-            return dither_bernoulli(&rows, &logits.input, 0, 1, o.make<T>(count), nullptr, nullptr, threads);
+            return dither_bernoulli(&rows, &logits.input, bias, 0, 1, o.make<T>(count), nullptr, nullptr, threads);
         }, [](const Outputs&, int64_t returned) { check(returned > 0, "the NaN was not reported"); });
         logits[place] = before;
     }
@@ -181,7 +186,7 @@ inline void check_infinities(Random& random) {
     for (int64_t i = 0; i < units; i++) logits[i] = i % 2 ? INFINITY : -INFINITY;
     const DitherInput input{logits.data(), 0, 0, DITHER_FLOAT32};  // the same logits for all rows
     everywhere("bernoulli of infinite logits", [&](Outputs& o, int32_t threads) {
-        return dither_bernoulli(&rows, &input, 0, 1, nullptr, o.make<uint64_t>(21 * words), nullptr, threads);
+        return dither_bernoulli(&rows, &input, nullptr, 0, 1, nullptr, o.make<uint64_t>(21 * words), nullptr, threads);
     }, [&](const Outputs& o, int64_t) {
         Tally tally;
         for (int64_t i = 0; i < 21 * units; i++) {

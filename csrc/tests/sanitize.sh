@@ -1,10 +1,11 @@
 #!/bin/bash
-# Builds the harness twice and runs it: for reads and writes outside of buffers and for undefined behaviour, then for data races.
+# Builds the harness twice and runs it: for reads and writes outside of buffers and undefined behaviour, then for data races.
 # The second build has std::thread in place of OpenMP, whose synchronisation the thread sanitizer does not see.
 set -eu
 cd "$(dirname "$0")/.."
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
+export TSAN_OPTIONS=halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
 sanitized() {  # sanitizers, flags for the compiler
     echo "== dither_harness with -fsanitize=$1"

@@ -126,7 +126,7 @@ def test_learned_control_variates_learn_to_lower_the_variance(build: Any) -> Non
     before = variance(estimator, closure)
     assert before == pytest.approx(variance(start, closure), rel=1e-9)
     optimizer = torch.optim.Adam(estimator.parameters(), 0.02)
-    for _ in range(80):
+    for _ in range(300):
         optimizer.zero_grad()
         estimator(closure).backward()
         optimizer.step()

@@ -26,8 +26,8 @@ def net(depth: int, seed: int):
 def test_prediction_errs_less_than_both_parents(depth: int, seed: int) -> None:
     problem = net(depth, seed)
     torch.manual_seed(0)
-    mixture = Mixture(problem.model, decay=0.998)
-    for _ in range(600):
+    mixture = Mixture(problem.model, decay=0.9995)  # 600 calls at .998 err too much to be sure: .86 to 1.4 over five seeds
+    for _ in range(2500):
         mixture(problem.closure)
     parents = [ScoreFunction(problem.model, "leave-one-out", samples=2), StraightThrough(problem.model, samples=2)]
     assert sum(error(mixture, problem)) < 0.999 * min(sum(error(parent, problem)) for parent in parents)

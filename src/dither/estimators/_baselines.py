@@ -58,7 +58,7 @@ class _Moving(Baseline):
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}: the moving average needs 0 <= decay < 1, such as 0.99")
         self.decay = decay
-        self.averages: dict[str, tuple[Tensor, Tensor]] = {}
+        self.averages: dict[str, Tensor] = {}  # (2, *units): of w L and of w
 
     def weight(self, site: Site, credit: Tensor) -> Tensor:
         raise NotImplementedError
@@ -66,34 +66,32 @@ class _Moving(Baseline):
     def value(self, site: Site, credit: Tensor) -> Tensor | float:
         if site.name not in self.averages:
             return 0.0
-        numerator, denominator = self.averages[site.name]
+        numerator, denominator = self.averages[site.name].unbind()
         known = denominator > 0  # a unit that has only ever been certain has no score to weigh costs by
         return torch.where(known, numerator / torch.where(known, denominator, 1), 0)
 
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
         weight = self.weight(site, credit)
-        new = torch.stack(((weight * credit).mean((0, 1)), weight.expand_as(weight * credit).mean((0, 1))))
-        self.learn(site.name, new)
+        weighted = weight * credit
+        self.learn(site.name, torch.stack((weighted.mean((0, 1)), weight.expand_as(weighted).mean((0, 1)))))
 
     def learn(self, name: str, new: Tensor) -> None:
         """Move the averages of a node towards this call's, (2, *units): of w L and of w."""
         new = _mean_over_ranks(new)
         old = self.averages.get(name)
-        if old is not None and old[0].shape != new[0].shape:
+        if old is not None and old.shape != new.shape:
             raise ValueError(
-                f"node '{name}' has units of shape {tuple(new[0].shape)}, but its baseline was kept for "
-                f"{tuple(old[0].shape)}: use baseline='leave-one-out' for units whose number changes"
+                f"node '{name}' has units of shape {tuple(new.shape[1:])}, but its baseline was kept for "
+                f"{tuple(old.shape[1:])}: use baseline='leave-one-out' for units whose number changes"
             )
-        start = torch.zeros_like(new) if old is None else torch.stack(old)
-        averages = torch.lerp(new, start.to(new), self.decay)
-        self.averages[name] = (averages[0], averages[1])
+        self.averages[name] = torch.lerp(new, torch.zeros_like(new) if old is None else old.to(new), self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {
             f"{name}.{part}": tensor
             for name, pair in self.averages.items()
-            for part, tensor in zip(("numerator", "denominator"), pair, strict=True)
+            for part, tensor in zip(("numerator", "denominator"), pair.unbind(), strict=True)
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -103,14 +101,16 @@ class _Moving(Baseline):
             raise ValueError(
                 f"the state of a {type(self).__name__} baseline holds numerator and denominator per node, got {sorted(state)}"
             )
-        self.averages = {n: (state[f"{n}.numerator"].clone(), state[f"{n}.denominator"].clone()) for n in names}
+        self.averages = {n: torch.stack((state[f"{n}.numerator"], state[f"{n}.denominator"])) for n in names}
 
 
 class RunningMean(_Moving):
     """The moving average of the cost over previous calls (per unit when credit is local)."""
 
-    def weight(self, site: Site, credit: Tensor) -> Tensor:
-        return torch.ones_like(credit)
+    @torch.no_grad()
+    def update(self, site: Site, credit: Tensor) -> None:
+        mean = credit.mean((0, 1))
+        self.learn(site.name, torch.stack((mean, torch.ones_like(mean))))
 
 
 class Optimal(_Moving):

@@ -17,6 +17,7 @@ from dither.estimators._estimator import Estimator
 from dither.estimators._packed_site import PackedSite, Segment, broadcast
 from dither.estimators._score_function import ScoreFunction
 from dither.estimators._site import Closure, Site
+from dither.functional._bernoulli import attach
 from dither.nodes import Bernoulli, Node
 from dither.noise import Keyed
 
@@ -161,6 +162,11 @@ class ForwardOnly(ScoreFunction):
         return costs, packed
 
     # --- the gradient -------------------------------------------------------------------------------------------------
+    def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
+        parts = [part for site in sites if (part := self.surrogate(site, costs.detach())) is not None]
+        loss = self.value(costs).mean()
+        return attach(loss, torch.stack(parts).sum().to(loss.dtype)) if parts else loss
+
     def _surrogate(self, site: Site, credit: Tensor, baseline: Tensor | float) -> Tensor:
         if not isinstance(site, PackedSite):
             return super()._surrogate(site, credit, baseline)

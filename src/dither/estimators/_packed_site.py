@@ -111,8 +111,10 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         weight, bias, packed, advantage, inputs, logits = ctx.saved_tensors
-        logits = logits_of(weight, bias, inputs, ctx.on_bits) if logits is None else logits.flatten(0, 1)
-        score = kernels.packed_score(packed, logits, (advantage * gradient).to(logits.dtype))
+        dropped = logits is None
+        logits = logits_of(weight, bias, inputs, ctx.on_bits) if dropped else logits.flatten(0, 1)
+        score = kernels.packed_score(packed, logits, (advantage * gradient).to(logits.dtype), in_place=dropped)
+        del logits
         of_bias = score.sum(0) if bias is not None and ctx.needs_input_grad[1] else None
         if ctx.on_bits:
             of_weight = kernels.packed_outer(inputs, score, weight.shape[1])

@@ -9,6 +9,7 @@ from dither.kernels._dispatch import plain
 from dither.kernels._library import REASON, path
 from dither.kernels._noise import normal, uniform
 from dither.kernels._packed import (
+    bernoulli_bits,
     bernoulli_packed,
     pack,
     packed_linear,
@@ -34,6 +35,7 @@ __all__ = [
     "REASON",
     "Key",
     "bernoulli",
+    "bernoulli_bits",
     "bernoulli_packed",
     "categorical",
     "choose",

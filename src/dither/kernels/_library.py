@@ -12,7 +12,7 @@ import warnings
 from ctypes import c_char_p, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from typing import Any
 
-_ABI = 1
+_ABI = 2
 _COUNT = (c_int64, c_int64, c_int32)  # rows, units, threads
 
 
@@ -43,9 +43,10 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "path": (c_char_p, ()),
     "set_path": (c_int32, (c_char_p,)),
     "words": (None, (c_uint64, c_uint64, c_uint32, c_int64, c_int64, c_uint32, c_int64, c_void_p)),
+    "multiply_adds": (c_int64, (c_int64, c_void_p, c_int32)),
     "uniform": (c_int64, (_ROWS, c_void_p, c_int32)),
     "normal": (c_int64, (_ROWS, c_void_p, c_int32)),
-    "bernoulli": (c_int64, (_ROWS, _INPUT, c_float, c_float, c_void_p, c_void_p, c_void_p, c_int32)),
+    "bernoulli": (c_int64, (_ROWS, _INPUT, c_void_p, c_float, c_float, c_void_p, c_void_p, c_void_p, c_int32)),
     "categorical": (c_int64, (_ROWS, _INPUT, c_int64, c_void_p, c_int32)),
     "noisy_relu": (c_int64, (_ROWS, _INPUT, c_float, c_void_p, c_int32)),
     "noisy_tanh": (c_int64, (_ROWS, _INPUT, c_float, c_float, c_void_p, c_void_p, c_int32)),

@@ -49,17 +49,23 @@ def normal(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Te
 
 
 def bernoulli(
-    logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, values: bool = True, packed: bool = False
+    logits: Tensor,
+    seed: int,
+    site: int,
+    samples: Tensor,
+    ids: Tensor,
+    values: bool = True,
+    packed: bool = False,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, bool]:
-    """({0, 1} of the logits' dtype, packed bits, whether a logit is NaN); each of the two where it is wanted."""
+    """({0, 1} of the logits' dtype, packed bits, whether a logit is NaN); each of the two where it is wanted. bias: float32."""
     units = logits.shape[-1]
     rows, _alive = _rows(seed, site, samples, ids, units)
     given, _logits = _input(logits)
     out = torch.empty(logits.shape, dtype=logits.dtype) if values else None
     words = torch.empty((*logits.shape[:-1], -(-units // 64)), dtype=torch.int64) if packed else None
-    found = LIBRARY.dither_bernoulli(
-        rows, given, 0.0, 1.0, _pointer(out), _pointer(words), None, torch.get_num_threads()
-    )  # fmt: skip
+    made = (_pointer(out), _pointer(words), None)
+    found = LIBRARY.dither_bernoulli(rows, given, _pointer(bias), 0.0, 1.0, *made, torch.get_num_threads())
     return out, words, found > 0
 
 
@@ -166,12 +172,12 @@ def packed_outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
     return out
 
 
-def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor) -> Tensor:
+def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bool = False) -> Tensor:
     packed, logits = packed.contiguous(), logits.contiguous()
     advantage = advantage.float().expand(len(logits), advantage.shape[-1])
     if advantage.shape[-1] == logits.shape[-1]:
         advantage = advantage.contiguous()
-    out = torch.empty_like(logits)
+    out = logits if in_place else torch.empty_like(logits)
     strides = (advantage.stride(0), 1 if advantage.shape[-1] == logits.shape[-1] else 0)
     places = (packed.data_ptr(), logits.data_ptr(), advantage.data_ptr(), *strides, out.data_ptr())
     LIBRARY.dither_packed_score(*places, *logits.shape, torch.get_num_threads())

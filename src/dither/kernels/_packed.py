@@ -88,6 +88,20 @@ def bernoulli_packed(logits: Tensor, key: Key) -> tuple[Tensor, Tensor]:
     return _plain_bernoulli_packed(logits.detach(), *key)
 
 
+def bernoulli_bits(logits: Tensor, key: Key, bias: Tensor | None = None) -> Tensor:
+    """The packed bits alone, P(1) = sigmoid(logits + bias): (batch, words). bias: (units,). Without a gradient."""
+    if not (_dispatch.plain(logits) and _dispatch.native(logits)):
+        return bernoulli_packed(logits if bias is None else logits + bias, key)[1]
+
+    def draw(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> Tensor:
+        packed = _native.bernoulli(rows, seed, site, samples, ids, values=False, packed=True, bias=wide)[1]
+        assert packed is not None
+        return packed
+
+    wide = None if bias is None else bias.detach().float().contiguous()
+    return rowwise(logits.detach(), key, draw).view(len(logits), -1)
+
+
 # --- products -----------------------------------------------------------------------------------------------------------
 def _linear(packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = packed.reshape(-1, packed.shape[-1])
@@ -158,11 +172,13 @@ def packed_outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
 
 
 # --- score --------------------------------------------------------------------------------------------------------------
-def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor) -> Tensor:
-    """(h - sigmoid(a)) advantage: (rows, words), (rows, units), (rows, 1) or (rows, units) -> (rows, units); no gradient."""
+def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bool = False) -> Tensor:
+    """(h - sigmoid(a)) advantage: (rows, words), (rows, units), (rows, 1) or (rows, units) -> (rows, units); no gradient.
+
+    in_place: the logits may be overwritten, to save memory."""
     _check(packed, logits.shape[-1])
     logits, advantage = logits.detach(), advantage.detach()
-    return _implementation(packed, logits).packed_score(packed, logits, advantage)
+    return _implementation(packed, logits).packed_score(packed, logits, advantage, in_place)
 
 
 def packed_log_prob(packed: Tensor, logits: Tensor) -> Tensor:

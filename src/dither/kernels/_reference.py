@@ -137,7 +137,7 @@ def packed_outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
     return gradient.T @ unpack(packed, inputs, gradient.dtype)
 
 
-def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor) -> Tensor:
+def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bool = False) -> Tensor:
     return (unpack(packed, logits.shape[-1], logits.dtype) - torch.sigmoid(logits)) * advantage
 
 

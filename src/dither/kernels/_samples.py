@@ -8,6 +8,7 @@ noise first, and decide in float32 or wider. Where a vmap batches x and not the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,11 +76,11 @@ def _like(x: Tensor) -> Tensor:
 
 
 # --- binary units -------------------------------------------------------------------------------------------------------
-def _bernoulli_rows(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> Tensor:
+def _bernoulli_rows(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
     if _dispatch.native(rows):
-        values, _, has_nan = _native.bernoulli(rows, seed, site, samples, ids)
+        values, _, has_nan = _native.bernoulli(rows, seed, site, samples, ids, bias=bias)
         assert values is not None
-        return torch.where(rows.isnan(), torch.nan, values) if has_nan else values
+        return torch.where((rows if bias is None else rows + bias).isnan(), torch.nan, values) if has_nan else values
     kernels = _dispatch.gpu(rows)
     if kernels is not None:
         return kernels.bernoulli(rows, seed, site, samples.to(rows.device), ids)
@@ -123,13 +124,19 @@ def _(logits: Tensor, *_: Any) -> Tensor:
     return _like(logits)
 
 
-def bernoulli(logits: Tensor, key: Key, gradient: str = "none") -> Tensor:
-    """Hard {0, 1} samples, P(1) = sigmoid(logits), of the logits' shape and dtype.
+def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | None = None) -> Tensor:
+    """Hard {0, 1} samples, P(1) = sigmoid(logits + bias), of the logits' shape and dtype.
+
+    bias: (units,), the same for all rows; added on the way where there is no gradient to take.
 
     gradient: the derivative with respect to the logits that goes backward: "none", "identity" (1), "sigmoid" (p (1 - p)) or
     "clipped" (1 where |a| <= 1, else 0).
     """
-    return _differentiable_bernoulli(logits.detach() if gradient == "none" else logits, *key, gradient)
+    if bias is not None and (gradient != "none" or not _dispatch.native(logits) or not _dispatch.plain(logits, bias)):
+        logits, bias = logits + bias, None
+    if bias is None:
+        return _differentiable_bernoulli(logits.detach() if gradient == "none" else logits, *key, gradient)
+    return rowwise(logits.detach(), key, partial(_bernoulli_rows, bias=bias.detach().float().contiguous())).view(logits.shape)
 
 
 # --- categories ---------------------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from dither import kernels
+
 _FLAGS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
-_PACKAGES = ("dither", "torch", "numpy", "safetensors")
+_PACKAGES = ("dither", "dither-kernels", "torch", "numpy", "safetensors")
 
 
 def environment() -> dict[str, Any]:
@@ -30,6 +32,7 @@ def environment() -> dict[str, Any]:
             "torch_capability": torch.backends.cpu.get_cpu_capability(),
             "count": os.cpu_count(),
         },
+        "kernels": kernels.path() if kernels.path() != "torch" else f"torch ({kernels.REASON})",
         "threads": torch.get_num_threads(),
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git": git_state(Path(__file__).resolve().parent),
