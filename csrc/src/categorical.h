@@ -7,6 +7,8 @@
 
 namespace {
 
+constexpr int64_t NO_MEMORY = -((int64_t)1 << 60);  // negative whatever other threads count
+
 // The winner among `count` categories. Categories at +inf share all the mass; -1 where a logit is NaN or all are -inf.
 inline int64_t winner(const float* scores, const float* gumbels, int64_t count) {
     int64_t best = 0;
@@ -54,12 +56,12 @@ inline int64_t winners(const float* scores, const float* gumbels, int64_t count,
     return bad;
 }
 
-// rows.units logits a row, in units of `categories`. Returns the number of units without a winner, or -1 without memory.
+// rows.units logits a row, in units of `categories`. Returns the number of units without a winner, or NO_MEMORY.
 template <class T>
 inline int64_t categorical(const DitherRows& rows, const DitherInput& logits, int64_t categories, T* out, int part, int parts) {
     int64_t bad = 0;
     float* scores = (float*)malloc(2 * rows.units * sizeof(float));
-    if (!scores) return -1;
+    if (!scores) return NO_MEMORY;
     float* gumbels = scores + rows.units;
     const auto body = [&](int64_t row, int64_t first, int64_t units, const Noise& noise) {
         alignas(64) uint32_t words[RUN_GROUPS * GROUP_UNITS];
@@ -77,7 +79,7 @@ inline int64_t categorical(const DitherRows& rows, const DitherInput& logits, in
 inline int64_t gumbel_max(const float* logits, const float* noise, int64_t units, int64_t categories, float* out, int64_t begin,
                           int64_t end) {
     float* scores = (float*)malloc(2 * units * sizeof(float));
-    if (!scores) return -1;
+    if (!scores) return NO_MEMORY;
     int64_t bad = 0;
     for (int64_t row = begin; row < end; row++) {
         const float* own = noise + row * units;

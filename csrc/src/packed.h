@@ -8,9 +8,9 @@
 
 namespace {
 
-constexpr int COLUMNS = 32, VECTORS = COLUMNS / W;  // of a panel
-constexpr int DEPTH = 32, NIBBLES = DEPTH / 4;      // terms summed by one set of tables
-using Sums = float[NIBBLES][16][COLUMNS];           // 16 KiB
+constexpr int COLUMNS = 16, VECTORS = COLUMNS / W;  // of a panel
+constexpr int DEPTH = 64, NIBBLES = DEPTH / 4;      // terms summed by one set of tables
+using Sums = float[NIBBLES][16][COLUMNS];           // 16 KiB: half of a first cache
 
 // All sums of each four of DEPTH rows of COLUMNS numbers.
 inline void prepare(const float* rows, int64_t stride, Sums& sums) {
@@ -26,19 +26,20 @@ inline void prepare(const float* rows, int64_t stride, Sums& sums) {
         }
 }
 
-// total[m] += the sums that 32 bits of each row choose; the bits of row m are at chosen[m * stride].
-inline void accumulate(const uint32_t* chosen, int64_t stride, const Sums& sums, float* total, int64_t rows) {
+// total[m] += the sums that the 64 bits chosen[m * stride] choose. Two partial totals, so that an addition need not wait for the
+// one before.
+inline void accumulate(const uint64_t* chosen, int64_t stride, const Sums& sums, float* total, int64_t rows) {
     for (int64_t m = 0; m < rows; m++) {
-        const uint32_t bits = chosen[m * stride];
-        F t[VECTORS];
-        for (int v = 0; v < VECTORS; v++) t[v] = load(total + m * COLUMNS + v * W);
+        const uint64_t bits = chosen[m * stride];
+        F even[VECTORS], odd[VECTORS];
+        for (int v = 0; v < VECTORS; v++) even[v] = load(total + m * COLUMNS + v * W), odd[v] = set(0.0f);
 #pragma GCC unroll 8
-        for (int n = 0; n < NIBBLES; n++) {
-            const float* s = sums[n][bits >> (4 * n) & 15];
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; v++) t[v] = add(t[v], load(s + v * W));
+        for (int n = 0; n < NIBBLES; n += 2) {
+            const float *a = sums[n][bits >> (4 * n) & 15], *b = sums[n + 1][bits >> (4 * n + 4) & 15];
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) even[v] = add(even[v], load(a + v * W)), odd[v] = add(odd[v], load(b + v * W));
         }
-        for (int v = 0; v < VECTORS; v++) store(total + m * COLUMNS + v * W, t[v]);
+        for (int v = 0; v < VECTORS; v++) store(total + m * COLUMNS + v * W, add(even[v], odd[v]));
     }
 }
 
@@ -94,7 +95,7 @@ inline bool packed_linear(const uint64_t* packed, const float* weight, const flo
             if (deep < DEPTH || width < COLUMNS) memset(block, 0, sizeof block);
             transposed(weight + n0 * depth + k, depth, block, COLUMNS, width, deep);
             prepare(block, COLUMNS, sums);
-            accumulate((const uint32_t*)packed + own.begin * 2 * words + k / DEPTH, 2 * words, sums, total, own.end - own.begin);
+            accumulate(packed + own.begin * words + k / DEPTH, words, sums, total, own.end - own.begin);
         }
         for (int64_t m = own.begin; m < own.end; m++)
             memcpy(out + m * columns + n0, total + (m - own.begin) * COLUMNS, width * sizeof(float));
@@ -129,7 +130,7 @@ inline bool packed_outer(const uint64_t* packed, const float* gradient, float* o
                 for (int64_t i = 0; i < deep; i++) memcpy(block + i * COLUMNS, from + i * outputs, width * sizeof(float));
                 prepare(block, COLUMNS, sums);
             }
-            accumulate((const uint32_t*)packed + own.begin * 2 * words + k / DEPTH, 2 * words, sums, total, count);
+            accumulate(packed + own.begin * words + k / DEPTH, words, sums, total, count);
         }
         transposed(total, COLUMNS, turned, count, count, COLUMNS);
         for (int64_t n = 0; n < width; n++)

@@ -5,6 +5,7 @@
 // once in 2^16, so that it costs half a word.
 // Normals: in stream PAIRS the words 2 j and 2 j + 1 are turned into the normals 2 j and 2 j + 1.
 #pragma once
+#include <cmath>
 #include <cstring>
 
 #include "abi.h"

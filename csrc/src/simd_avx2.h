@@ -27,6 +27,7 @@ inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm256_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }
 inline F root(F a) { return _mm256_sqrt_ps(a); }
 inline F least(F a, F b) { return _mm256_min_ps(a, b); }
 inline F greatest(F a, F b) { return _mm256_max_ps(a, b); }

@@ -23,6 +23,7 @@ inline F sub(F a, F b) { return vsubq_f32(a, b); }
 inline F mul(F a, F b) { return vmulq_f32(a, b); }
 inline F div(F a, F b) { return vdivq_f32(a, b); }
 inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+inline F fnma(F a, F b, F c) { return vfmsq_f32(c, a, b); }
 inline F root(F a) { return vsqrtq_f32(a); }
 inline F least(F a, F b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline F greatest(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }

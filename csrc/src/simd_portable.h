@@ -42,6 +42,7 @@ inline F sub(F a, F b) { return made<F>([&](int i) { return a.v[i] - b.v[i]; });
 inline F mul(F a, F b) { return made<F>([&](int i) { return a.v[i] * b.v[i]; }); }
 inline F div(F a, F b) { return made<F>([&](int i) { return a.v[i] / b.v[i]; }); }
 inline F fma(F a, F b, F c) { return made<F>([&](int i) { return fmaf(a.v[i], b.v[i], c.v[i]); }); }  // a b + c
+inline F fnma(F a, F b, F c) { return made<F>([&](int i) { return fmaf(-a.v[i], b.v[i], c.v[i]); }); }  // c - a b
 inline F root(F a) { return made<F>([&](int i) { return sqrtf(a.v[i]); }); }
 // As on x86: b where either is NaN.
 inline F least(F a, F b) { return made<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import kernels
-from dither.estimators._baselines import Baseline, per_logit
+from dither.estimators._baselines import Baseline, LeaveOneOut, RunningMean, Zero, per_logit
 from dither.estimators._call import Call
 from dither.estimators._estimator import Estimator
 from dither.estimators._packed_site import PackedSite, Segment, broadcast
@@ -95,18 +95,16 @@ class ForwardOnly(ScoreFunction):
         before = [vars(linear).get("forward") for linear in self._linears]
         try:
             for linear in self._linears:
-                linear.forward = partial(self._linear, linear, linear.forward)
+                vars(linear)["forward"] = partial(self._linear, linear, linear.forward)
             yield
         finally:
             for linear, forward in zip(self._linears, before, strict=True):
-                if forward is None:
-                    del linear.forward
-                else:
-                    linear.forward = forward
+                vars(linear).pop("forward") if forward is None else vars(linear).update(forward=forward)
 
     def _linear(self, linear: nn.Linear, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         given = self._recall(x)
-        if given is None or given.packed is None or x.dim() != 2 or x.dtype != linear.weight.dtype:
+        same = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)  # bits are exact in every dtype
+        if given is None or given.packed is None or x.dim() != 2 or not same:
             output = forward(x)
             # Several runs might each have values of their own.
             if self.samples == 1 and x.dim() == 2 and x.dtype == output.dtype == linear.weight.dtype and not x.requires_grad:
@@ -163,16 +161,36 @@ class ForwardOnly(ScoreFunction):
 
     # --- the gradient -------------------------------------------------------------------------------------------------
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
-        parts = [part for site in sites if (part := self.surrogate(site, costs.detach())) is not None]
+        shared = self._shared_advantage(costs.detach(), sites)
+        if shared is None:
+            parts = [part for site in sites if (part := self.surrogate(site, costs.detach())) is not None]
+        else:
+            parts = [broadcast(site, shared) for site in sites if isinstance(site, PackedSite)]
         loss = self.value(costs).mean()
         return attach(loss, torch.stack(parts).sum().to(loss.dtype)) if parts else loss
+
+    def _shared_advantage(self, costs: Tensor, sites: list[Site]) -> Tensor | None:
+        """(L - b) / (K batch), (K batch, 1), where it is the same for all sites: then it is computed once."""
+        one_for_all = isinstance(self.baseline, Zero | LeaveOneOut | RunningMean)
+        if not sites or not one_for_all or any(s.influence is not None or not isinstance(s, PackedSite) for s in sites):
+            return None
+        first, averages = sites[0], getattr(self.baseline, "averages", {})
+        if any(len(s.shape) != len(first.shape) or averages.get(s.name) is not averages.get(first.name) for s in sites):
+            return None
+        credit = first.credit(costs)
+        advantage = (credit - self.baseline.value(first, credit)) / credit.numel()
+        if self.learning and torch.is_grad_enabled():
+            self.baseline.update(first, credit)
+            if isinstance(self.baseline, RunningMean):
+                self.baseline.averages.update(dict.fromkeys((s.name for s in sites), self.baseline.averages[first.name]))
+        return advantage.view(-1, 1)
 
     def _surrogate(self, site: Site, credit: Tensor, baseline: Tensor | float) -> Tensor:
         if not isinstance(site, PackedSite):
             return super()._surrogate(site, credit, baseline)
         if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
             baseline = per_logit(baseline, site)
-        return broadcast(site, (credit - baseline) / credit.shape[:2].numel())
+        return broadcast(site, ((credit - baseline) / credit.shape[:2].numel()).flatten(0, 1).flatten(1))
 
 
 def _version(tensor: Tensor) -> int:

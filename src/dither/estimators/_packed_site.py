@@ -73,13 +73,12 @@ def logits_of(weight: Tensor, bias: Tensor | None, inputs: Tensor, packed: bool)
 
 
 def broadcast(site: PackedSite, advantage: Tensor) -> Tensor:
-    """A scalar whose gradient is sum (h - sigmoid(a)) advantage d a / d theta. advantage: (K, batch, *units or ones)."""
-    rows = advantage.flatten(0, 1).flatten(1).to(torch.get_default_dtype() if advantage.dtype == torch.float16 else advantage.dtype)
+    """A scalar whose gradient is sum (h - sigmoid(a)) advantage d a / d theta. advantage: (K batch, units or 1)."""
     packed = site.outcome.flatten(0, 1)
     if site.linear is None:
-        return _Score.apply(site.logits, packed, rows)  # type: ignore[return-value]
+        return _Score.apply(site.logits, packed, advantage)  # type: ignore[return-value]
     kept = None if site._logits is None else site._logits.detach()
-    return _Layer.apply(site.linear.weight, site.linear.bias, packed, rows, site.inputs, site.packed_inputs, kept)  # type: ignore[return-value]
+    return _Layer.apply(site.linear.weight, site.linear.bias, packed, advantage, site.inputs, site.packed_inputs, kept)  # type: ignore[return-value]
 
 
 class _Score(torch.autograd.Function):

@@ -19,10 +19,8 @@ from dither.kernels._samples import Key, batch_rule, decide, rowwise
 FEWEST_ROWS = 8  # below it a product with packed bits is no faster than one with numbers
 
 
-def _implementation(*tensors: Tensor) -> Any:
-    packed, *numbers = tensors
-    on_cpu = packed.device.type == "cpu" and all(t.dtype == torch.float32 for t in numbers)
-    return _native if on_cpu and _dispatch.native(torch.empty(0)) else _reference
+def _implementation(packed: Tensor, numbers: Tensor) -> Any:
+    return _native if numbers.dtype == torch.float32 and packed.is_cpu and _dispatch.native(numbers) else _reference
 
 
 def _check(packed: Tensor, units: int, name: str = "packed") -> None:

@@ -46,7 +46,9 @@ def rowwise(x: Tensor, key: Key, draw: Callable[..., Any]) -> Any:
     """draw(rows (lead, batch, units), seed, site, samples, ids) for each seed of the key."""
     seed, site, sample, ids, _ = key
     flat = _dispatch.flat(x, sample, ids)
-    return _dispatch.by_seed(seed, sample, ids, lambda number, k, row_ids, i: draw(flat[i], number, site, k, row_ids))
+    return _dispatch.by_seed(
+        seed, sample, ids, lambda number, k, row_ids, i: draw(flat if i is None else flat[i], number, site, k, row_ids)
+    )
 
 
 def _fused(name: str, kind: str, args: tuple[Any, ...], formula: Callable[[Tensor, Tensor], Any], noises: int = 1) -> Callable[..., Any]:
@@ -90,6 +92,9 @@ def _bernoulli_rows(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Te
 def _bernoulli(
     logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, gradient: str
 ) -> Tensor:
+    if seed.dim() == 0 and _dispatch.native(logits) and logits.is_contiguous() and ids.is_contiguous() and len(ids):
+        values, has_nan = _native.bernoulli_contiguous(logits, int(seed), site, sample, ids)
+        return torch.where(logits.isnan(), torch.nan, values) if has_nan else values
     return rowwise(logits, (seed, site, sample, ids, slices_differ), _bernoulli_rows).view(logits.shape)
 
 
