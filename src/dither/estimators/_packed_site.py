@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dither import kernels
 from dither.estimators._site import Site
+from dither.functional._bernoulli import without_infinities
 
 
 @dataclass
@@ -75,10 +76,22 @@ def logits_of(weight: Tensor, bias: Tensor | None, inputs: Tensor, packed: bool)
 def broadcast(site: PackedSite, advantage: Tensor) -> Tensor:
     """A scalar whose gradient is sum (h - sigmoid(a)) advantage d a / d theta. advantage: (K batch, units or 1)."""
     packed = site.outcome.flatten(0, 1)
+    if not kernels.plain(packed, advantage):
+        return _by_graph(site, packed, advantage)
     if site.linear is None:
         return _Score.apply(site.logits, packed, advantage)  # type: ignore[return-value]
     kept = None if site._logits is None else site._logits.detach()
     return _Layer.apply(site.linear.weight, site.linear.bias, packed, advantage, site.inputs, site.packed_inputs, kept)  # type: ignore[return-value]
+
+
+def _by_graph(site: PackedSite, packed: Tensor, advantage: Tensor) -> Tensor:
+    """The same with an ordinary graph, for transforms (an oracle's vmap over outcomes)."""
+    if site.linear is None:
+        logits = site.logits.flatten(0, 1).flatten(1)
+    else:
+        logits = logits_of(site.linear.weight, site.linear.bias, site.inputs, site.packed_inputs)
+    score = kernels.packed_score(packed, logits.detach(), advantage.to(logits.dtype))
+    return (score.detach() * without_infinities(logits)).sum()
 
 
 class _Score(torch.autograd.Function):

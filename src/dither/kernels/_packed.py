@@ -7,7 +7,6 @@ a dense product, no multiplications, and 1/32 of the activation's bytes.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ FEWEST_ROWS = 8  # below it a product with packed bits is no faster than one wit
 
 
 def _implementation(packed: Tensor, numbers: Tensor) -> Any:
-    return _native if numbers.dtype == torch.float32 and packed.is_cpu and _dispatch.native(numbers) else _reference
+    fit = numbers.dtype == torch.float32 and packed.is_cpu and _dispatch.native(numbers) and _dispatch.plain(packed, numbers)
+    return _native if fit else _reference
 
 
 def _check(packed: Tensor, units: int, name: str = "packed") -> None:
@@ -35,7 +35,7 @@ def _check(packed: Tensor, units: int, name: str = "packed") -> None:
 def pack(values: Tensor) -> Tensor:
     """(..., units) numbers -> (..., ceil(units / 64)) int64 words, a bit for every value that is not 0."""
     flat = values.detach().reshape(-1, values.shape[-1])
-    kernels = _native if _dispatch.native(flat) else _reference
+    kernels = _native if _dispatch.plain(flat) and _dispatch.native(flat) else _reference
     return kernels.pack(flat).view(*values.shape[:-1], -(-values.shape[-1] // 64))
 
 
@@ -43,7 +43,8 @@ def unpack(packed: Tensor, units: int, dtype: torch.dtype = torch.float32) -> Te
     """The {0, 1} values (..., units) of packed bits."""
     _check(packed, units)
     flat = packed.reshape(-1, packed.shape[-1])
-    kernels = _native if packed.device.type == "cpu" and _dispatch.native(torch.empty(0, dtype=dtype)) else _reference
+    fit = packed.is_cpu and _dispatch.plain(packed) and _dispatch.native(torch.empty(0, dtype=dtype))
+    kernels = _native if fit else _reference
     return kernels.unpack(flat, units, dtype).view(*packed.shape[:-1], units)
 
 
@@ -70,8 +71,7 @@ def _bernoulli_packed_operator(
     return _bernoulli_packed(logits, seed, site, sample, ids, slices_differ)
 
 
-_bernoulli_packed_operator.register_vmap(partial(batch_rule, _bernoulli_packed_operator))
-_plain_bernoulli_packed = _dispatch.plainly(_bernoulli_packed_operator, _bernoulli_packed)
+_plain_bernoulli_packed = _dispatch.plainly(_bernoulli_packed_operator, _bernoulli_packed, batch_rule)
 
 
 @_bernoulli_packed_operator.register_fake
@@ -133,9 +133,15 @@ def _(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
 
 
 def _linear_rule(operator: Any, info: Any, in_dims: Any, packed: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
-    if in_dims[1] is not None or in_dims[2] is not None:
-        raise NotImplementedError("packed_linear in a vmap over its weight or bias: vmap over the packed bits only")
-    return operator(packed.movedim(in_dims[0], 0), weight, bias), 0
+    if in_dims[1] is None and in_dims[2] is None:
+        return operator(packed.movedim(in_dims[0], 0), weight, bias), 0
+    packed, weight = (_dispatch.batched(info.batch_size, t, d) for t, d in ((packed, in_dims[0]), (weight, in_dims[1])))
+    output = _reference.unpack(packed, weight.shape[-1], weight.dtype) @ weight.mT
+    return output if bias is None else output + _dispatch.batched(info.batch_size, bias, in_dims[2]).unsqueeze(-2), 0
+
+
+def _no_rule(*_: Any) -> Any:
+    raise NotImplementedError("packed_outer in a vmap: it sums over the batch, whatever its dimensions; call it outside")
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -151,7 +157,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _differentiable_linear = _dispatch.differentiable(_packed_linear_operator, _linear, _keep, _gradients, _linear_rule)
-_plain_outer = _dispatch.plainly(_packed_outer_operator, _outer)
+_plain_outer = _dispatch.plainly(_packed_outer_operator, _outer, _no_rule)
 
 
 def packed_linear(packed: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

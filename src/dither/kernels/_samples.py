@@ -124,6 +124,9 @@ _differentiable_bernoulli = _dispatch.differentiable(
 )
 
 
+_plain_bernoulli = _dispatch.plainly(_bernoulli_operator, _bernoulli, batch_rule)
+
+
 @_bernoulli_operator.register_fake
 def _(logits: Tensor, *_: Any) -> Tensor:
     return _like(logits)
@@ -140,7 +143,9 @@ def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | N
     if bias is not None and (gradient != "none" or not _dispatch.native(logits) or not _dispatch.plain(logits, bias)):
         logits, bias = logits + bias, None
     if bias is None:
-        return _differentiable_bernoulli(logits.detach() if gradient == "none" else logits, *key, gradient)
+        if gradient == "none":
+            return _plain_bernoulli(logits.detach(), *key, gradient)
+        return _differentiable_bernoulli(logits, *key, gradient)
     return rowwise(logits.detach(), key, partial(_bernoulli_rows, bias=bias.detach().float().contiguous())).view(logits.shape)
 
 
@@ -162,8 +167,7 @@ def _categorical_operator(
     return _categorical(logits, seed, site, sample, ids, slices_differ)
 
 
-_categorical_operator.register_vmap(lambda info, in_dims, *args: batch_rule(_categorical_operator, info, in_dims, *args))
-_plain_categorical = _dispatch.plainly(_categorical_operator, _categorical)
+_plain_categorical = _dispatch.plainly(_categorical_operator, _categorical, batch_rule)
 
 
 @_categorical_operator.register_fake
@@ -263,10 +267,7 @@ def _salt_and_pepper_operator(
     return _salt_and_pepper(x, seed, site, sample, ids, slices_differ, rate, low, high)
 
 
-_salt_and_pepper_operator.register_vmap(
-    lambda info, in_dims, *args: batch_rule(_salt_and_pepper_operator, info, in_dims, *args)
-)
-_plain_salt_and_pepper = _dispatch.plainly(_salt_and_pepper_operator, _salt_and_pepper)
+_plain_salt_and_pepper = _dispatch.plainly(_salt_and_pepper_operator, _salt_and_pepper, batch_rule)
 
 
 @_salt_and_pepper_operator.register_fake
