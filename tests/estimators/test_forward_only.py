@@ -1,5 +1,5 @@
-"""ForwardOnly gives the gradient of ScoreFunction from the same noise, keeps bits, and computes on them. (That it is unbiased the
-conformance suite proves, as for every estimator.)"""
+"""ForwardOnly gives the gradient of ScoreFunction from the same noise, keeps bits, and computes on them. (That it is unbiased
+the conformance suite proves, as for every estimator.)"""
 
 from functools import partial
 
@@ -85,7 +85,9 @@ def test_a_learned_baseline_and_local_costs(keep):
     net, x, _ = problem = mlp()
     module = nn.ModuleDict({f"nodes_{i}": nn.Linear(width, 1) for i, width in enumerate((70, 65, 40))})
     expected = gradients(dither.ScoreFunction, problem, baseline=module)
-    torch.testing.assert_close(gradients(dither.ForwardOnly, problem, baseline=module, keep=keep), expected, rtol=1e-3, atol=3e-6)
+    torch.testing.assert_close(
+        gradients(dither.ForwardOnly, problem, baseline=module, keep=keep), expected, rtol=1e-3, atol=3e-6
+    )
 
     def local(build, **options):
         estimator = build(net, "mean", **options)

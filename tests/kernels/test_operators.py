@@ -1,4 +1,5 @@
-"""The operators as torch sees them: fake tensors, gradients, vmap, compile; and the ways a call can take to an implementation."""
+"""The operators as torch sees them: fake tensors, gradients, vmap, compile; and the ways a call can take to an
+implementation."""
 
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def test_opcheck(name):
 
 def test_every_operator_is_checked():
     known = {name.split(",")[0] for name in CALLS} | {"draw_seed", "compiled_seed", "count_active"}
-    found = {str(name).removeprefix("dither::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("dither::")}
+    found = {
+        str(name).removeprefix("dither::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("dither::")
+    }
     assert found == known, f"of {nodes.__name__}, {homeostasis.__name__} and kernels"
 
 
@@ -113,7 +116,9 @@ def test_a_bias_is_added_on_the_way():
         expected = kernels.bernoulli(a.float() + bias if dtype == torch.bfloat16 else a + bias, key).to(dtype)
         if dtype != torch.bfloat16 or _library.LIBRARY is not None:
             assert torch.equal(kernels.bernoulli(a, key, bias=bias), expected)
-    assert torch.equal(kernels.unpack(kernels.bernoulli_bits(wide, key, b.repeat(30)), 180), kernels.bernoulli(wide + b.repeat(30), key))
+    assert torch.equal(
+        kernels.unpack(kernels.bernoulli_bits(wide, key, b.repeat(30)), 180), kernels.bernoulli(wide + b.repeat(30), key)
+    )
 
 
 def test_a_nan_logit_gives_nan_and_no_other():
@@ -141,7 +146,9 @@ def test_the_environment_chooses_the_path(variables, path, complaint):
         "import torch, dither; from dither import kernels; torch.manual_seed(0)\n"
         "print(kernels.path(), dither.Bernoulli()(torch.zeros(2, 200)).sum(1).tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=environment(variables), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=environment(variables), check=True
+    )
     torch.manual_seed(0)
     import dither
 

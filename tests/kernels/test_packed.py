@@ -112,5 +112,5 @@ def test_score_and_log_probability(rows, units):
 def test_bits_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"65 units take int64 words of shape \(\.\.\., 2\)"):
         kernels.packed_linear(torch.zeros(3, 1, dtype=torch.int64), torch.zeros(4, 65))
-    with pytest.raises(ValueError, match="make them with dither.kernels.pack"):
+    with pytest.raises(ValueError, match=r"make them with dither\.kernels\.pack"):
         kernels.unpack(torch.zeros(3, 2), 65)

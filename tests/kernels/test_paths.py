@@ -62,7 +62,10 @@ def logits_for(key, dtype=torch.float32, generator_seed=0):
     """Logits (lead, batch, units) of every size, some special, in a tensor whose rows are apart."""
     ids, units = key[3], key[4]
     generator = torch.Generator().manual_seed(generator_seed)
-    wide = torch.randn(*ids.shape, units + 5, generator=generator) * torch.tensor([0.1, 3.0, 30.0, 1.0]).repeat(units + 5)[: units + 5]
+    wide = (
+        torch.randn(*ids.shape, units + 5, generator=generator)
+        * torch.tensor([0.1, 3.0, 30.0, 1.0]).repeat(units + 5)[: units + 5]
+    )
     places = torch.randint(0, units + 5, (len(SPECIAL),), generator=generator)
     wide[..., places] = torch.tensor(SPECIAL)
     return wide.to(dtype)[..., 3 : 3 + units]

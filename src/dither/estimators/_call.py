@@ -55,7 +55,8 @@ class Call:
         return self.noise() if self.node._source is not None else self._named(self.run, 0)
 
     def _named(self, sample: Tensor | int, stream: int) -> Tensor | Keyed:
-        # Slices of a vmap have no draws of their own: the key alone tells runs apart, and noise of a constant key is drawn once.
+        # Slices of a vmap have no draws of their own: the key alone tells runs apart, and noise of a constant key is drawn
+        # once.
         return self.node.draw(self.logits, self.seed, self.site | stream << 32, sample, own_slices=False)
 
     def is_run(self, number: int | Tensor) -> Tensor:

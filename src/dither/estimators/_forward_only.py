@@ -46,9 +46,9 @@ class ForwardOnly(ScoreFunction):
                 (convolutions, several layers, what leads to the cost) keep their own local graph, as under ScoreFunction.
     Memory      batch x units / 8 bytes for a stochastic layer, and with keep="logits" batch x units x 4 more.
     keep        "logits" for speed; "bits" computes them a second time when the gradient is taken.
-    Requires    samples evaluations of the closure; any cost. Linear layers are recognised when they are called as modules of the
-                model, on what a node gave them, without hooks that look at their input's values. Code that `torch.compile` made
-                keeps its own products, in an ordinary graph.
+    Requires    samples evaluations of the closure; any cost. Linear layers are recognised when they are called as modules of
+                the model, on what a node gave them, without hooks that look at their input's values. Code that `torch.compile`
+                made keeps its own products, in an ordinary graph.
     baseline, samples, decay, split_sums, vectorize, Raises: as for ScoreFunction.
     Reference   Bengio 2013, Theorem 1, Sec. 4.
     """
@@ -76,8 +76,14 @@ class ForwardOnly(ScoreFunction):
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
-        kinds: list[tuple[str | None, int, Keep]] = [(None, 1, "bits"), ("mean", 2, "logits"), ("optimal", 1, "bits")]
-        kinds += [("optimal", 2, "logits"), ("leave-one-out", 2, "bits"), ("leave-one-out", 3, "logits")]
+        kinds: tuple[tuple[str | None, int, Keep], ...] = (
+            (None, 1, "bits"),
+            ("mean", 2, "logits"),
+            ("optimal", 1, "bits"),
+            ("optimal", 2, "logits"),
+            ("leave-one-out", 2, "bits"),
+            ("leave-one-out", 3, "logits"),
+        )
         return {f"{cls.__name__}-{b}-{k}-{keep}": partial(cls, baseline=b, samples=k, keep=keep) for b, k, keep in kinds}
 
     # --- the forward pass ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dither.functional._bernoulli import widen
 from dither.functional._categorical import _proper
 from dither.functional._gumbel import conditional_gumbel
 from dither.nodes import Bernoulli, Categorical, Node
+from dither.noise import Keyed
 
 _POINTS = ((0.25, 0.75), (0.75, 0.25))
 
@@ -60,7 +61,7 @@ class GumbelSoftmax(Estimator):
     def stochastic(self) -> bool:  # type: ignore[override]
         return self.hard
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed) -> tuple[Tensor, Tensor | None]:
         if isinstance(node, Bernoulli):
             sampler = functional.bernoulli_gumbel_softmax
         elif isinstance(node, Categorical):

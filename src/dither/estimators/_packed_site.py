@@ -15,8 +15,8 @@ from dither.functional._bernoulli import without_infinities
 
 @dataclass
 class Segment:
-    """What leads to a node's logits: a Linear by itself, on the bits of an earlier site or on values; or anything (linear None),
-    whose graph the logits carry."""
+    """What leads to a node's logits: a Linear by itself, on the bits of an earlier site or on values; or anything (linear
+    None), whose graph the logits carry."""
 
     linear: nn.Linear | None = None
     site: int = -1
@@ -114,7 +114,14 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, weight: Tensor, bias: Tensor | None, packed: Tensor, advantage: Tensor, inputs: Tensor, on_bits: bool, logits: Tensor | None
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor | None,
+        packed: Tensor,
+        advantage: Tensor,
+        inputs: Tensor,
+        on_bits: bool,
+        logits: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(weight, bias, packed, advantage, inputs, logits)
         ctx.on_bits = on_bits

@@ -16,6 +16,7 @@ from dither.estimators._estimator import Estimator
 from dither.estimators._site import Closure, checked_cost
 from dither.functional._bernoulli import widen
 from dither.nodes import Node, taken_over
+from dither.noise import Keyed
 
 
 class _Given(torch.autograd.Function):
@@ -59,7 +60,7 @@ class Perturbing(Estimator):
         # parameters that are moved in place. They are tested against the enumerated cost instead.
         return {}
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed) -> tuple[Tensor, Tensor | None]:
         if not node.discrete:
             return node.propagate(logits, noise), None
         return node.emit(logits, node.outcome(logits, noise)), None

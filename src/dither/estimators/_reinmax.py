@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither import functional
 from dither.estimators._estimator import Estimator
 from dither.nodes import Bernoulli, Categorical, Node
+from dither.noise import Keyed
 
 
 class ReinMax(Estimator):
@@ -38,7 +39,7 @@ class ReinMax(Estimator):
         kinds = [(1.0, 1), (1.0, 2), (1.3, 1)]
         return {f"{cls.__name__}-{t:g}-{k}": partial(cls, temperature=t, samples=k) for t, k in kinds}
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed) -> tuple[Tensor, Tensor | None]:
         if isinstance(node, Bernoulli):
             return node.propagate(logits, noise, partial(functional.bernoulli_reinmax, temperature=self.temperature)), None
         if isinstance(node, Categorical):
@@ -73,7 +74,7 @@ class MVE(Estimator):
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
         return {f"{cls.__name__}-{q:g}-{k}": partial(cls, quadratic=q, samples=k) for q, k in ((math.inf, 1), (1.0, 2))}
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed) -> tuple[Tensor, Tensor | None]:
         if isinstance(node, Bernoulli):
             return node.propagate(logits, noise, partial(functional.bernoulli_mve, quadratic=self.quadratic)), None
         if isinstance(node, Categorical):

@@ -12,6 +12,7 @@ from dither.estimators._site import Site
 from dither.functional import score_function_surrogate
 from dither.functional._bernoulli import widen
 from dither.nodes import Node
+from dither.noise import Keyed
 
 
 class ScoreFunction(Estimator):
@@ -80,7 +81,7 @@ class ScoreFunction(Estimator):
             | {f"{cls.__name__}-split-sums": partial(cls, baseline="optimal", split_sums=True)}
         )
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed) -> tuple[Tensor, Tensor | None]:
         if not node.discrete:
             return node.propagate(logits, noise), None
         outcome = node.outcome(logits, noise)

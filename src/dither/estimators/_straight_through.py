@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither import functional
 from dither.estimators._estimator import Estimator
 from dither.nodes import Bernoulli, Categorical, Node
+from dither.noise import Keyed
 
 _SAMPLERS = {
     "identity": functional.bernoulli_straight_through,
@@ -56,7 +57,7 @@ class StraightThrough(Estimator):
         variants: tuple[Variant, ...] = ("identity", "sigmoid", "clipped")
         return {f"{cls.__name__}-{v}-{k}": partial(cls, variant=v, samples=k) for v in variants for k in (1, 2)}
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed) -> tuple[Tensor, Tensor | None]:
         if isinstance(node, Bernoulli):
             return node.propagate(logits, noise, _SAMPLERS[self.variant]), None
         if isinstance(node, Categorical):

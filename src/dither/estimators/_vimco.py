@@ -12,6 +12,7 @@ from dither.estimators._site import Site
 from dither.functional import score_function_surrogate
 from dither.functional._bernoulli import widen
 from dither.nodes import Node
+from dither.noise import Keyed
 
 
 class VIMCO(Estimator):
@@ -45,7 +46,7 @@ class VIMCO(Estimator):
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
         return {f"{cls.__name__}-{k}": partial(cls, samples=k) for k in (2, 3)}
 
-    def respond(self, node: Node, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def respond(self, node: Node, logits: Tensor, noise: Tensor | Keyed) -> tuple[Tensor, Tensor | None]:
         if not node.discrete:
             return node.propagate(logits, noise), None
         outcome = node.outcome(logits, noise)

@@ -24,6 +24,19 @@ def in_turn(steps: Mapping[str, Step], repeats: int, warm_up: int = 3, before: S
     return times
 
 
+def in_blocks(steps: Mapping[str, Step], repeats: int, block: int = 4) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """(hot, cold): each step several times in a row in every turn. The first run of a block finds the caches as another step
+    left them (cold); the others, of which the median counts, as it left them itself (hot)."""
+    hot: dict[str, list[float]] = {name: [] for name in steps}
+    cold: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            first, *rest = in_turn({"": step}, block, warm_up=0)[""]
+            cold[name].append(first)
+            hot[name].append(median(rest))
+    return hot, cold
+
+
 def ratio(found: list[float], other: list[float], digits: int = 3) -> float:
     """The median of found / other within one turn."""
     return round(median(a / b for a, b in zip(found, other, strict=True)), digits)
@@ -42,8 +55,8 @@ def rows_of(times: Mapping[str, list[float]], against: Mapping[str, str], **comm
 def prepare(threads: int, precision: str, seed: int) -> None:
     """Threads, seed and the setting of torch's own products, which is the user's to choose and no library's.
 
-    The C library is told to keep the memory that is freed: otherwise each fresh buffer of some megabytes costs page faults, up to
-    more than what is measured, and on which implementation they fall depends on the one before it.
+    The C library is told to keep the memory that is freed: otherwise each fresh buffer of some megabytes costs page faults, up
+    to more than what is measured, and on which implementation they fall depends on the one before it.
     """
     import ctypes
     import sys
@@ -51,7 +64,8 @@ def prepare(threads: int, precision: str, seed: int) -> None:
     import torch
 
     if sys.platform == "linux" and hasattr(c := ctypes.CDLL(None), "mallopt"):
-        c.mallopt(-3, 32 << 20), c.mallopt(-1, (1 << 31) - 1)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        c.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+        c.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
     torch.manual_seed(seed)

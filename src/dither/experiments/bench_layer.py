@@ -37,7 +37,9 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
             repeats = config.repeats * (1 if batch_size > 256 else 8)
             for part, reference, steps in parts(config, batch_size):
                 times = _timing.in_turn(steps, repeats, warm_up=5)
-                best = min((name for name in steps if name.startswith("torch")), key=lambda name: sorted(times[name])[repeats // 2])
+                best = min(
+                    (name for name in steps if name.startswith("torch")), key=lambda name: sorted(times[name])[repeats // 2]
+                )
                 common = {"part": part, "batch_size": batch_size, "precision": precision}
                 rows += _timing.rows_of(times, {"times_reference": reference, "times_best_torch": best}, **common)
                 progress(f"{precision}, batch {batch_size}, {part}: {rows[-1]['times_reference']} times the {reference}")
@@ -86,7 +88,11 @@ def parts(config: Config, batch_size: int) -> list[tuple[str, str, dict[str, Cal
     assert node.sampler is through
     return [
         ("forward", "product", {"product": forward(lambda: linear(x))} | {n: forward(f) for n, f in hard.items()}),
-        ("step", "sigmoid layer", {"sigmoid layer": step(lambda: torch.sigmoid(linear(x)))} | {n: step(f) for n, f in trained.items()}),
+        (
+            "step",
+            "sigmoid layer",
+            {"sigmoid layer": step(lambda: torch.sigmoid(linear(x)))} | {n: step(f) for n, f in trained.items()},
+        ),
     ]
 
 
@@ -101,5 +107,7 @@ def accuracy(config: Config) -> list[dict[str, Any]]:
     for precision in config.precisions:
         torch.set_float32_matmul_precision(precision)
         error = float(((x @ w.T) - exact).abs().max() / exact.abs().max())
-        rows.append({"part": "error of the product", "precision": precision, "implementation": "product", "relative_error": error})
+        rows.append(
+            {"part": "error of the product", "precision": precision, "implementation": "product", "relative_error": error}
+        )
     return rows

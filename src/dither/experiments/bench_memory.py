@@ -41,7 +41,12 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
         reference = found["torch, rand < p"]
         for name, (kept, peak) in found.items():
             rows.append(
-                {"depth": depth, "implementation": name, "activations_kib": round(kept / 1024, 1), "peak_kib": round(peak / 1024, 1)}
+                {
+                    "depth": depth,
+                    "implementation": name,
+                    "activations_kib": round(kept / 1024, 1),
+                    "peak_kib": round(peak / 1024, 1),
+                }
                 | {"activations_saved": round(reference[0] / kept, 1), "peak_saved": round(reference[1] / peak, 1)}
             )
         progress(f"depth {depth}: {rows[-1]['implementation']} keeps 1/{rows[-1]['activations_saved']} of the activations")
@@ -66,6 +71,7 @@ def measured(step: Callable[[], Any]) -> tuple[int, int]:
             step()
         finally:
             torch.Tensor.backward = original  # type: ignore[method-assign]
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None
     events = sorted(_flat(profile.profiler.kineto_results.experimental_event_tree()), key=lambda e: e.start_time_ns)
     now = peak = kept = 0
     for event in events:

@@ -1,8 +1,8 @@
 """What dither adds to the arithmetic of one small node: 100 x 200 units, K = 10 samples, the gradient of the logits alone.
 
-The cost is sum_i (h_i - .499)^2 b_i for fixed b, averaged over units. By hand: one torch.rand for all samples, leave-one-out, the
-score in closed form, no loop and no autograd. Peers, storchastic and Pyro (pip install "dither[bench]"), are in the benchmark
-`overhead`, on a net.
+The cost is sum_i (h_i - .499)^2 b_i for fixed b, averaged over units. By hand: one torch.rand for all samples, leave-one-out,
+the score in closed form, no loop and no autograd. Peers, storchastic and Pyro (pip install "dither[bench]"), are in the
+benchmark `overhead`, on a net.
 """
 
 from __future__ import annotations

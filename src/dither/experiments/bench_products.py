@@ -17,7 +17,13 @@ from typing import Any
 class Config:
     """Packed products against dense float32 and bfloat16 ones."""
 
-    sizes: tuple[tuple[int, int, int], ...] = ((256, 500, 500), (1000, 200, 500), (1024, 784, 2048), (64, 500, 500), (8, 500, 500))
+    sizes: tuple[tuple[int, int, int], ...] = (
+        (256, 500, 500),
+        (1000, 200, 500),
+        (1024, 784, 2048),
+        (64, 500, 500),
+        (8, 500, 500),
+    )
     """(batch, inputs, outputs)"""
     precision: str = "medium"
     repeats: int = 40
@@ -56,5 +62,8 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
             for row in _timing.rows_of(times, against, product=product, batch=batch, inputs=inputs, outputs=outputs):
                 operations = 2 * batch * inputs * outputs / 1e6 / row["milliseconds"]
                 rows.append(row | ({"of_peak": round(operations / rate, 2)} if rate else {}))
-        progress(f"{batch} x {inputs} x {outputs}: {rows[-4]['times_float32']} and {rows[-1]['times_float32']} of dense float32's time")
+        progress(
+            f"{batch} x {inputs} x {outputs}: {rows[-4]['times_float32']} "
+            f"and {rows[-1]['times_float32']} of dense float32's time"
+        )
     return {"rows": rows}

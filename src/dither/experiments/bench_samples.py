@@ -1,7 +1,8 @@
-"""What K samples per step cost, against one: 784-500-B-10, forward and backward.
+"""What K samples per step cost, against one: 784-500-B-10 or, with `bottleneck`, 784-500-B200-500-10; forward and backward.
 
 The K samples are one vmap over the closure, and all that precedes the first stochastic node is computed once. The first
-layer is nearly all of this network's work, so ten samples are meant to cost less than four times one.
+layer is nearly all of the first network's work, so ten samples are meant to cost less than four times one; in the second the
+arithmetic that must be repeated is 2.6 times that of one sample.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Config:
-    """The time of one step of 784-500-B-10 with K samples, against one sample."""
+    """The time of one step with K samples, against one sample."""
 
     samples: tuple[int, ...] = (1, 2, 5, 10, 20)
     baseline: str = "optimal"
     hidden: int = 500
+    bottleneck: bool = False
+    """784-500-B200-500-10, rectifiers on both sides of 200 hard units, in the place of 784-500-B-10."""
+    estimator: str = "ScoreFunction"
+    """ScoreFunction or ForwardOnly."""
     batch_size: int = 128
     repeats: int = 50
     threads: int = 1
+    precision: str = "highest"
     seed: int = 0
 
 
@@ -36,16 +42,17 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
     import torch.nn.functional as F
 
     import dither
+    from dither.experiments import _timing
     from dither.models.mlp import StochasticMLP
 
     if 1 not in config.samples:
         raise ValueError(f"samples is {config.samples}: the comparison needs a 1 among them")
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    net = StochasticMLP((784, config.hidden, 10))
+    _timing.prepare(config.threads, config.precision, config.seed)
+    net = _bottleneck(config.hidden) if config.bottleneck else StochasticMLP((784, config.hidden, 10))
+    build = {"ScoreFunction": dither.ScoreFunction, "ForwardOnly": dither.ForwardOnly}[config.estimator]
     x, y = torch.rand(config.batch_size, 784), torch.randint(10, (config.batch_size,))
     cases = {
-        (samples, vectorize): dither.ScoreFunction(net, config.baseline, samples, vectorize=vectorize)
+        (samples, vectorize): build(net, config.baseline, samples, vectorize=vectorize)
         for samples in config.samples
         for vectorize in ((True, False) if samples > 1 else (True,))
     }
@@ -71,3 +78,12 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
             for (samples, vectorize), found in times.items()
         ]
     }
+
+
+def _bottleneck(hidden: int) -> Any:
+    from torch import nn
+
+    import dither
+
+    encoder = nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 200), dither.Bernoulli()
+    return nn.Sequential(*encoder, nn.Linear(200, hidden), nn.ReLU(), nn.Linear(hidden, 10))

@@ -1,7 +1,9 @@
 """What it takes to sample a layer's worth of units, beside torch: bits from logits and a bias, and normal noise.
 
-`times_*`: how often the row's work is done in the time of that implementation (medians of ratios within one turn). Nothing is
-allocated that the caller would not allocate. One row a machine limit, in its own unit.
+`milliseconds` are with the caches as a run before left them, as behind the product that made the logits; `cold` is the first
+run after another implementation's. `times_torch`: how often the row's work is done in the time of the first torch way,
+`times_best_torch` of the best one (medians of ratios within one turn). The last rows are limits of the machine, each in the
+unit of its name.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 
@@ -20,7 +23,7 @@ class Config:
     units: int = 2048
     compiled: bool = False
     """Also measure torch.compile of rand < p and randn (takes a C++ compiler, and seconds)."""
-    repeats: int = 40
+    repeats: int = 25
     threads: int = 2
     seed: int = 0
 
@@ -79,24 +82,28 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
         groups["normal"]["randn, compiled"] = _compiled(torch.randn_like, a)
     rows = []
     for what, steps in groups.items():
-        times = _timing.in_turn(steps, config.repeats)
+        times, cold = _timing.in_blocks(steps, config.repeats)
         for row in _timing.rows_of(times, {}, what=what):
+            row["cold"] = round(median(cold[row["implementation"]]), 3)
             row["units_ns"] = round(a.numel() / 1e6 / row["milliseconds"], 2)
-            row |= {f"times {other}": _timing.ratio(times[other], times[row["implementation"]], 2) for other in steps if "dither" not in other}
+            row |= {
+                f"times {other}": _timing.ratio(times[other], times[row["implementation"]], 2)
+                for other in steps
+                if "dither" not in other
+            }
             rows.append({k: v for k, v in row.items() if not k.startswith("times") or "dither" in row["implementation"]})
         progress(f"{what}: {rows[-len(steps)]['units_ns']} units/ns")
+    limits = _timing.limits(config.threads)
     rows = [_named(row) for row in rows]
-    rows += [{"what": "limit", "implementation": name, "value": value} for name, value in _timing.limits(config.threads).items()]
-    return {"rows": rows}
+    return {"rows": rows + [{"what": "limit of the machine", "implementation": n, "value": v} for n, v in limits.items()]}
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:
     """Columns `times_best` and `times_other` instead of one for every opponent."""
     against = {k.removeprefix("times "): v for k, v in row.items() if k.startswith("times ")}
     kept = {k: v for k, v in row.items() if not k.startswith("times ")}
-    if against:
-        kept |= {"times_torch": next(iter(against.values())), "times_best_torch": min(against.values())}
-    return kept
+    worst, best = (next(iter(against.values())), min(against.values())) if against else (None, None)
+    return kept | {"times_torch": worst, "times_best_torch": best, "value": None}
 
 
 def _gumbel_one_hot(a: Any) -> Any:

@@ -1,8 +1,8 @@
 """A training step of deep nets of hard binary units: ForwardOnly beside back-propagated straight-through in plain torch.
 
 A step is forward and gradient, without the optimizer's update. "bf16" is under torch.autocast; packed products stay float32
-there, and are faster than bfloat16 ones. `floor` is the time of two dense products for each layer at the machine's measured rate
-of multiply-adds: what a forward-only step of dense float32 products cannot beat.
+there, and are faster than bfloat16 ones. `floor` is the time of two dense products for each layer at the machine's measured
+rate of multiply-adds: what a forward-only step of dense float32 products cannot beat.
 """
 
 from __future__ import annotations
@@ -49,5 +49,7 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
         if rate:
             rows.append({"depth": depth, "implementation": "floor", "milliseconds": round(2 * multiply_adds / rate / 1e6, 3)})
         only = next(row for row in rows if row["depth"] == depth and row["implementation"] == "ForwardOnly")
-        progress(f"depth {depth}: ForwardOnly takes {only['times_bernoulli']} of bernoulli's time, {only['times_rand']} of rand's")
+        progress(
+            f"depth {depth}: ForwardOnly takes {only['times_bernoulli']} of bernoulli's time, {only['times_rand']} of rand's"
+        )
     return {"rows": rows}

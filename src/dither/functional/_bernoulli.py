@@ -3,7 +3,8 @@
 The paper prints h = 1[z > sigmoid(a)] (Bengio 2013, Eq. 2); its proof needs P(h = 1) = sigmoid(a), hence "<" here.
 All functions take logits a of any shape and return a tensor of that shape and dtype; noise is float32 and the comparison is
 made in float32 or wider, as u (1 + e^-a) < 1, by a rule that gives the same bits on every processor (`dither.kernels`). The
-samplers and straight-through functions also take `noise.Keyed`, and then draw it on the fly. Infinite logits are legal (p = 0 or 1); a NaN logit gives a NaN sample, never a silent 0.
+samplers and straight-through functions also take `noise.Keyed`, and then draw it on the fly. Infinite logits are legal (p = 0
+or 1); a NaN logit gives a NaN sample, never a silent 0.
 """
 
 from __future__ import annotations

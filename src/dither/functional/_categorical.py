@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dither import kernels
-from dither.noise import Keyed
 from dither.functional._bernoulli import attach, widen, without_infinities
+from dither.noise import Keyed
 
 
 def _proper(logits: Tensor) -> Tensor:

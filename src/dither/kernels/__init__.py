@@ -1,8 +1,8 @@
 """Operators that do the work: noise by key fused with what consumes it, decisions as packed bits, products with them.
 
-Each has a plain torch implementation (`_reference`), a native one for the CPU (the package dither-kernels) and, where it is worth
-it, one in Triton: all give the same samples. Nodes, estimators and `dither.noise` use them by themselves; `path()` says which is
-in use, and DITHER_KERNELS=torch turns the native ones off.
+Each has a plain torch implementation (`_reference`), a native one for the CPU (the package dither-kernels) and, where it is
+worth it, one in Triton: all give the same samples. Nodes, estimators and `dither.noise` use them by themselves; `path()` says
+which is in use, and DITHER_KERNELS=torch turns the native ones off.
 """
 
 from dither.kernels._dispatch import plain

@@ -27,7 +27,7 @@ def plain(*tensors: Tensor) -> bool:
     """Whether these are ordinary tensors that nothing traces, batches or watches."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _functorch.maybe_current_level() is not None:
         return False
-    for t in tensors:  # `all` of a generator takes twice as long
+    for t in tensors:  # noqa: SIM110 (`all` of a generator takes twice as long)
         if type(t) not in _PLAIN:
             return False
     return True
@@ -51,7 +51,7 @@ def gpu(tensor: Tensor) -> Any:
 
 
 def noise(kind: str, seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    """"uniform" or "normal" noise, (lead, batch, units) float32 on the device of ids (lead, batch)."""
+    """ "uniform" or "normal" noise, (lead, batch, units) float32 on the device of ids (lead, batch)."""
     if _library.LIBRARY is not None and ids.device.type == "cpu":
         return getattr(_native, kind)(seed, site, samples, ids, units)
     if ids.device.type == "cuda" and (triton := _triton()) is not None:
@@ -62,8 +62,8 @@ def noise(kind: str, seed: int, site: int, samples: Tensor, ids: Tensor, units: 
 def by_seed(seed: Tensor, sample: Tensor, ids: Tensor, draw: Callable[[int, Tensor, Tensor, Any], Any]) -> Any:
     """draw(seed, samples, ids, rows) over the leading dimensions flattened to one; once for each where their seeds differ.
 
-    seed, sample: shape lead; ids: (*lead, batch). `rows` picks from a tensor (lead, ...) the rows of a draw, None all of them. A
-    draw gives a tensor or a tuple of tensors, each (lead, ...).
+    seed, sample: shape lead; ids: (*lead, batch). `rows` picks from a tensor (lead, ...) the rows of a draw, None all of them.
+    A draw gives a tensor or a tuple of tensors, each (lead, ...).
     """
     if seed.dim() == 0:
         return draw(int(seed), sample.view(1), ids.unsqueeze(0), None)

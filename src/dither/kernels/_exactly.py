@@ -94,7 +94,9 @@ def gumbel(u: Tensor) -> Tensor:
 def normals(scaled_uniform: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(-2 log u) (cos, sin)(2 pi word 2^-32) for 2^32 u (float32) and 32-bit words (int64)."""
     power, f = _split(scaled_uniform)
-    radius = (-2 * _joined(power - 32, f, nearly_fma)).double().sqrt().float()  # torch.sqrt of float32 is not always rounded right
+    radius = (
+        (-2 * _joined(power - 32, f, nearly_fma)).double().sqrt().float()
+    )  # torch.sqrt of float32 is not always rounded right
     quarter = ((word + (1 << 29)) & 0xFFFFFFFF) >> 30
     within = word - (quarter << 30)
     t = torch.where(within >= 1 << 31, within - (1 << 32), within).float() * 2.0**-30

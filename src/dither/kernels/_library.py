@@ -86,7 +86,9 @@ def _load() -> tuple[Any, str]:
     if loaded.dither_abi() != _ABI:
         return _without(f"dither-kernels has interface {loaded.dither_abi()}, this dither needs {_ABI}: install both anew")
     if wanted and not loaded.dither_set_path(wanted.encode()):
-        return _without(f"DITHER_KERNELS={wanted!r}: this processor or build has no such path; use torch, portable, or leave it unset")
+        return _without(
+            f"DITHER_KERNELS={wanted!r}: this processor or build has no such path; use torch, portable, or leave it unset"
+        )
     return loaded, ""
 
 

@@ -201,4 +201,3 @@ def packed_log_prob(packed: Tensor, logits: Tensor) -> Tensor:
     places = (packed.data_ptr(), logits.data_ptr(), out.data_ptr())
     LIBRARY.dither_packed_log_prob(*places, *logits.shape, torch.get_num_threads())
     return out
-

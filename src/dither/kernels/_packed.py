@@ -1,4 +1,5 @@
-"""Operators on packed bits: 64 decisions to an int64 word, unit i of a row in bit i mod 64 of word i div 64, zeros behind the last.
+"""Operators on packed bits: 64 decisions to an int64 word, unit i of a row in bit i mod 64 of word i div 64, zeros behind the
+last.
 
 A product with packed bits looks up, for every four bits, the sum of the weights that they choose: a quarter of the additions of
 a dense product, no multiplications, and 1/32 of the activation's bytes.
@@ -15,7 +16,7 @@ from torch import Tensor
 from dither.kernels import _dispatch, _native, _reference
 from dither.kernels._samples import Key, batch_rule, decide, rowwise
 
-FEWEST_ROWS = 8  # below it a product with packed bits is no faster than one with numbers
+FEWEST_ROWS = 32  # below it the tables of sums cost more than they save, and the bits are unpacked for a dense product
 
 
 def _implementation(packed: Tensor, numbers: Tensor) -> Any:
@@ -81,8 +82,8 @@ def _(logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slic
 
 
 def bernoulli_packed(logits: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-    """(values, packed) of the same hard samples: {0, 1} of the logits' shape and dtype, and the bits (batch, words) of all units
-    of an example in a row. Without a gradient."""
+    """(values, packed) of the same hard samples: {0, 1} of the logits' shape and dtype, and the bits (batch, words) of all
+    units of an example in a row. Without a gradient."""
     return _plain_bernoulli_packed(logits.detach(), *key)
 
 
@@ -103,12 +104,15 @@ def bernoulli_bits(logits: Tensor, key: Key, bias: Tensor | None = None) -> Tens
 # --- products -----------------------------------------------------------------------------------------------------------
 def _linear(packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = packed.reshape(-1, packed.shape[-1])
-    kernels = _implementation(rows, weight) if len(rows) >= FEWEST_ROWS else _reference
-    return kernels.packed_linear(rows, weight, bias).view(*packed.shape[:-1], len(weight))
+    if len(rows) < FEWEST_ROWS:
+        return torch.nn.functional.linear(unpack(packed, weight.shape[1], weight.dtype), weight, bias)
+    return _implementation(rows, weight).packed_linear(rows, weight, bias).view(*packed.shape[:-1], len(weight))
 
 
 def _outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
     rows, flat = packed.reshape(-1, packed.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    if len(rows) < FEWEST_ROWS:
+        return flat.T @ unpack(rows, inputs, flat.dtype)
     return _implementation(rows, flat).packed_outer(rows, flat, inputs)
 
 

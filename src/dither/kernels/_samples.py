@@ -1,8 +1,8 @@
 """Operators that draw noise by key and consume it at once: what stochastic nodes sample with.
 
-x: (*lead, batch, *units); seed, sample: shape lead; ids: (*lead, batch). float32 and bfloat16 are fused; other dtypes draw float32
-noise first, and decide in float32 or wider. Where a vmap batches x and not the sample, its slices have draws of their own if
-`slices_differ`.
+x: (*lead, batch, *units); seed, sample: shape lead; ids: (*lead, batch). float32 and bfloat16 are fused; other dtypes draw
+float32 noise first, and decide in float32 or wider. Where a vmap batches x and not the sample, its slices have draws of their
+own if `slices_differ`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def rowwise(x: Tensor, key: Key, draw: Callable[..., Any]) -> Any:
     )
 
 
-def _fused(name: str, kind: str, args: tuple[Any, ...], formula: Callable[[Tensor, Tensor], Any], noises: int = 1) -> Callable[..., Any]:
+def _fused(
+    name: str, kind: str, args: tuple[Any, ...], formula: Callable[[Tensor, Tensor], Any], noises: int = 1
+) -> Callable[..., Any]:
     """The kernel of that name where there is one for these rows, else formula(rows, noise)."""
 
     def draw(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> Any:
@@ -161,9 +163,7 @@ def _categorical(logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: T
 
 
 @torch.library.custom_op("dither::categorical", mutates_args=())
-def _categorical_operator(
-    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool
-) -> Tensor:
+def _categorical_operator(logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool) -> Tensor:
     return _categorical(logits, seed, site, sample, ids, slices_differ)
 
 

@@ -121,7 +121,7 @@ class Node(nn.Module):
 
 def sampled(sampler: Sampler, logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     """sampler(logits, noise), with noise that is drawn unless this sampler draws by itself."""
-    if isinstance(noise, Keyed) and not any(sampler is able for able in functional.KEYED):
+    if isinstance(noise, Keyed) and sampler not in functional.KEYED:
         noise = noise.draw(logits)
     return sampler(logits, noise)
 
