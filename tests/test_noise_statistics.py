@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dither import functional, noise
+from dither import functional, kernels, noise
 
 LIMIT = 6.1
 P_VALUE = 1e-9
@@ -44,6 +44,25 @@ def test_rates_in_half_precision(logit, dtype):
     assert stats.binomtest(hits, 512 * 4096, 1 / (1 + math.exp(-logit))).pvalue > P_VALUE
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rates_of_the_fused_decision(dtype):
+    """Chi-square over probabilities from 1e-6 to 1 - 1e-6, 2^23 decisions each, of the operator that nodes sample with."""
+    total, n = 0.0, 1 << 23
+    logits = [-13.8155, -9.21, -6.90625, -4.0, -2.0, -0.5, 0.0, 0.5, 2.0, 4.0, 6.90625, 9.21, 13.8155]
+    for site, logit in enumerate(torch.tensor(logits, dtype=dtype)):
+        key = noise.Keyed("uniform", torch.tensor(20), site, torch.tensor(0), (2048, 4096), torch.device("cpu")).key
+        hits = float(kernels.bernoulli(logit.expand(2048, 4096), key).float().sum(dtype=torch.float64))
+        p = 1 / (1 + math.exp(-float(logit)))
+        total += (hits - n * p) ** 2 / (n * p * (1 - p))
+    assert P_VALUE < stats.chi2(len(logits)).sf(total) < 1 - P_VALUE
+
+
+def test_decisions_of_units_that_share_words_are_independent():
+    key = noise.Keyed("uniform", torch.tensor(21), 0, torch.tensor(0), (2048, 4096), torch.device("cpu")).key
+    h = kernels.bernoulli(torch.zeros(2048, 4096), key).view(2048, -1, 2, 64) - 0.5
+    assert abs(float((h[:, :, 0] * h[:, :, 1]).double().mean() * 4 * math.sqrt(h.numel() / 2))) < LIMIT
+
+
 def test_smallest_uniforms_have_their_rate(uniforms):
     # Resolution 2^-32 near 0: of n uniforms, the least are about k / n.
     least = uniforms.flatten().double().kthvalue(50).values
@@ -66,7 +85,7 @@ def correlation(a, b):
     return float(((a - 0.5) * (b - 0.5)).double().mean() * 12 * math.sqrt(a.numel()))  # standard normal if independent
 
 
-@pytest.mark.parametrize("lag", [1, 2, 3, 4, 5, 8, 16])
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 5, 8, 16, 64, 128])  # at 64 two units share their words
 def test_units_and_examples_are_uncorrelated(uniforms, lag):
     assert abs(correlation(uniforms[:, :-lag], uniforms[:, lag:])) < LIMIT
     assert abs(correlation(uniforms[:-lag], uniforms[lag:])) < LIMIT

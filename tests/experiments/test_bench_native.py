@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from dither.cli import main
-from dither.experiments import bench_layer, bench_memory, bench_node, bench_products, bench_sampling, bench_step
+from dither.experiments import bench_forward_only, bench_layer, bench_memory, bench_node, bench_sampling, bench_step
 from dither.kernels import path
 
 SMALL = {
     "sampling": (bench_sampling, bench_sampling.Config(batch_size=8, units=160, repeats=2)),
     "layer": (bench_layer, bench_layer.Config(inputs=8, units=20, batch_sizes=(4,), repeats=2)),
-    "products": (bench_products, bench_products.Config(sizes=((9, 20, 30),), repeats=2)),
+    "forward-only": (bench_forward_only, bench_forward_only.Config(sizes=((9, 20, 30),), repeats=2)),
     "step": (bench_step, bench_step.Config(depths=(3,), width=20, batch_size=8, repeats=2)),
     "memory": (bench_memory, bench_memory.Config(depths=(4,), width=64, batch_size=16)),
     "node": (bench_node, bench_node.Config(batch_sizes=(2,), units=20, repeats=2)),
@@ -36,7 +36,7 @@ def test_rows(name):
     expected = {
         "sampling": {"dither, packed", "torch.randn_like", "copy_gb_s"} | ({"fma_gflop_s"} if path() != "torch" else set()),
         "layer": {"product", "sigmoid layer", "torch rand < p", "dither"},
-        "products": {"packed", "dense bfloat16"},
+        "forward-only": {"packed", "dense bfloat16"},
         "step": {"torch, bernoulli", "ForwardOnly", "ForwardOnly, bits"},
         "memory": {"ForwardOnly, bits", "torch, rand < p"},
         "node": {"by hand", "dither"},

@@ -9,7 +9,7 @@ from dither.cli import catalogue
 BENCHMARKS = {
     "sampling": ("dither.experiments.bench_sampling", "hard bits and noise in units per nanosecond, against torch"),
     "layer": ("dither.experiments.bench_layer", "a layer of hard units against its product, and against a layer of sigmoids"),
-    "products": ("dither.experiments.bench_products", "products with packed bits against dense ones"),
+    "forward-only": ("dither.experiments.bench_forward_only", "the parts of a forward-only layer, on packed bits and dense"),
     "step": ("dither.experiments.bench_step", "a training step of deep nets, forward-only and back-propagated"),
     "memory": ("dither.experiments.bench_memory", "what a training step keeps and allocates"),
     "samples": ("dither.experiments.bench_samples", "the time of K samples per step against one"),

@@ -107,6 +107,9 @@ class _Moving(Baseline):
 class RunningMean(_Moving):
     """The moving average of the cost over previous calls (per unit when credit is local)."""
 
+    def weight(self, site: Site, credit: Tensor) -> Tensor:
+        return torch.ones_like(credit)
+
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
         mean = credit.mean((0, 1))

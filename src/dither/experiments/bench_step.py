@@ -7,7 +7,7 @@ rate of multiply-adds: what a forward-only step of dense float32 products cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,4 +52,11 @@ def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) ->
         progress(
             f"depth {depth}: ForwardOnly takes {only['times_bernoulli']} of bernoulli's time, {only['times_rand']} of rand's"
         )
-    return {"rows": rows}
+    return {"rows": rows, "curves": [{k: row.get(k) for k in ("depth", "implementation", "milliseconds")} for row in rows]}
+
+
+def figures(curves: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    from dither.plots import bars
+
+    title = "One training step of 784-500x(D-1)-10 hard binary units"
+    yield "time", bars.draw(curves, x="depth", x_label="depth D (layers of weights)", title=title).figure

@@ -8,6 +8,7 @@ which is in use, and DITHER_KERNELS=torch turns the native ones off.
 from dither.kernels._dispatch import plain
 from dither.kernels._library import REASON, path
 from dither.kernels._noise import normal, uniform
+from dither.kernels._noisy import noisy_relu, noisy_tanh, salt_and_pepper
 from dither.kernels._packed import (
     bernoulli_bits,
     bernoulli_packed,
@@ -26,9 +27,6 @@ from dither.kernels._samples import (
     categorical,
     choose,
     decide,
-    noisy_relu,
-    noisy_tanh,
-    salt_and_pepper,
 )
 
 __all__ = [

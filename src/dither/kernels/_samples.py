@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.kernels import _dispatch, _native, _reference
+from dither.kernels import _dispatch, _native
 from dither.kernels._pointwise import gumbel_max, straight_through, threshold
 
 Key = tuple[Tensor, int, Tensor, Tensor, bool]  # seed, site, sample, ids, slices_differ
@@ -51,7 +51,7 @@ def rowwise(x: Tensor, key: Key, draw: Callable[..., Any]) -> Any:
     )
 
 
-def _fused(
+def fused(
     name: str, kind: str, args: tuple[Any, ...], formula: Callable[[Tensor, Tensor], Any], noises: int = 1
 ) -> Callable[..., Any]:
     """The kernel of that name where there is one for these rows, else formula(rows, noise)."""
@@ -75,7 +75,7 @@ def batch_rule(operator: Callable[..., Any], info: Any, in_dims: Any, x: Tensor,
     return made, 0 if isinstance(made, Tensor) else (0,) * len(made)
 
 
-def _like(x: Tensor) -> Tensor:
+def like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -131,7 +131,7 @@ _plain_bernoulli = _dispatch.plainly(_bernoulli_operator, _bernoulli, batch_rule
 
 @_bernoulli_operator.register_fake
 def _(logits: Tensor, *_: Any) -> Tensor:
-    return _like(logits)
+    return like(logits)
 
 
 def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | None = None) -> Tensor:
@@ -158,7 +158,7 @@ def _categorical(logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: T
     def formula(rows: Tensor, noise: Tensor) -> Tensor:
         return choose(rows.unflatten(-1, (-1, categories)), noise.unflatten(-1, (-1, categories))).flatten(-2).to(rows.dtype)
 
-    draw = _fused("categorical", "uniform", (categories,), formula)
+    draw = fused("categorical", "uniform", (categories,), formula)
     return rowwise(logits, (seed, site, sample, ids, slices_differ), draw).view(logits.shape)
 
 
@@ -172,109 +172,9 @@ _plain_categorical = _dispatch.plainly(_categorical_operator, _categorical, batc
 
 @_categorical_operator.register_fake
 def _(logits: Tensor, *_: Any) -> Tensor:
-    return _like(logits)
+    return like(logits)
 
 
 def categorical(logits: Tensor, key: Key) -> Tensor:
     """One-hot samples, P = softmax over the last dimension, without a gradient."""
     return _plain_categorical(logits.detach(), *key)
-
-
-# --- semi-hard units ----------------------------------------------------------------------------------------------------
-def _noisy_relu(
-    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, scale: float
-) -> Tensor:
-    draw = _fused("noisy_relu", "normal", (scale,), lambda a, z: _reference.noisy_relu(a, z.to(a.dtype), scale))
-    return rowwise(logits, (seed, site, sample, ids, slices_differ), draw).view(logits.shape)
-
-
-def _noisy_tanh(
-    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, before: float, after: float
-) -> tuple[Tensor, Tensor]:
-    def formula(a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return _reference.noisy_tanh(a, z.unflatten(-1, (-1, 2)).to(a.dtype), before, after)
-
-    draw = _fused("noisy_tanh", "normal", (before, after), formula, noises=2)
-    output, inner = rowwise(logits, (seed, site, sample, ids, slices_differ), draw)
-    return output.view(logits.shape), inner.view(logits.shape)
-
-
-@torch.library.custom_op("dither::noisy_relu", mutates_args=())
-def _noisy_relu_operator(
-    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, scale: float
-) -> Tensor:
-    return _noisy_relu(logits, seed, site, sample, ids, slices_differ, scale)
-
-
-@torch.library.custom_op("dither::noisy_tanh", mutates_args=())
-def _noisy_tanh_operator(
-    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, before: float, after: float
-) -> tuple[Tensor, Tensor]:
-    return _noisy_tanh(logits, seed, site, sample, ids, slices_differ, before, after)
-
-
-_differentiable_relu = _dispatch.differentiable(
-    _noisy_relu_operator,
-    _noisy_relu,
-    lambda ctx, inputs, output: ctx.save_for_backward(output),
-    lambda ctx, gradient: (gradient * (ctx.saved_tensors[0] > 0), *[None] * 6),
-    batch_rule,
-)
-_differentiable_tanh = _dispatch.differentiable(
-    _noisy_tanh_operator,
-    _noisy_tanh,
-    lambda ctx, inputs, output: ctx.save_for_backward(output[1]),
-    lambda ctx, gradient, of_inner: ((gradient + of_inner) * (1 - ctx.saved_tensors[0].square()), *[None] * 7),
-    batch_rule,
-)
-
-
-@_noisy_relu_operator.register_fake
-def _(logits: Tensor, *_: Any) -> Tensor:
-    return _like(logits)
-
-
-@_noisy_tanh_operator.register_fake
-def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _like(logits), _like(logits)
-
-
-def noisy_relu(logits: Tensor, key: Key, scale: float) -> Tensor:
-    """max(0, a + scale z) with standard normal z; differentiable."""
-    return _differentiable_relu(logits, *key, float(scale))
-
-
-def noisy_tanh(logits: Tensor, key: Key, before: float, after: float) -> Tensor:
-    """tanh(a + before z1) + after z2 with standard normal z1, z2; differentiable."""
-    return _differentiable_tanh(logits, *key, float(before), float(after))[0]
-
-
-# --- corruption ---------------------------------------------------------------------------------------------------------
-def _salt_and_pepper(
-    x: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, rate: float, low: float, high: float
-) -> Tensor:
-    def formula(rows: Tensor, noise: Tensor) -> Tensor:
-        return _reference.salt_and_pepper(rows, noise, rate, low, high)
-
-    draw = _fused("salt_and_pepper", "uniform", (rate, low, high), formula)
-    return rowwise(x, (seed, site, sample, ids, slices_differ), draw).view(x.shape)
-
-
-@torch.library.custom_op("dither::salt_and_pepper", mutates_args=())
-def _salt_and_pepper_operator(
-    x: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, rate: float, low: float, high: float
-) -> Tensor:
-    return _salt_and_pepper(x, seed, site, sample, ids, slices_differ, rate, low, high)
-
-
-_plain_salt_and_pepper = _dispatch.plainly(_salt_and_pepper_operator, _salt_and_pepper, batch_rule)
-
-
-@_salt_and_pepper_operator.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return _like(x)
-
-
-def salt_and_pepper(x: Tensor, key: Key, rate: float, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """`low` with probability rate / 2, `high` with rate / 2, else x; without a gradient."""
-    return _plain_salt_and_pepper(x.detach(), *key, float(rate), float(low), float(high))
