@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch  # type: ignore[attr-defined]
 
 from dither import kernels
 from dither.estimators._baselines import Baseline, LeaveOneOut, RunningMean, Zero, per_logit
@@ -200,4 +201,4 @@ class ForwardOnly(ScoreFunction):
 
 
 def _version(tensor: Tensor) -> int:
-    return tensor._version if kernels.plain(tensor) else 0
+    return 0 if _functorch.is_functorch_wrapped_tensor(tensor) else tensor._version

@@ -69,15 +69,19 @@ def bernoulli(
     return out, words, found > 0
 
 
-def bernoulli_contiguous(logits: Tensor, seed: int, site: int, sample: Tensor, ids: Tensor) -> tuple[Tensor, bool]:
+def bernoulli_contiguous(
+    logits: Tensor, seed: int, site: int, sample: Tensor, ids: Tensor, packed: bool = False
+) -> tuple[Tensor, Tensor | None, bool]:
     """`bernoulli` of contiguous logits (batch, *units) under one sample, with as little around the call as can be: small layers
     take less time than a few operations on tensors."""
     batch, out = len(ids), torch.empty(logits.shape, dtype=logits.dtype)
     units = logits.numel() // batch
+    words = torch.empty(batch, -(-units // 64), dtype=torch.int64) if packed else None
     rows = Rows(1, batch, units, ids.data_ptr(), 0, sample.data_ptr(), seed & 0xFFFFFFFFFFFFFFFF, site)
     given = Input(logits.data_ptr(), 0, units, DTYPES[logits.dtype])
-    found = LIBRARY.dither_bernoulli(rows, given, None, 0.0, 1.0, out.data_ptr(), None, None, torch.get_num_threads())
-    return out, found > 0
+    made = (out.data_ptr(), _pointer(words), None)
+    found = LIBRARY.dither_bernoulli(rows, given, None, 0.0, 1.0, *made, torch.get_num_threads())
+    return out, words, found > 0
 
 
 def categorical(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, categories: int) -> Tensor:

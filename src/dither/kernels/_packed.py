@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dither.kernels import _dispatch, _native, _reference
-from dither.kernels._samples import Key, batch_rule, decide, rowwise
+from dither.kernels._samples import Key, batch_rule, decide, rowwise, simple
 
 FEWEST_ROWS = 32  # below it the tables of sums cost more than they save, and the bits are unpacked for a dense product
 
@@ -61,6 +61,10 @@ def _packed_rows(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tenso
 def _bernoulli_packed(
     logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool
 ) -> tuple[Tensor, Tensor]:
+    if simple(logits, seed, ids):
+        values, packed, has_nan = _native.bernoulli_contiguous(logits, int(seed), site, sample, ids, packed=True)
+        assert packed is not None
+        return torch.where(logits.isnan(), torch.nan, values) if has_nan else values, packed
     values, packed = rowwise(logits, (seed, site, sample, ids, slices_differ), _packed_rows)
     return values.view(logits.shape), packed.view(*ids.shape, packed.shape[-1])
 

@@ -75,6 +75,11 @@ def batch_rule(operator: Callable[..., Any], info: Any, in_dims: Any, x: Tensor,
     return made, 0 if isinstance(made, Tensor) else (0,) * len(made)
 
 
+def simple(logits: Tensor, seed: Tensor, ids: Tensor) -> bool:
+    """Whether one call of the native library does it, without a look at leading dimensions or strides."""
+    return seed.dim() == 0 and _dispatch.native(logits) and logits.is_contiguous() and ids.is_contiguous() and len(ids) > 0
+
+
 def like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -94,8 +99,8 @@ def _bernoulli_rows(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Te
 def _bernoulli(
     logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, gradient: str
 ) -> Tensor:
-    if seed.dim() == 0 and _dispatch.native(logits) and logits.is_contiguous() and ids.is_contiguous() and len(ids):
-        values, has_nan = _native.bernoulli_contiguous(logits, int(seed), site, sample, ids)
+    if simple(logits, seed, ids):
+        values, _, has_nan = _native.bernoulli_contiguous(logits, int(seed), site, sample, ids)
         return torch.where(logits.isnan(), torch.nan, values) if has_nan else values
     return rowwise(logits, (seed, site, sample, ids, slices_differ), _bernoulli_rows).view(logits.shape)
 
