@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 import dither
@@ -191,3 +192,23 @@ def test_state_is_that_of_the_score_function():
 def test_a_wrong_choice_is_refused():
     with pytest.raises(ValueError, match="keep is 'nothing': it must be 'logits'"):
         dither.ForwardOnly(mlp()[0], keep="nothing")
+
+
+def test_layers_in_an_activation_checkpoint_are_computed_again_as_they_were():
+    """There layers are ordinary ones, because at backward nobody takes them over: equal to rounding, not to the bit."""
+
+    class Recomputed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.checkpointed = StochasticMLP((30, 70, 65, 40, 3)).double(), False
+
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False) if self.checkpointed else self.net(x)
+
+    torch.manual_seed(0)
+    model, x, y = Recomputed(), torch.randn(16, 30, dtype=torch.float64), torch.randint(3, (16,))
+    for keep in ("logits", "bits"):
+        model.checkpointed = False
+        expected = gradients(dither.ForwardOnly, (model, x, y), baseline="mean", keep=keep)
+        model.checkpointed = True
+        torch.testing.assert_close(gradients(dither.ForwardOnly, (model, x, y), baseline="mean", keep=keep), expected)

@@ -16,6 +16,8 @@ ESTIMATORS = {
     "score-optimal": lambda net: dither.ScoreFunction(net, "optimal"),
     "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
     "score-leave-one-out, loop": lambda net: dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False),
+    "forward-only": lambda net: dither.ForwardOnly(net, "mean"),
+    "forward-only, K=3": lambda net: dither.ForwardOnly(net, "leave-one-out", 3, keep="bits"),
     "per node": lambda net: dither.PerNode(net, {"*.1": dither.StraightThrough, "*": dither.ScoreFunction}),
 }
 X = torch.linspace(-2, 2, 48).sin().view(8, 6)

@@ -19,7 +19,7 @@ from dither.estimators._packed_site import PackedSite, Segment, broadcast
 from dither.estimators._score_function import ScoreFunction
 from dither.estimators._site import Closure, Site
 from dither.functional._bernoulli import attach
-from dither.nodes import Bernoulli, Node
+from dither.nodes import Bernoulli, Node, _checkpoint
 from dither.noise import Keyed
 
 Keep = Literal["logits", "bits"]
@@ -71,7 +71,9 @@ class ForwardOnly(ScoreFunction):
         if keep not in ("logits", "bits"):
             raise ValueError(f"keep is {keep!r}: it must be 'logits' (faster) or 'bits' (less memory)")
         self.keep = keep
-        self._linears = [m for m in model.modules() if type(m) is nn.Linear]
+        # The same objects for good, so that compiled models are not compiled again.
+        self._linears = {m: partial(self._linear, m) for m in model.modules() if type(m) is nn.Linear}
+        self._forwards: dict[nn.Linear, Callable[[Tensor], Tensor]] = {}
         self._seen: dict[int, _Seen] = {}
         self._segments: list[Segment | None] = []
 
@@ -99,16 +101,21 @@ class ForwardOnly(ScoreFunction):
 
     @contextmanager
     def _linears_taken_over(self) -> Iterator[None]:
-        before = [vars(linear).get("forward") for linear in self._linears]
+        self._forwards = {linear: vars(linear)["forward"] for linear in self._linears if "forward" in vars(linear)}
         try:
-            for linear in self._linears:
-                vars(linear)["forward"] = partial(self._linear, linear, linear.forward)
+            for linear, taken in self._linears.items():
+                vars(linear)["forward"] = taken
             yield
         finally:
-            for linear, forward in zip(self._linears, before, strict=True):
-                vars(linear).pop("forward") if forward is None else vars(linear).update(forward=forward)
+            for linear in self._linears:
+                vars(linear).pop("forward")
+                vars(linear).update({"forward": self._forwards[linear]} if linear in self._forwards else {})
 
-    def _linear(self, linear: nn.Linear, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _linear(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        # What is compiled, or will be computed again at backward by a module that is no longer taken over, stays as it is.
+        if torch.compiler.is_compiling() or _checkpoint.in_region():
+            return nn.Linear.forward(linear, x)
+        forward = self._forwards.get(linear) or partial(nn.Linear.forward, linear)
         given = self._recall(x)
         same = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)  # bits are exact in every dtype
         if given is None or given.packed is None or x.dim() != 2 or not same:
@@ -123,7 +130,8 @@ class ForwardOnly(ScoreFunction):
 
     def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
         node, logits = call.node, call.logits
-        if type(node) is not Bernoulli or node.values != (0, 1) or logits.dim() < 2:
+        apart = torch.compiler.is_compiling() or _checkpoint.in_region()
+        if apart or type(node) is not Bernoulli or node.values != (0, 1) or logits.dim() < 2:
             if node.discrete:
                 self._segments.append(None)
             return super().answer(call)

@@ -47,11 +47,16 @@ def noted(answer: Answer) -> Answer:
 
 def refuse_oracle(node: Node) -> None:
     """An oracle's noise is gone by the time of a recomputation."""
-    if next(_regions(), None) is not None:
+    if in_region():
         raise RuntimeError(
             f"{type(node).__name__} is enumerated inside an activation checkpoint, which could not be recomputed at backward: "
             "turn checkpointing off for the small nets that are enumerated, or audit with reference='average'"
         )
+
+
+def in_region() -> bool:
+    """Whether the present code is in an activation checkpoint, in its forward pass or its recomputation."""
+    return next(_regions(), None) is not None
 
 
 def replay(node: Node) -> Answer | None:
