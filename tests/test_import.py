@@ -24,6 +24,12 @@ def test_import_loads_neither_torch_nor_numpy():
     assert loaded == "[]"
 
 
+def test_a_public_name_does_not_load_the_compiler():
+    # torch's compiler takes longer to import than torch itself; nothing needs it before something is compiled.
+    code = "import sys, torch, dither; dither.Bernoulli()(torch.zeros(2, 3)); print('torch._dynamo' in sys.modules)"
+    assert run(code) == "False"
+
+
 def test_a_public_name_loads_the_rest():
     assert run("import dither; print(dither.Bernoulli.__name__)") == "Bernoulli"
     assert run("from dither import Bernoulli; print(Bernoulli.__name__)") == "Bernoulli"

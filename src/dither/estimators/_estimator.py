@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -217,8 +218,9 @@ class Estimator(ABC):
 
     def _vmapped(self, once: Callable[[Tensor], Any], runs: int):
         try:
-            # vmap cannot enter compiled code (pytorch#128711): compiled parts of the closure run eagerly here.
-            with torch.compiler.set_stance("force_eager"):
+            # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
+            compiler = "torch._dynamo" in sys.modules
+            with torch.compiler.set_stance("force_eager") if compiler else nullcontext():
                 return torch.func.vmap(once, randomness="same")(torch.arange(runs))
         except RuntimeError as error:
             error.add_note(
