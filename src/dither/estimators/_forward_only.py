@@ -209,4 +209,7 @@ class ForwardOnly(ScoreFunction):
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if _functorch.is_functorch_wrapped_tensor(tensor) else tensor._version
+    """How often it was changed in place; the wrapper that a vmap puts around it does not count."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor._version
