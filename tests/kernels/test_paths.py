@@ -167,3 +167,18 @@ def test_probabilities_are_as_accurate_as_those_of_torch():
     for name, found in on_paths(lambda: -_native.packed_score(zeros, a.view(-1, 1), torch.ones(1, 1)).flatten()):
         assert float((found.double() - true).abs().max()) < 1.5e-7, name
         assert float(((found.double() - true) / true).abs().max()) < 2.5e-7, name
+
+
+def test_fused_decisions_at_the_edge_of_their_noise():
+    # Logits whose probability lies beside the very uniform that decides: by less than the upper halves of words can tell, by
+    # about as much, and by more. Anywhere else a wrong margin would hide for millions of decisions.
+    key = (5, 0, torch.tensor([0]), torch.arange(64).view(1, 64))
+    u = _reference.uniform(*key, 512).double()
+    for k in range(10, 26):
+        for sign in (-1, 1):
+            p = (u + sign * 2.0**-k * torch.rand(u.shape, generator=torch.Generator().manual_seed(k))).clamp(
+                2.0**-33, 1 - 2.0**-25
+            )
+            logits = torch.log(p / (1 - p)).float()
+            expected = _reference.threshold(logits, u.float())
+            agree(lambda logits=logits: _native.bernoulli(logits, *key)[0], expected)
