@@ -43,14 +43,14 @@ DITHER_EXPORT int64_t dither_multiply_adds(int64_t steps, float* out, int32_t th
 DITHER_EXPORT int64_t dither_uniform(const DitherRows*, float* out, int32_t threads);
 DITHER_EXPORT int64_t dither_normal(const DitherRows*, float* out, int32_t threads);
 // bias: one float for each unit, or null. out, packed and probabilities: each may be null.
-DITHER_EXPORT int64_t dither_bernoulli(const DitherRows*, const DitherInput*, const float* bias, float low, float high, void* out,
-                                       uint64_t* packed, void* probabilities, int32_t threads);
+DITHER_EXPORT int64_t dither_bernoulli(const DitherRows*, const DitherInput*, const float* bias, float low, float high,
+                                       void* out, uint64_t* packed, void* probabilities, int32_t threads);
 DITHER_EXPORT int64_t dither_categorical(const DitherRows*, const DitherInput*, int64_t categories, void* out, int32_t threads);
 DITHER_EXPORT int64_t dither_noisy_relu(const DitherRows*, const DitherInput*, float scale, void* out, int32_t threads);
-DITHER_EXPORT int64_t dither_noisy_tanh(const DitherRows*, const DitherInput*, float before, float after, void* out, void* inner,
-                                        int32_t threads);
-DITHER_EXPORT int64_t dither_salt_and_pepper(const DitherRows*, const DitherInput*, float rate, float low, float high, void* out,
-                                             int32_t threads);
+DITHER_EXPORT int64_t dither_noisy_tanh(const DitherRows*, const DitherInput*, float before, float after, void* out,
+                                        void* inner, int32_t threads);
+DITHER_EXPORT int64_t dither_salt_and_pepper(const DitherRows*, const DitherInput*, float rate, float low, float high,
+                                             void* out, int32_t threads);
 
 DITHER_EXPORT int64_t dither_threshold(const float* logits, const float* noise, float* out, int64_t count, int32_t threads);
 DITHER_EXPORT int64_t dither_gumbel_max(const float* logits, const float* noise, float* out, int64_t rows, int64_t units,
@@ -58,8 +58,8 @@ DITHER_EXPORT int64_t dither_gumbel_max(const float* logits, const float* noise,
 DITHER_EXPORT int64_t dither_straight_through(const void* gradient, const void* logits, int32_t dtype, float factor, void* out,
                                               int64_t count, int32_t threads);
 DITHER_EXPORT int64_t dither_packed_score(const uint64_t* packed, const float* logits, const float* advantage,
-                                          int64_t advantage_row, int64_t advantage_unit, float* out, int64_t rows, int64_t units,
-                                          int32_t threads);
+                                          int64_t advantage_row, int64_t advantage_unit, float* out, int64_t rows,
+                                          int64_t units, int32_t threads);
 DITHER_EXPORT int64_t dither_packed_log_prob(const uint64_t* packed, const float* logits, float* out, int64_t rows,
                                              int64_t units, int32_t threads);
 DITHER_EXPORT int64_t dither_pack(const void* values, int32_t dtype, uint64_t* packed, int64_t rows, int64_t units,

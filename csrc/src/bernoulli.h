@@ -71,8 +71,8 @@ inline uint64_t first_bits(int64_t n) { return n >= 64 ? ~0ull : n <= 0 ? 0 : (1
 
 // The same for the first `count` units of a group.
 template <class T, bool BIASED>
-inline bool decide_some(const T* a, const float* bias, int64_t count, const Noise& noise, int64_t group, float if_not, float if_so,
-                        uint64_t out[2], T* values) {
+inline bool decide_some(const T* a, const float* bias, int64_t count, const Noise& noise, int64_t group, float if_not,
+                        float if_so, uint64_t out[2], T* values) {
     alignas(64) T given[GROUP_UNITS] = {}, made[GROUP_UNITS];
     alignas(64) float added[GROUP_UNITS] = {};
     memcpy(given, a, count * sizeof(T));

@@ -89,13 +89,14 @@ int32_t dither_set_path(const char* name) {
     return 0;
 }
 
-void dither_words(uint64_t seed, uint64_t site, uint32_t stream, int64_t example, int64_t sample, uint32_t block, int64_t blocks,
-                  uint32_t* out) {
+void dither_words(uint64_t seed, uint64_t site, uint32_t stream, int64_t example, int64_t sample, uint32_t block,
+                  int64_t blocks, uint32_t* out) {
     active->words(seed, site, stream, example, sample, block, blocks, out);
 }
 
 int64_t dither_multiply_adds(int64_t steps, float* out, int32_t threads) {
-    const int64_t lanes = parallel(threads * WORTH, threads, [&](int part, int) { return active->multiply_adds(steps, out + 16 * part); });
+    const int64_t lanes =
+        parallel(threads * WORTH, threads, [&](int part, int) { return active->multiply_adds(steps, out + 16 * part); });
     return lanes / threads;
 }
 

@@ -26,8 +26,8 @@ inline void prepare(const float* rows, int64_t stride, Sums& sums) {
         }
 }
 
-// total[m] += the sums that the 64 bits chosen[m * stride] choose. Two partial totals, so that an addition need not wait for the
-// one before.
+// total[m] += the sums that the 64 bits chosen[m * stride] choose. Two partial totals, so that an addition need not wait for
+// the one before.
 inline void accumulate(const uint64_t* chosen, int64_t stride, const Sums& sums, float* total, int64_t rows) {
     for (int64_t m = 0; m < rows; m++) {
         const uint64_t bits = chosen[m * stride];
@@ -76,8 +76,8 @@ struct Share {
 };
 
 // out[m][n] = bias[n] + sum_k bit[m][k] weight[n][k]. False if there was no memory.
-inline bool packed_linear(const uint64_t* packed, const float* weight, const float* bias, float* out, int64_t rows, int64_t depth,
-                          int64_t columns, int part, int parts) {
+inline bool packed_linear(const uint64_t* packed, const float* weight, const float* bias, float* out, int64_t rows,
+                          int64_t depth, int64_t columns, int part, int parts) {
     const Share share(columns, part, parts);
     float* total = (float*)aligned_alloc(64, divided_up(rows, 16) * 16 * COLUMNS * sizeof(float));
     if (!total) return false;
@@ -106,8 +106,8 @@ inline bool packed_linear(const uint64_t* packed, const float* weight, const flo
 
 // out[n][m] (+)= sum_k gradient[k][n] bit[m][k]: the gradient of `packed_linear` with respect to the weight, for bits that are
 // packed along the batch k. False if there was no memory.
-inline bool packed_outer(const uint64_t* packed, const float* gradient, float* out, int64_t inputs, int64_t batch, int64_t outputs,
-                         bool added, int part, int parts) {
+inline bool packed_outer(const uint64_t* packed, const float* gradient, float* out, int64_t inputs, int64_t batch,
+                         int64_t outputs, bool added, int part, int parts) {
     const Share share(outputs, part, parts);
     float* total = (float*)aligned_alloc(64, divided_up(inputs, 16) * 16 * COLUMNS * sizeof(float));
     float* turned = (float*)aligned_alloc(64, divided_up(inputs, 16) * 16 * COLUMNS * sizeof(float));

@@ -55,7 +55,8 @@ inline F log_sigmoid(F x) {
 }
 
 // log P(h) of packed decisions, summed over the units of a row, in float64.
-inline void packed_log_prob(const uint64_t* packed, const float* logits, float* out, int64_t units, int64_t begin, int64_t end) {
+inline void packed_log_prob(const uint64_t* packed, const float* logits, float* out, int64_t units, int64_t begin,
+                            int64_t end) {
     const int64_t words = divided_up(units, 64);
     for (int64_t row = begin; row < end; row++) {
         const uint64_t* h = packed + row * words;

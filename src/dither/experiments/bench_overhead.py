@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from dither.experiments._timing import ratio
+
 Step = Callable[[], Any]  # forward and backward of one batch
 
 
@@ -217,7 +219,7 @@ def _compared(method: str, steps: Mapping[str, Step], config: Config) -> list[di
                 times[name].append(1e3 * (clock() - began))
     return [
         {"method": method, "implementation": name, "milliseconds": round(median(found), 2), "least": round(min(found), 2)}
-        | {f"times_{other}": _ratio(found, times[other]) for other in ("hand", "own_noise") if other in times}
+        | {f"times_{other}": ratio(found, times[other]) for other in ("hand", "own_noise") if other in times}
         | {
             f"least_times_{other}": round(min(found) / min(times[other]), 3)
             for other in ("hand", "own_noise")
@@ -225,10 +227,6 @@ def _compared(method: str, steps: Mapping[str, Step], config: Config) -> list[di
         }
         for name, found in times.items()
     ]
-
-
-def _ratio(found: list[float], other: list[float]) -> float:
-    return round(median(a / b for a, b in zip(found, other, strict=True)), 3)
 
 
 def _peers(config: Config, progress: Callable[[str], Any]) -> list[dict[str, Any]]:
