@@ -182,3 +182,23 @@ def test_fused_decisions_at_the_edge_of_their_noise():
             logits = torch.log(p / (1 - p)).float()
             expected = _reference.threshold(logits, u.float())
             agree(lambda logits=logits: _native.bernoulli(logits, *key)[0], expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 16_389), (1, 1, 200_001), (1, 700, 130)])
+def test_work_that_is_worth_several_threads(shape):
+    """Below some 65,000 values one thread does it all, so the shapes above say nothing of how threads share the work: by rows,
+    or where rows are fewer, by units."""
+    lead, batch, units = shape
+    key = (9, 1, torch.arange(lead), torch.arange(lead * batch).view(lead, batch), units)
+    logits = logits_for(key)
+    expected = _reference.threshold(logits, _reference.uniform(*key))
+    agree(lambda: _native.bernoulli(logits, *key[:4])[0], expected)
+    words = _reference.pack(expected.flatten(0, 1)).view(lead, batch, -1)
+    agree(lambda: _native.bernoulli(logits, *key[:4], values=False, packed=True)[1], words)
+    agree(lambda: _native.normal(*key), _reference.normal(*key), lambda a, b: ulps(a, b) <= 1)
+    corrupted = _reference.salt_and_pepper(logits, _reference.uniform(*key), 0.4, 0.0, 1.0)
+    agree(lambda: _native.salt_and_pepper(logits, *key[:4], 0.4, 0.0, 1.0), corrupted, same)
+    whole = (*key[:4], units // 3 * 3)
+    split = [t[..., : whole[4]].unflatten(-1, (-1, 3)) for t in (logits, _reference.uniform(*key))]
+    found = _reference.gumbel_max(*split).flatten(-2)
+    agree(lambda: _native.categorical(logits[..., : whole[4]], *key[:4], 3), found, same)

@@ -14,12 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dither import kernels
+from dither.kernels import widen as widen
 from dither.noise import Keyed
-
-
-def widen(logits: Tensor) -> Tensor:
-    """At least float32: probabilities in half precision fire at the wrong rate."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def attach(value: Tensor, path: Tensor) -> Tensor:

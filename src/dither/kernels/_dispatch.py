@@ -33,6 +33,11 @@ def plain(*tensors: Tensor) -> bool:
     return True
 
 
+def widen(x: Tensor) -> Tensor:
+    """At least float32: probabilities in half precision fire at the wrong rate."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def native(tensor: Tensor) -> bool:
     """Whether the native library takes this tensor."""
     return _library.LIBRARY is not None and tensor.device.type == "cpu" and tensor.dtype in _native.DTYPES

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -22,8 +20,7 @@ def _threshold_operator(logits: Tensor, noise: Tensor) -> Tensor:
 
 def threshold(logits: Tensor, noise: Tensor) -> Tensor:
     """1[u < sigmoid(a)] as float32, decided as u (1 + e^-a) < 1; NaN where a logit is. float32, equal shapes, no gradient."""
-    logits, noise = logits.detach(), noise.detach()
-    return _threshold(logits, noise) if _dispatch.plain(logits, noise) else _threshold_operator(logits, noise)
+    return _plain_threshold(logits.detach(), noise.detach())
 
 
 def _gumbel_max(logits: Tensor, noise: Tensor) -> Tensor:
@@ -41,8 +38,7 @@ def gumbel_max(logits: Tensor, noise: Tensor) -> Tensor:
 
     Categories at +inf share all the mass; NaN where a logit is NaN or all are -inf.
     """
-    logits, noise = logits.detach(), noise.detach()
-    return _gumbel_max(logits, noise) if _dispatch.plain(logits, noise) else _gumbel_max_operator(logits, noise)
+    return _plain_gumbel_max(logits.detach(), noise.detach())
 
 
 def _straight_through(gradient: Tensor, logits: Tensor, factor: float) -> Tensor:
@@ -59,15 +55,14 @@ def _straight_through_operator(gradient: Tensor, logits: Tensor, factor: float) 
 def straight_through(gradient: Tensor, logits: Tensor, factor: float = 1.0) -> Tensor:
     """factor * gradient * p (1 - p) with p = sigmoid(logits), the gradient's dtype; differentiable where grad mode is on."""
     if torch.is_grad_enabled() and (gradient.requires_grad or logits.requires_grad):
-        p = torch.sigmoid(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits)
+        p = torch.sigmoid(_dispatch.widen(logits))
         return (factor * gradient * (p * (1 - p))).to(gradient.dtype)
-    if _dispatch.plain(gradient, logits):
-        return _straight_through(gradient, logits, factor)
-    return _straight_through_operator(gradient, logits, factor)
+    return _plain_straight_through(gradient, logits, factor)
 
 
-for _operator in (_threshold_operator, _gumbel_max_operator, _straight_through_operator):
-    _operator.register_vmap(partial(_dispatch.elementwise, _operator))
+_plain_threshold = _dispatch.plainly(_threshold_operator, _threshold, _dispatch.elementwise)
+_plain_gumbel_max = _dispatch.plainly(_gumbel_max_operator, _gumbel_max, _dispatch.elementwise)
+_plain_straight_through = _dispatch.plainly(_straight_through_operator, _straight_through, _dispatch.elementwise)
 
 
 @_threshold_operator.register_fake

@@ -20,22 +20,18 @@ from dither.kernels._pointwise import gumbel_max, straight_through, threshold
 Key = tuple[Tensor, int, Tensor, Tensor, bool]  # seed, site, sample, ids, slices_differ
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def decide(logits: Tensor, noise: Tensor) -> Tensor:
     """1[u < sigmoid(a)], of the widened logits' dtype, by the rule that all paths share; NaN where a logit is."""
     if torch.float64 in (logits.dtype, noise.dtype):
         p = torch.sigmoid(logits.detach().double())
         return torch.add((noise < p).to(p.dtype), p, alpha=0)  # + 0 p carries NaN
-    return threshold(*torch.broadcast_tensors(_wide(logits), noise.float()))
+    return threshold(*torch.broadcast_tensors(_dispatch.widen(logits), noise.float()))
 
 
 def choose(logits: Tensor, noise: Tensor) -> Tensor:
     """One-hot argmax of logits + Gumbel noise over the last dimension, of the widened logits' dtype."""
     if torch.float64 not in (logits.dtype, noise.dtype):
-        return gumbel_max(*torch.broadcast_tensors(_wide(logits), noise.float()))
+        return gumbel_max(*torch.broadcast_tensors(_dispatch.widen(logits), noise.float()))
     scores = logits.detach() - torch.log(-torch.log1p(-noise.double()))
     hard = scores.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
     return hard.to(logits.dtype)
