@@ -21,7 +21,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled data set with a fixed split.
+    """A data set with a fixed split; without labels `classes` is 1 and every `y` is 0.
 
     `valid` is for choosing (when to stop, which model, which setting), `test` for reporting the choice made.
     `shape` is (channels, height, width), so `split.x.view(-1, *dataset.shape)` gives images.
