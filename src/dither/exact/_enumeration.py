@@ -53,7 +53,7 @@ class Enumeration:
 
     def start(self, row: Tensor | None) -> None:
         self.replaying, self.row, self.position, self.call = row is not None, row, 0, 0
-        self.log_weight: Tensor | float = 0.0
+        self._weights: list[Tensor] = []
         self._drawn: dict[Any, Tensor] = {}
         self._between: dict[Any, tuple[Tensor, Tensor]] = {}
         if row is None:
@@ -75,6 +75,12 @@ class Enumeration:
             self._drawn[key] = drawn
         return drawn
 
+    @property
+    def log_weight(self) -> Tensor | float:
+        """The log-probability of all that was drawn. Added up only here: a node may run without a gradient, as the samples of
+        a walk do, and must not take the other nodes' from them."""
+        return sum(self._weights, 0.0)
+
     def _pick(self, noise: Tensor, log_weight: Tensor) -> Tensor:
         """The noise of one cell per unit. noise, log_weight: cells in the leading dimension."""
         if self.joint:
@@ -90,7 +96,7 @@ class Enumeration:
         digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
         self.call, self.position = self.call + 1, self.position + count
         weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
-        self.log_weight = self.log_weight + weight.reshape(len(weight), -1).sum(1)
+        self._weights.append(weight.reshape(len(weight), -1).sum(1))
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
 

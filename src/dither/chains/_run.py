@@ -1,0 +1,118 @@
+"""Markov chains of denoising models: many at once, with burn-in, thinning and clamped units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dither import noise
+from dither.reconstruction import check_clamp
+
+
+@dataclass(frozen=True)
+class State:
+    """Where chains are: the samples x (chains, units), the mean of the distribution they were drawn from, hidden layers, and
+    how many steps `run` has made."""
+
+    x: Tensor
+    mean: Tensor | None = None
+    hidden: tuple[Tensor | None, ...] = ()
+    steps: int = 0
+
+
+class Model(Protocol):
+    """What `run` needs; `models.DAE`, `models.GSN`, `Denoiser` and `Projected` have it."""
+
+    def start(self, x: Tensor) -> State: ...
+
+    def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What chains visited: `x` and `mean`, each (kept steps, chains, units), and the last `state`, to go on from."""
+
+    x: Tensor
+    mean: Tensor
+    state: State
+
+
+@torch.no_grad()
+def run(
+    model: Model,
+    x: Tensor | State,
+    steps: int,
+    *,
+    burn_in: int = 0,
+    thin: int = 1,
+    clamp: Tensor | None = None,
+    seed: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Samples:
+    """Run a chain from every row of x, and keep every `thin`-th of `steps` steps after the first `burn_in`.
+
+    x           (chains, units), where the chains start; or the `state` of an earlier run: going on with the same seed gives
+                what one long run would have given
+    clamp       bool, (units,) or (chains, units): True where x stays as given. The chain then samples the others given
+                these: missing inputs, inpainting, structured output (GSN paper, Sec. 5, Prop. 1)
+    seed        makes the run depend on nothing but the seed, whatever was drawn before; None: torch's generator as it is
+    progress    (steps done, steps in all)
+
+    The clamped chain has the chain's own conditional as its stationary distribution where P(x | x~) and the corruption belong
+    to one joint distribution, and the reconstruction is drawn *given* the clamped units. A factorised reconstruction ignores
+    them beyond what x~ says; docs/experiments/gdae-consistency.md measures the difference.
+
+    Raises      ValueError for a mask of another shape or dtype, or one that leaves nothing to draw; for numbers of steps
+                that keep nothing.
+    """
+    state = x if isinstance(x, State) else model.start(x)
+    values = state.x
+    if clamp is not None:
+        check_clamp(clamp, values)
+    if burn_in < 0 or thin < 1 or steps < thin:
+        raise ValueError(f"steps={steps}, burn_in={burn_in}, thin={thin}: nothing is kept; steps >= thin >= 1, burn_in >= 0")
+    before_run = state.steps
+    kept: list[tuple[Tensor, Tensor]] = []
+    before = torch.get_rng_state() if seed is not None else None
+    try:
+        for index in range(1, burn_in + steps + 1):
+            if seed is not None:
+                torch.default_generator.manual_seed(noise.step_seed(seed, before_run + index))
+            state = model.step(state, clamp, values if clamp is not None else None)
+            if index > burn_in and (index - burn_in) % thin == 0:
+                kept.append((state.x, state.x if state.mean is None else state.mean))
+            if progress:
+                progress(index, burn_in + steps)
+    finally:
+        if before is not None:
+            torch.set_rng_state(before)
+    samples, means = zip(*kept, strict=True)
+    return Samples(torch.stack(samples), torch.stack(means), replace(state, steps=before_run + burn_in + steps))
+
+
+class Projected:
+    """A chain in a representation, seen in the space of the data: it moves over encode(x) and is decoded at every step.
+
+    Chains mix better in higher representations, where the classes lie closer together (Bengio, Mesnil, Dauphin and Rifai
+    2013). `model` is a chain over the representation, such as a DAE trained on it; encode and decode map (chains, units).
+    There is no clamping: the units of the data are none of the chain's.
+    """
+
+    def __init__(self, model: Model, encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor]) -> None:
+        self.model, self.encode, self.decode = model, encode, decode
+
+    def start(self, x: Tensor) -> State:
+        return State(x, None, (self.encode(x),))
+
+    def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State:
+        if clamp is not None:
+            raise ValueError("clamp is given to a chain in a representation: its units are not those of x; clamp a DAE or GSN")
+        (representation,) = state.hidden
+        assert representation is not None
+        above = self.model.step(self.model.start(representation))
+        x = self.decode(above.x)
+        return State(x, x, (above.x,))

@@ -1,0 +1,137 @@
+"""What denoising models share: walkback training and the chain that samples (GDAE paper, Algorithms 1 and 2)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dither import corruption, noise
+from dither.chains import State
+from dither.reconstruction import Reconstruction
+
+LONGEST = 1000
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """Walks of random length, each example's its own: after every step one goes on with probability p (Algorithm 2)."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p < 1:
+            raise ValueError(f"p is {self.p}: it must be between 0 and 1; steps=1 is no walk, steps=5 a fixed one")
+
+
+class Denoising(nn.Module):
+    """Base: learns P(x | x~) from corrupted examples, and samples by corrupting and reconstructing in turn.
+
+    steps             of a walk: an integer, or `Geometric(p)`
+    through_samples   whether the gradient flows through the reconstructions drawn on the walk (by their node's sampler, or by
+                      the estimator that has taken it over); the papers' recipes do not
+    """
+
+    def __init__(
+        self,
+        units: int,
+        corrupt: corruption.Corruption | None,
+        reconstruction: Reconstruction,
+        steps: int | Geometric,
+        through_samples: bool,
+    ) -> None:
+        super().__init__()
+        if not isinstance(steps, Geometric) and (type(steps) is not int or steps < 1):
+            raise ValueError(f"steps is {steps!r}: an integer of at least 1 is needed, or Geometric(p)")
+        self.units, self.steps, self.through_samples = units, steps, through_samples
+        self.corruption, self.reconstruction = corrupt, reconstruction
+
+    @abstractmethod
+    def reconstruct(
+        self, corrupted: Tensor, hidden: tuple[Tensor | None, ...] = (), products: Any = None, last: bool = False
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """(outputs for the reconstruction distribution, hidden layers to start the next step from).
+
+        hidden: those of the step before, () to begin with; last: nothing follows, what is needed for the outputs is enough.
+        """
+
+    def products(self) -> Any:
+        """What the steps of one walk share; handed to each `reconstruct`."""
+        return None
+
+    # --- training -------------------------------------------------------------------------------------------------------
+    def cost(self, x: Tensor) -> Tensor:
+        """-log P(x | ...) summed over the steps of a walk away from x: (batch, units) -> (batch,), in nats."""
+        return self.costs(x).sum(-1)
+
+    def costs(self, x: Tensor) -> Tensor:
+        """The same for each step, (batch, steps), 0 where a walk has ended: terms of a sum, as estimators take them."""
+        self.check(x)
+        if isinstance(self.steps, Geometric):
+            return self._geometric(x, self.steps.p)
+        products, hidden, sample, terms = self.products(), (), x, []
+        for step in range(self.steps):
+            last = step == self.steps - 1
+            outputs, hidden = self.reconstruct(self.corrupted(sample), hidden, products, last)
+            terms.append(-self.reconstruction.log_prob(outputs, x))
+            sample = x if last else self._drawn(outputs)
+        return torch.stack(terms, -1)
+
+    def _geometric(self, x: Tensor, p: float) -> Tensor:
+        products, sample, terms = self.products(), x, []
+        hidden: tuple[Tensor | None, ...] = ()
+        rows, ids = torch.arange(len(x), device=x.device), noise.example_ids(len(x), x.device)
+        for _ in range(LONGEST):
+            with noise.examples(ids[rows]):
+                outputs, hidden = self.reconstruct(self.corrupted(sample), hidden, products)
+                term = -self.reconstruction.log_prob(outputs, x[rows])
+                terms.append(term.new_zeros(len(x)).index_put((rows,), term))
+                u = noise.Keyed("uniform", noise.draw_seed(), 0, torch.tensor(0), (len(rows), 1), x.device).draw(x)
+                goes_on = u.squeeze(-1) <= p
+                if not goes_on.any():
+                    break
+                sample = self._drawn(outputs)[goes_on]
+            rows, hidden = rows[goes_on], tuple(None if h is None else h[goes_on] for h in hidden)
+        return torch.stack(terms, -1)
+
+    def corrupted(self, sample: Tensor) -> Tensor:
+        if self.corruption is None:
+            return sample
+        corrupted = self.corruption(sample)
+        if isinstance(self.corruption, corruption.Custom) and not self.is_noisy() and torch.equal(corrupted, sample):
+            raise ValueError(
+                "the corruption kept everything of this batch: the model would learn the identity, and the chain would never "
+                "move; use one that changes its input"
+            )
+        return corrupted
+
+    def is_noisy(self) -> bool:
+        """Whether there is noise besides the corruption."""
+        return False
+
+    def _drawn(self, outputs: Tensor) -> Tensor:
+        if self.through_samples:
+            return self.reconstruction.sample(outputs)
+        with torch.no_grad():
+            return self.reconstruction.sample(outputs.detach())
+
+    def check(self, x: Tensor) -> None:
+        """Raises ValueError for data of another width, or outside the reconstruction's support."""
+        if x.dim() != 2 or x.shape[1] != self.units:
+            raise ValueError(f"x has shape {tuple(x.shape)}: (batch, {self.units}) is needed; flatten images with x.flatten(1)")
+        self.reconstruction.check(x)
+
+    # --- sampling -------------------------------------------------------------------------------------------------------
+    def start(self, x: Tensor) -> State:
+        """The state of chains that start at x (chains, units), with nothing in the hidden layers."""
+        self.check(x)
+        return State(x)
+
+    def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State:
+        """One step of the chain: corrupt, reconstruct, draw x given values[clamp] (GSN paper, Sec. 5). See `chains.run`."""
+        outputs, hidden = self.reconstruct(self.corrupted(state.x), state.hidden)
+        x = self.reconstruction.sample(outputs, clamp, values)
+        return State(x, self.reconstruction.mean(outputs), hidden)

@@ -1,0 +1,172 @@
+"""Which variables are known and which are asked for: distributions of questions to train `models.questions` with.
+
+>>> import torch
+>>> from dither.models import masks
+>>> masks.Independent(0.5)(3, 64, torch.device("cpu")).shape
+torch.Size([3, 64])
+
+The noise is keyed as that of corruptions is: `torch.manual_seed` governs it, and it follows the examples (`noise.examples`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from dither import noise
+
+_FIRST = torch.tensor(0)
+
+
+class Masks(nn.Module):
+    """Base: `(batch, variables, device) -> known`, bool (batch, variables), drawn anew at every call, never all of a row."""
+
+    @abstractmethod
+    def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
+        """A draw: True where the variable is known."""
+
+    def weight(self, known: Tensor) -> Tensor | None:
+        """What the cost of each example counts, (batch,) float64; None: all of them 1."""
+        return None
+
+
+class Uniform(Masks):
+    """The number of known variables is uniform on 0 ... variables - 1, and so are the subsets of that size.
+
+    Formula     weighted: n / (n - k) for k known of n, with which the cost of a factorised family is an unbiased estimate of
+                the mean of -log P(x) over all n! orders, one unit after the other:
+                mean_o sum_k -log P(x_o(k) | x_o(1..k-1))    the k first in a random order are a random subset K of k, and
+                  = sum_k mean_|K|=k mean_i -log P(x_i | x_K)    the next one is uniform among the n - k others, i;
+                  = n mean_k mean_|K|=k 1 / (n - k) sum_i -log P(x_i | x_K)    the inner sum is the cost of the question K.
+    Source      Uria, Murray and Larochelle 2014, "A deep and tractable density estimator" (orderless NADE), Sec. 3.
+    """
+
+    def __init__(self, weighted: bool = True) -> None:
+        super().__init__()
+        self.weighted = weighted
+
+    def extra_repr(self) -> str:
+        return f"weighted={self.weighted}"
+
+    def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
+        u = uniforms(batch, variables + 1, device)
+        number = below(u[:, -1:], variables)
+        first = torch.arange(variables, device=device) < number
+        return torch.zeros_like(first).scatter(1, u[:, :-1].argsort(1), first)
+
+    def weight(self, known: Tensor) -> Tensor | None:
+        return known.shape[1] / (~known).sum(1).double() if self.weighted else None
+
+
+class Independent(Masks):
+    """Each variable is known with probability p; where all would be, one of them, any, is not."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(
+                f"p is {p}: the probability of a known variable must be at least 0 and below 1; at 1 nothing is asked"
+            )
+        self.p = float(p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+    def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
+        u = uniforms(batch, variables, device)
+        return (u < self.p) & (u < u.amax(1, keepdim=True))
+
+
+class Blocks(Masks):
+    """A rectangle of an image is asked for: height and width uniform on 1 ... those of the image, then the place.
+
+    shape       (height, width) of the image, whose pixels are the variables, row after row
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape = image(shape)
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}"
+
+    def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
+        if variables != self.shape[0] * self.shape[1]:
+            raise ValueError(
+                f"shape is {self.shape}, the model has {variables} variables: they must be the pixels of the image"
+            )
+        u = uniforms(batch, 4, device)
+        inside = []
+        for axis, length in enumerate(self.shape):
+            size = 1 + below(u[:, axis : axis + 1], length)
+            start = below(u[:, axis + 2 : axis + 3], length + 1 - size)
+            place = torch.arange(length, device=device)
+            inside.append((place >= start) & (place < start + size))
+        rows, columns = inside
+        return ~(rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
+
+
+class Among(Masks):
+    """One of the given masks, each as often: `known`, bool (masks, variables), True where the variable is known."""
+
+    known: Tensor
+
+    def __init__(self, known: Tensor) -> None:
+        super().__init__()
+        if known.dtype != torch.bool or known.dim() != 2 or not len(known):
+            raise ValueError(
+                f"known has shape {tuple(known.shape)} and dtype {known.dtype}: bool masks (masks, variables) are needed, True "
+                "where the variable is known"
+            )
+        if known.all(1).any():
+            raise ValueError(f"known[{int(known.all(1).nonzero()[0])}] knows every variable: nothing is asked; leave it out")
+        self.register_buffer("known", known, persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"masks={len(self.known)}"
+
+    def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
+        if variables != self.known.shape[1]:
+            raise ValueError(f"known has {self.known.shape[1]} variables, the model has {variables}: they must be the same")
+        return self.known.to(device)[below(uniforms(batch, 1, device)[:, 0], len(self.known))]
+
+
+class Halves(Among):
+    """The left, right, top or bottom half of an image of `shape` (height, width) is known, each as often."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__(torch.stack(list(halves(shape).values())))
+
+
+def halves(shape: tuple[int, int]) -> dict[str, Tensor]:
+    """{"left", "right", "top", "bottom"}: the masks (pixels,) in which that half is known; a middle line is asked for."""
+    height, width = image(shape)
+    if height < 2 or width < 2:
+        raise ValueError(f"shape is {shape}: an image with halves has at least 2 x 2 pixels")
+    row, column = torch.arange(height).unsqueeze(1), torch.arange(width)
+    known = {
+        "left": column < width // 2,
+        "right": column >= width - width // 2,
+        "top": row < height // 2,
+        "bottom": row >= height - height // 2,
+    }
+    return {name: mask.expand(height, width).flatten() for name, mask in known.items()}
+
+
+def image(shape: tuple[int, int]) -> tuple[int, int]:
+    if len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(f"shape is {shape}: (height, width) of the image is needed, two positive integers")
+    return shape[0], shape[1]
+
+
+def uniforms(batch: int, count: int, device: torch.device) -> Tensor:
+    """float32 (batch, count) in (0, 1) that follow the examples."""
+    keyed = noise.Keyed("uniform", noise.draw_seed(), 0, _FIRST, (batch, count), device, True)
+    return keyed.draw(torch.empty((), device=device))
+
+
+def below(u: Tensor, count: int | Tensor) -> Tensor:
+    """Uniform on 0 ... count - 1, from u uniform in (0, 1)."""
+    return torch.minimum((u * count).long(), torch.as_tensor(count, device=u.device) - 1)

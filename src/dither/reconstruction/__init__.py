@@ -1,0 +1,17 @@
+"""Reconstruction distributions P(x | x~): what a denoising model's outputs mean, drawn and scored, clamped where wanted.
+
+>>> import torch
+>>> from dither import reconstruction
+>>> pixels = reconstruction.Bernoulli()
+>>> outputs = torch.zeros(2, pixels.outputs(784))
+>>> pixels.sample(outputs).shape
+torch.Size([2, 784])
+"""
+
+from dither.reconstruction._base import Reconstruction, check_clamp
+from dither.reconstruction._factorised import Bernoulli, Categorical, Gaussian
+from dither.reconstruction._joint import Joint
+from dither.reconstruction._made import MADE
+from dither.reconstruction._mixture import Mixture
+
+__all__ = ["MADE", "Bernoulli", "Categorical", "Gaussian", "Joint", "Mixture", "Reconstruction", "check_clamp"]
