@@ -10,7 +10,7 @@ torch.Size([2, 3])
 tensor([0.5120, 0.5120])
 
 The noise is keyed as that of nodes is: `torch.manual_seed` governs it, and it follows the examples (`noise.examples`).
-No gradient flows through a corruption. Source: Bengio, Yao, Alain and Vincent 2013 (generalized denoising auto-encoders),
+What is kept carries its gradient. Source: Bengio, Yao, Alain and Vincent 2013 (generalized denoising auto-encoders),
 Sec. 2; the corruption must leave several inputs possible, or the identity is what a model learns.
 """
 
@@ -37,7 +37,7 @@ class Corruption(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A draw of x~, without a gradient."""
+        """A draw of x~; what is kept of x carries its gradient."""
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         """log C(x~ | x), summed over units: (..., units), (..., units) -> (...,). -inf for what cannot happen.
@@ -67,9 +67,10 @@ class SaltAndPepper(Corruption):
 
     def forward(self, x: Tensor) -> Tensor:
         keyed = _keyed("uniform", x)
-        if x.dtype == torch.float64:  # the kernel has low and high as float32, which `log_prob` would not find again
+        # The kernel knows no gradient, and has low and high as float32, which `log_prob` would not find again in float64.
+        if x.dtype == torch.float64 or (x.requires_grad and torch.is_grad_enabled()):
             u = keyed.draw(x)
-            return x.detach().masked_fill(u < self.rate, self.high).masked_fill(u < self.rate / 2, self.low)
+            return x.masked_fill(u < self.rate, self.high).masked_fill(u < self.rate / 2, self.low)
         return kernels.salt_and_pepper(x, keyed.key, self.rate, self.low, self.high)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
@@ -89,7 +90,6 @@ class Masking(Corruption):
         return f"rate={self.rate}, value={self.value}"
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.detach()
         return x.masked_fill(_keyed("uniform", x).draw(x) < self.rate, self.value)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
@@ -111,7 +111,6 @@ class Gaussian(Corruption):
         return f"scale={self.scale}"
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.detach()
         return x + self.scale * _keyed("normal", x).draw(x).to(x.dtype)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
@@ -133,7 +132,7 @@ class Resampling(Corruption):
         return f"rate={self.rate}, categories={self.categories}"
 
     def forward(self, x: Tensor) -> Tensor:
-        shaped = self._shaped(x.detach())
+        shaped = self._shaped(x)
         u = _keyed("uniform", shaped[..., 0]).draw(shaped)
         drawn = (u / self.rate * self.categories).long().clamp(max=self.categories - 1)  # uniform where u < rate
         fresh = F.one_hot(drawn, self.categories).to(x.dtype)
@@ -160,7 +159,7 @@ class Custom(Corruption):
         self.corrupt, self.density = corrupt, log_prob
 
     def forward(self, x: Tensor) -> Tensor:
-        corrupted = self.corrupt(x.detach()).detach()
+        corrupted = self.corrupt(x)
         if corrupted.shape != x.shape or corrupted.dtype != x.dtype:
             raise ValueError(
                 f"corrupt(x) has shape {tuple(corrupted.shape)} and dtype {corrupted.dtype}, x {tuple(x.shape)} and {x.dtype}: "

@@ -148,7 +148,6 @@ def test_what_another_backward_pass_left_is_not_counted():
 def test_whether_the_gradient_flows_through_the_samples(through):
     """With the last step's cost alone, only a gradient through the sample reaches the visible bias of the step before."""
     model = make((5, 4), [nn.Tanh()], corruption.Masking(0.2), steps=2, through_samples=through)
-    model.corruption.forward = lambda x: x * torch.ones_like(x)  # lets the gradient through, which a corruption does not
     first = []
     log_prob = model.reconstruction.log_prob
     model.reconstruction.log_prob = lambda outputs, x: first.append(outputs) or log_prob(outputs, x)

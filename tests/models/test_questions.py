@@ -176,6 +176,7 @@ def test_groups_are_random_and_of_one_size():
     pairs = torch.bincount(index((step == 0)[:, [0, 1, 3, 4]]), minlength=16)
     assert (pairs > 0).sum() == 6 and (pairs[pairs > 0] - 1000).abs().max() < 5 * (6000 * 5 / 36) ** 0.5
     few = torch.tensor([[True, True, True, True, False], [False] * 5])
+    assert model._schedule(few[:1], None, 5)[1] == 1
     assert model._schedule(few, torch.arange(5), 5)[0].clamp(min=-1).tolist() == [[-1, -1, -1, -1, 0], [0, 1, 2, 3, 4]]
 
 

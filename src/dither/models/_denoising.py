@@ -133,5 +133,5 @@ class Denoising(nn.Module):
     def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State:
         """One step of the chain: corrupt, reconstruct, draw x given values[clamp] (GSN paper, Sec. 5). See `chains.run`."""
         outputs, hidden = self.reconstruct(self.corrupted(state.x), state.hidden)
-        x = self.reconstruction.sample(outputs, clamp, values)
-        return State(x, self.reconstruction.mean(outputs), hidden)
+        x, mean = self.reconstruction.sample_with_mean(outputs, clamp, values)
+        return State(x, mean, hidden)

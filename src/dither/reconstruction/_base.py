@@ -56,6 +56,13 @@ class Reconstruction(nn.Module):
         check_clamp(clamp, values)
         return self.draw(outputs, clamp.expand(values.shape), values)
 
+    def sample_with_mean(
+        self, outputs: Tensor, clamp: Tensor | None = None, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(sample, the mean of what it was drawn from): `mean`, but of a mixture that of the component that was drawn, and of an
+        autoregressive family the probability of each unit given those before it."""
+        return self.sample(outputs, clamp, values), self.mean(outputs)
+
     def check(self, x: Tensor) -> None:
         """Raises ValueError where x is outside the distribution's support."""
 

@@ -117,7 +117,14 @@ class MADE(Reconstruction):
 
         E[x | outputs] has no closed form. This has less variance than x itself.
         """
-        return torch.sigmoid(self.logits(outputs, self.draw(outputs, None, None), self.order))
+        return self.sample_with_mean(outputs)[1]
+
+    @torch.no_grad()
+    def sample_with_mean(
+        self, outputs: Tensor, clamp: Tensor | None = None, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        x = self.sample(outputs, clamp, values)
+        return x, torch.sigmoid(self.logits(outputs, x, self.order))
 
     @torch.no_grad()
     def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:

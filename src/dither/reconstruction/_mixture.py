@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dither import kernels, nodes
 from dither.functional._categorical import _proper
-from dither.reconstruction._base import Reconstruction, check_fit
+from dither.reconstruction._base import Reconstruction, check_clamp, check_fit
 
 
 class Mixture(Reconstruction):
@@ -72,6 +72,20 @@ class Mixture(Reconstruction):
         return (log_weights.exp().unsqueeze(-1) * self.component.mean(blocks)).sum(-2)
 
     def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+        return self.component.draw(self._drawn(outputs, clamp, values), clamp, values)
+
+    def sample_with_mean(
+        self, outputs: Tensor, clamp: Tensor | None = None, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if clamp is not None and values is not None:
+            check_fit(self, outputs, values, "values")
+            check_clamp(clamp, values)
+            clamp = clamp.expand(values.shape)
+        block = self._drawn(outputs, clamp, values)
+        return self.component.sample(block, clamp, values), self.component.mean(block)
+
+    def _drawn(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+        """The outputs of a component, drawn given the clamped values."""
         log_weights, blocks = self.parts(outputs)
         if clamp is not None and values is not None:
             log_weights = self.responsibilities(outputs, values, clamp)
@@ -80,7 +94,7 @@ class Mixture(Reconstruction):
                     "values has clamped units that no component gives any probability: nothing can be drawn given them; clamp "
                     "values of the support, or make the outputs finite"
                 )
-        return self.component.draw(_selected(self.node(log_weights), blocks), clamp, values)
+        return _selected(self.node(log_weights), blocks)
 
     def check(self, x: Tensor) -> None:
         self.component.check(x)
