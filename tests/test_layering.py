@@ -18,14 +18,16 @@ LAYERS = [
     {"testing"},
     {"auditing"},
     {"estimators"},
-    {"exact", "homeostasis"},
+    {"chains"},
+    {"exact", "homeostasis", "reconstruction"},
+    {"corruption"},
     {"nodes"},
     {"functional"},
     {"noise"},
     {"kernels"},
 ]
 # Beside the house: each is usable alone. `files` knows nothing of dither; the others may write through it.
-BESIDE = {"data": {"files"}, "plots": {"files"}, "results": {"files"}, "files": set()}
+BESIDE = {"data": {"files"}, "metrics": {"files"}, "plots": {"files"}, "results": {"files"}, "files": set()}
 # Who may use what stands beside. The rest, models above all, must never read files.
 USERS_OF_BESIDE = {
     "cli": set(BESIDE),

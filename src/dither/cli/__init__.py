@@ -16,6 +16,7 @@ from dither.cli.out import Out
 VERBS = {
     "train": "train a network with hard stochastic units and report its test accuracy",
     "audit": "measure how biased and how noisy gradient estimators are, on a run or on your own model",
+    "sample": "draw from a trained generative model, or complete an image of which a half is given",
     "plot": "draw the learning curves and the audit of a run",
     "experiment": "list the experiments, or run one",
     "bench": "list the benchmarks, or run one",

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "forward-only": ("dither.experiments.bench_forward_only", "the parts of a forward-only layer, on packed bits and dense"),
     "step": ("dither.experiments.bench_step", "a training step of deep nets, forward-only and back-propagated"),
     "memory": ("dither.experiments.bench_memory", "what a training step keeps and allocates"),
+    "gsn": ("dither.experiments.bench_gsn", "an epoch of training a generative stochastic network against its matrix products"),
     "samples": ("dither.experiments.bench_samples", "the time of K samples per step against one"),
     "node": ("dither.experiments.bench_node", "the overhead on one small node"),
     "overhead": ("dither.experiments.bench_overhead", "the time of a step against the same estimator written by hand"),

@@ -19,7 +19,7 @@ from dither.cli.setup import PLACES
 
 # name -> (module, one line). Each module is torch-free at import and has a frozen dataclass `Config` and
 # run(config, folder, progress) -> {"rows": [flat dicts], ...}. Its "curves", also flat dicts, are drawn by the module's
-# figures(curves) -> [(name, figure), ...], or else as learning curves.
+# figures(curves) -> [(name, figure), ...], or else as learning curves. "figures", (name, figure), are pictures of other things.
 Entries = Mapping[str, tuple[str, str]]
 
 
@@ -57,12 +57,14 @@ def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
     }
     name = f"{name}-{command.label}" if command.label else name
     saved = [results.save(name, payload, target) for target in (folder, command.publish) if target]
+    pictures = list(result.get("figures", ()))
     if result.get("curves"):
-        figures = getattr(module, "figures", learning)
-        saved += draw(figures(result["curves"]), folder / "figures")
+        pictures += getattr(module, "figures", learning)(result["curves"])
         if command.publish:
             saved.append(results.save(f"{name}-curves", {**payload, "rows": result["curves"]}, command.publish))
-            saved += draw(figures(result["curves"]), command.publish / "figures", f"{name}-")
+    saved += draw(pictures, folder / "figures")
+    if command.publish:
+        saved += draw(pictures, command.publish / "figures", f"{name}-")
     out.table(result["rows"])
     for path in saved:
         out.note(f"wrote {path}")

@@ -35,9 +35,33 @@ EXPERIMENTS = {
         "dither.experiments.categorical_vae",
         "autoencoder with a code of one-hot units by every estimator, each at its best learning rate",
     ),
+    "gdae-consistency": (
+        "dither.experiments.gdae_consistency",
+        "the theorems of denoising auto-encoders in small spaces, exactly: counts, walkback, clamped chains, energies",
+    ),
+    "gsn-digits": (
+        "dither.experiments.gsn_digits",
+        "denoising auto-encoders and GSNs on the embedded digits: table and pictures in minutes",
+    ),
+    "gsn-mnist": (
+        "dither.experiments.gsn_mnist",
+        "denoising auto-encoders and GSNs by their authors' recipes on MNIST, and ours, judged",
+    ),
+    "gsn-frey": (
+        "dither.experiments.gsn_frey",
+        "the same on the Frey faces, in place of the Toronto Face Database",
+    ),
+    "gsn-inpainting": (
+        "dither.experiments.gsn_inpainting",
+        "half-given digits completed by clamped GSN chains, by one network for any question, by neighbours",
+    ),
     "cartpole": (
         "dither.experiments.cartpole",
         "CartPole-v1 with hard binary hidden units by delayed-reward score gradients, with each baseline",
+    ),
+    "feature-nets": (
+        "dither.experiments.feature_nets",
+        "small classifiers of MNIST and digits, in whose features the metrics of samples are taken",
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +46,10 @@ def run(command: Command) -> int:
         raise UsageError("which RUN? give its folder, such as dither plot runs/train/20260131T120000Z-0")
     out = Out(json=command.json, quiet=command.quiet)
     folder = command.out or command.runs[0] / "figures"
+    if (kind := generative(command.runs[0])) is not None:
+        paths = [path for name, figure in pictures(command.runs[0], kind) for path in plots.save(figure, folder / name)]
+        out.table([{"figure": str(path)} for path in paths]) if out.json else [out.line(str(p)) for p in paths]
+        return OK
     records = [record for path in command.runs for record in curve(path)]
     if not any(command.y in record for record in records):
         columns = sorted({key for record in records for key in record})
@@ -62,6 +66,27 @@ def run(command: Command) -> int:
             out.note(f"no audit of this run yet: dither audit {path}")
     out.table([{"figure": str(path)} for path in paths]) if out.json else [out.line(str(p)) for p in paths]
     return OK
+
+
+def generative(path: Path) -> str | None:
+    """The data set of a run of a denoising model, None for another run."""
+    from dither import files
+
+    if not (path / "config.json").is_file():
+        return None
+    config = files.read_json(path / "config.json")
+    return config["data"] if {"method", "units", "data"} <= config.keys() else None
+
+
+def pictures(path: Path, data_name: str) -> Iterator[tuple[str, Any]]:
+    """Samples, completions and autocorrelation of a denoising model, and its cost by epoch."""
+    from dither import data
+    from dither.experiments import _pictures
+    from dither.plots import learning_curves
+
+    yield from _pictures.of_run(path, data.load(data_name))
+    records = [record | {"method": path.name} for record in curve(path)]
+    yield "learning", learning_curves.draw(records, x="epoch", y="train_loss", group="method").figure
 
 
 def curve(path: Path) -> list[dict[str, Any]]:
