@@ -246,6 +246,16 @@ def test_clamped_units_stay():
         assert not torch.equal(samples[-1], x)
 
 
+def test_clamped_units_may_stay_clean():
+    model, x, seen = make((5, 4)), data(rows=3).round(), []
+    reconstruct, clamp = model.reconstruct, torch.tensor([True, False, True, True, False])
+    model.reconstruct = lambda corrupted, *rest: seen.append(corrupted) or reconstruct(corrupted, *rest)
+    model.corrupt_clamped = False
+    chains.run(model, x, 20, clamp=clamp, seed=0)
+    seen = torch.stack(seen)
+    assert torch.equal(seen[..., clamp], x[:, clamp].expand(20, 3, 3)) and seen[..., ~clamp].std(0).min() > 0
+
+
 def test_runs_depend_on_their_seed_alone():
     model, x = make((5, 4, 3)), data(rows=2).round()
     torch.manual_seed(5)

@@ -39,6 +39,6 @@ def test_a_row_of_panels_for_each_set():
     figure = scatter_pairs.draw(POINTS, pairs=[("x", "y"), ("y", "x")])
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["training", "", "generated", ""]
     assert figure.axes[2].get_lines()[0].get_xydata().tolist() == [[i, i] for i in range(5)]
-    assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()
+    assert figure.axes[0].get_ylim() == figure.axes[2].get_ylim()  # though all y of the first set are 0
     with pytest.raises(ValueError, match="both 'x' and 'z'"):
         scatter_pairs.draw(POINTS, pairs=[("x", "z")])

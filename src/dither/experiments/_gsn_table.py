@@ -65,6 +65,7 @@ def _cell(
         seed=seed,
         epochs=epochs,
         width=config.width,
+        batch_size=config.batch_size,
         precision=config.precision,
         keep=config.checkpoints,
         progress=progress,

@@ -14,13 +14,14 @@ class Config:
     """Denoising auto-encoders and GSNs on the embedded 8 x 8 digits, judged and drawn: minutes."""
 
     data: str = "digits"
-    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3")
+    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3", "gsn-mixture")
     seeds: tuple[int, ...] = (0,)
     width: int | None = 200
     """of every hidden layer; None: the recipe's"""
     epochs: int = 100
-    epochs_of: tuple[tuple[str, int], ...] = ()
+    epochs_of: tuple[tuple[str, int], ...] = (("gsn-mixture", 30),)
     """other numbers of epochs, by method: dae 200 gsn-3 50"""
+    batch_size: int = 20
     checkpoints: int = 5
     """how many of the last are judged by Parzen; the best of them on validation is the chosen one"""
     samples: int = 1000

@@ -20,6 +20,7 @@ class Config:
     epochs: int = 100
     epochs_of: tuple[tuple[str, int], ...] = ()
     """other numbers of epochs, by method: dae 200 gsn-3 50"""
+    batch_size: int = 100
     checkpoints: int = 10
     """how many of the last are judged by Parzen; the best of them on validation is the chosen one"""
     samples: int = 10_000

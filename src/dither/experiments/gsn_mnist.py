@@ -13,13 +13,14 @@ class Config:
     """Denoising auto-encoders and GSNs by their authors' recipes on MNIST, judged and drawn."""
 
     data: str = "mnist"
-    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3")
+    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3", "gsn-mixture")
     seeds: tuple[int, ...] = (0,)
     width: int | None = None
     """of every hidden layer; None: the recipe's"""
     epochs: int = 100
     epochs_of: tuple[tuple[str, int], ...] = ()
     """other numbers of epochs, by method: dae 200 gsn-3 50"""
+    batch_size: int = 100
     checkpoints: int = 10
     """how many of the last are judged by Parzen; the best of them on validation is the chosen one"""
     samples: int = 10_000

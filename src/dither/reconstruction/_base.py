@@ -59,7 +59,7 @@ class Reconstruction(nn.Module):
     def sample_with_mean(
         self, outputs: Tensor, clamp: Tensor | None = None, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(sample, the mean of what it was drawn from): `mean`, but of a mixture that of the component that was drawn, and of an
+        """(sample, the mean of what it was drawn from): `mean`, but of a mixture that of the component drawn, and of an
         autoregressive family the probability of each unit given those before it."""
         return self.sample(outputs, clamp, values), self.mean(outputs)
 
