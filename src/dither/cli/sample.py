@@ -57,7 +57,7 @@ def run(command: Command) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     dataset = data.load(files.read_json(command.run / "config.json")["data"], command.data_dir)
-    x, shape = dataset.test.x, dataset.shape[1:]
+    x, shape = dataset.test.x, (dataset.shape[1], dataset.shape[2])
     if not 0 <= command.image < len(x):
         raise UsageError(f"--image {command.image}: the test part has images 0 to {len(x) - 1}")
     if command.steps < 1 or not 1 <= command.thin <= command.steps:

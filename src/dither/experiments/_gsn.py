@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dither import files, nodes, reconstruction
+from dither import corruption, files, nodes, reconstruction
 from dither.experiments._vae import open_run
 from dither.models import gsn
 from dither.training import checkpoint
@@ -45,11 +45,15 @@ def _gsn(depth: int, steps: int) -> Callable[[int, int], Any]:
     return lambda units, width: gsn.GSN((units, *[width] * depth), steps=steps)
 
 
-def _mixture(units: int, width: int) -> Any:
+def _mixture(noise: float, rate: float) -> Callable[[int, int], Any]:
     """A binary code above rectifiers, weights of its own downwards, and four modes for what is drawn from it."""
-    hidden = [nn.ReLU(), nodes.Bernoulli((-1, 1))]
-    modes = reconstruction.Mixture(reconstruction.Bernoulli(), 4)
-    return gsn.GSN((units, width, width // 4), hidden, reconstruction=modes, tied=False, steps=4)
+
+    def build(units: int, width: int) -> Any:
+        hidden = [nodes.NoisyReLU(noise) if noise else nn.ReLU(), nodes.Bernoulli((-1, 1))]
+        modes, corrupt = reconstruction.Mixture(reconstruction.Bernoulli(), 4), corruption.SaltAndPepper(rate)
+        return gsn.GSN((units, width, width // 4), hidden, corrupt, modes, tied=False, steps=4)
+
+    return build
 
 
 RECIPES = {
@@ -58,7 +62,8 @@ RECIPES = {
     "gsn-1": Recipe(_gsn(1, 4), 1500, 0.25, 0.5, 0.995),
     "gsn-2": Recipe(_gsn(2, 4), 1500, 0.25, 0.5, 0.995),
     "gsn-3": Recipe(_gsn(3, 6), 1500, 0.25, 0.5, 0.995),
-    "gsn-mixture": Recipe(_mixture, 800, 1e-3, annealing=0.9, adam=True),
+    "gsn-mixture": Recipe(_mixture(0, 0.4), 800, 1e-3, annealing=0.9, adam=True),
+    "gsn-mixture-noisy": Recipe(_mixture(1.0, 0.55), 800, 1e-3, annealing=0.8, adam=True),
 }
 
 

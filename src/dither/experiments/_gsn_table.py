@@ -57,6 +57,7 @@ def _cell(
     x = torch.cat((dataset.train.x, dataset.valid.x)) if config.with_validation else dataset.train.x
     path = folder / f"{method}-{seed}"
     epochs = dict(config.epochs_of).get(method, config.epochs)
+    checkpoints = dict(config.checkpoints_of).get(method, config.checkpoints)
     model, records, seconds = _gsn.train(
         method,
         x,
@@ -67,22 +68,17 @@ def _cell(
         width=config.width,
         batch_size=config.batch_size,
         precision=config.precision,
-        keep=config.checkpoints,
+        keep=checkpoints,
         progress=progress,
     )
-    settings = {k: v for k, v in asdict(config).items() if k in ("samples", "chains", "burn_in")} | {
-        "step": records[-1]["step"]
-    }
+    steps = _gsn.saved_steps(path)[-checkpoints:]
+    settings = {k: v for k, v in asdict(config).items() if k in ("samples", "chains", "steps", "burn_in")}
+    settings |= {"checkpoints": steps}
     kept = finished(path / "judged.json", settings)
     if kept is not None:
         return kept
-    steps = _gsn.saved_steps(path)[-config.checkpoints :]
     per_epoch = records[-1]["step"] // records[-1]["epoch"]
-    parzen = []
-    for step in steps:
-        at = _gsn.load(path, step)
-        parzen.append({"epoch": step // per_epoch} | judge.parzen(at, config.samples, seed=1000 + seed))
-        progress(f"{method} seed {seed}, epoch {step // per_epoch}: Parzen {parzen[-1]['parzen']:.1f}")
+    parzen = _parzen(path, steps, per_epoch, config.samples, seed, judge, lambda text: progress(f"{method} {text}"))
     thin = max(1, config.steps * config.chains // config.samples)
     found = judge.chains(model, count=config.chains, steps=config.steps, burn_in=config.burn_in, thin=thin, seed=seed)
     means = found.means.flatten(0, 1)
@@ -96,6 +92,7 @@ def _cell(
         "chosen": chosen,
         "checkpoints": parzen,
     }
+    cell["from_noise"] = judge.from_noise(model, count=config.chains, steps=config.steps, seed=seed)
     cell |= {"csl": csl[-1]["csl"] if csl else None, **judge.mixing(found), **judge.compare(means)}
     cell["curve"] = [{"method": method, "seed": seed, "samples": row["samples"], "csl": row["csl"]} for row in csl]
     cell["curve"] += [{"method": method, "seed": seed, "epoch": row["epoch"], "parzen": row["parzen"]} for row in parzen]
@@ -103,7 +100,34 @@ def _cell(
     return finish(path / "judged.json", settings, cell)
 
 
-MEANS = ("csl", "kid", "precision", "recall", "density", "coverage", "memorisation", "copies", "r_hat", "ess_per_1000", "stuck")
+def _parzen(
+    path: Path, steps: list[int], per_epoch: int, samples: int, seed: int, judge: Judge, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    settings = {"samples": samples, "checkpoints": steps}
+    kept = finished(path / "parzen.json", settings)
+    if kept is not None:
+        return kept["rows"]
+    rows = []
+    for step in steps:
+        rows.append({"epoch": step // per_epoch} | judge.parzen(_gsn.load(path, step), samples, seed=1000 + seed))
+        progress(f"seed {seed}, epoch {step // per_epoch}: Parzen {rows[-1]['parzen']:.1f}")
+    return finish(path / "parzen.json", settings, {"rows": rows})["rows"]
+
+
+MEANS = (
+    "csl",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "memorisation",
+    "copies",
+    "r_hat",
+    "ess_per_1000",
+    "stuck",
+    "from_noise",
+)
 
 
 def _summary(method: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -115,7 +139,8 @@ def _summary(method: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
     row |= {"parzen_least": min(last), "parzen_most": max(last), "checkpoints": len(last)}
     for key in (*MEANS, "switches", "class_entropy", "kid_error", "epoch_seconds"):
         values = [cell.get(key) for cell in cells]
-        row[key] = None if None in values else fmean(values)
+        known = [value for value in values if value is not None]
+        row[key] = fmean(known) if len(known) == len(values) else None
     csl = [cell["csl"] for cell in cells if cell["csl"] is not None]
     return row | {"csl_least": min(csl, default=None), "csl_most": max(csl, default=None)}
 
@@ -128,9 +153,9 @@ def references(config: Any, judge: Judge, folder: Path) -> list[dict[str, Any]]:
     if kept is not None:
         return kept["rows"]
     count = min(config.samples, len(judge.train))
-    sizes = {"components": min(50, judge.train.shape[1]), "centroids": min(1000, count // 2)}
+    few, centroids = min(50, judge.train.shape[1]), min(1000, count // 2)
     rows = []
-    for row in metrics.reference_rows(judge.train, judge.test, SIGMA, count=count, **sizes):
+    for row in metrics.reference_rows(judge.train, judge.test, SIGMA, count=count, components=few, centroids=centroids):
         rows.append({"model": row["samples"], "parzen": row["log_likelihood"], "parzen_error": row["standard_error"]})
     rows[0] |= judge.compare(judge.train[:count])
     return finish(folder / "references.json", settings, {"rows": rows})["rows"]

@@ -40,9 +40,8 @@ class Judge:
     # --- many chains ----------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def chains(self, model: Any, *, count: int, steps: int, burn_in: int, thin: int, seed: int) -> Chains:
-        """`count` chains that start from random bits, so that finding the data is part of the task."""
-        start = torch.randint(2, (count, self.test.shape[1]), generator=torch.Generator().manual_seed(seed))
-        state: Any = start.to(self.test.dtype)
+        """`count` chains that start at as many validation images."""
+        state: Any = self.valid[:count]
         if burn_in:
             state = chains.run(model, state, burn_in, thin=burn_in, seed=seed).state
         kept, followed, labels, block = [], [], [], max(1, 2000 // count)
@@ -56,6 +55,12 @@ class Judge:
                 labels.append(self.classify(flat).unflatten(0, means.shape[:2]))
             kept += [m for step, m in enumerate(means, index) if step % thin == 0]
         return Chains(torch.stack(kept), torch.cat(followed), torch.cat(labels) if labels else None)
+
+    def from_noise(self, model: Any, *, count: int, steps: int, seed: int) -> float:
+        """The share of chains from random bits that look like data after `steps` steps: precision in the feature space."""
+        bits = torch.randint(2, (count, self.test.shape[1]), generator=torch.Generator().manual_seed(seed))
+        means = chains.run(model, bits.to(self.test.dtype), steps, thin=steps, seed=seed).mean[0]
+        return metrics.manifold(self.features(self.test), self.features(means)).precision
 
     def _directions(self) -> Tensor:
         features = self.features(self.train[:2000])

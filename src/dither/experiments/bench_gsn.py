@@ -114,10 +114,10 @@ def products(config: Config) -> Callable[[], Any]:
 
     def step() -> None:
         for _ in range(walk):
-            x @ low.T, h @ low, x @ low.T  # up, down, gradient of down
+            _ = x @ low.T, h @ low, x @ low.T  # up, down, gradient of down
         for _ in range(walk - 1):
-            h @ high.T, h @ high, h @ high, h @ high.T
-        above.T @ below, upper.T @ upper
+            _ = h @ high.T, h @ high, h @ high, h @ high.T
+        _ = above.T @ below, upper.T @ upper
 
     return step
 
@@ -140,7 +140,7 @@ def eager(config: Config, x: Any) -> Callable[[], Any]:
         return a + 2 * torch.randn_like(a)
 
     def step() -> None:
-        visible, h2, cost = salt_and_pepper(x), torch.zeros(len(x), config.width), 0.0
+        visible, h2, cost = salt_and_pepper(x), torch.zeros(len(x), config.width), torch.zeros(())
         for _ in range(config.walk):
             h1 = torch.tanh(visible @ weights[0] + h2 @ weights[1].T + biases[1])
             p = torch.sigmoid(h1 @ weights[0].T + biases[0])

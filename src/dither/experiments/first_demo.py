@@ -55,6 +55,8 @@ def run(config: Config, folder: Path, progress: Callable[[str], None] = print) -
 
     torch.set_num_threads(config.threads)
     dataset = data.load(config.data, config.data_dir)
+    if dataset.classes < 2:
+        raise ValueError(f"data is {config.data!r}, which has no labels to learn: choose digits, mnist or fashion_mnist")
     cells = [_cell(config, method, seed, dataset, folder, progress) for seed in config.seeds for method in config.methods]
     curves = [row for cell in cells for row in cell["curve"]]
     rows = [_summary(method, cells) for method in config.methods]

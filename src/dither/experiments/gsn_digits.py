@@ -24,6 +24,8 @@ class Config:
     batch_size: int = 20
     checkpoints: int = 5
     """how many of the last are judged by Parzen; the best of them on validation is the chosen one"""
+    checkpoints_of: tuple[tuple[str, int], ...] = ()
+    """other numbers of them, by method"""
     samples: int = 1000
     """of the chain that Parzen takes, and of the chains that the rest takes"""
     chains: int = 20

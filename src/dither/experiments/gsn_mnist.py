@@ -21,8 +21,10 @@ class Config:
     epochs_of: tuple[tuple[str, int], ...] = ()
     """other numbers of epochs, by method: dae 200 gsn-3 50"""
     batch_size: int = 100
-    checkpoints: int = 10
+    checkpoints: int = 4
     """how many of the last are judged by Parzen; the best of them on validation is the chosen one"""
+    checkpoints_of: tuple[tuple[str, int], ...] = (("gsn-2", 10),)
+    """other numbers of them, by method"""
     samples: int = 10_000
     """of the chain that Parzen takes, and of the chains that the rest takes"""
     chains: int = 100

@@ -62,7 +62,7 @@ class _Gather(torch.autograd.Function):
         ctx.pairs.clear()
         if not factors:
             return plain, None
-        above, below = (torch.cat(f) if len(f) > 1 else f[0] for f in zip(*factors, strict=True))
+        above, below = torch.cat([a for a, _ in factors]), torch.cat([b for _, b in factors])
         return above.T @ below if plain is None else torch.addmm(plain, above.T, below), None
 
 
