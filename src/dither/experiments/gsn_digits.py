@@ -18,8 +18,8 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     width: int | None = 200
     """of every hidden layer; None: the recipe's"""
-    epochs: int = 100
-    epochs_of: tuple[tuple[str, int], ...] = (("gsn-mixture", 30),)
+    epochs: int = 40
+    epochs_of: tuple[tuple[str, int], ...] = (("gsn-3", 20), ("gsn-mixture", 20))
     """other numbers of epochs, by method: dae 200 gsn-3 50"""
     batch_size: int = 20
     checkpoints: int = 5
