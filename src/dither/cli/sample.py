@@ -19,7 +19,7 @@ class Command:
     """Draw consecutive samples of a run's chain, or with --clamp completions of a test image; print the pictures' paths."""
 
     run: Positional[Annotated[Path, arg(metavar="RUN")]]
-    """Folder of a run that `dither experiment gsn-digits`, gsn-mnist or gsn-frey has trained, e.g. runs/gsn-digits/gsn-mixture-0."""
+    """Folder of a run of `dither experiment gsn-digits`, gsn-mnist or gsn-frey, such as runs/gsn-digits/gsn-mixture-0."""
     clamp: Literal["none", "left", "right", "top", "bottom"] = "none"
     """Which half of the image is given; the other half is drawn."""
     image: int = 0

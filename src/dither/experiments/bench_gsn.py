@@ -7,8 +7,8 @@
     dither, bfloat16    under torch.autocast, another accuracy
 
 A step is measured and multiplied by the 600 of an epoch. All take turns, in blocks of four steps; the first of a block, which
-finds the caches as another implementation left them, is told apart, since in an epoch a step follows its own kind. `floor` is the
-arithmetic at the machine's measured rate of multiply-adds.
+finds the caches as another implementation left them, is told apart, since in an epoch a step follows its own kind. `floor` is
+the arithmetic at the machine's measured rate of multiply-adds.
 """
 
 from __future__ import annotations
