@@ -39,6 +39,10 @@ EXPERIMENTS = {
         "dither.experiments.gdae_consistency",
         "the theorems of denoising auto-encoders in small spaces, exactly: counts, walkback, clamped chains, energies",
     ),
+    "spurious-modes": (
+        "dither.experiments.spurious_modes",
+        "where a denoising auto-encoder leads to no data, trained with and without walkback",
+    ),
     "gsn-digits": (
         "dither.experiments.gsn_digits",
         "denoising auto-encoders and GSNs on the embedded digits: table and pictures in minutes",
