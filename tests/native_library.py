@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import torch
 
+from dither.kernels._library import _FUNCTIONS, Input, Rows
+
 THREADS = 1
 SEED, SITE = 0x9876543210FEDCBA, 0x1234567890ABCDEF
 
@@ -21,23 +23,13 @@ def library_path() -> str | None:
     return str(dither_kernels.library())
 
 
-class Rows(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("lead", "batch", "units")),
-        ("ids", ctypes.c_void_p),
-        ("ids_lead", ctypes.c_int64),
-        ("samples", ctypes.c_void_p),
-        *((name, ctypes.c_uint64) for name in ("seed", "site")),
-    )
-
-
-class Input(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_void_p), ("lead", ctypes.c_int64), ("row", ctypes.c_int64), ("dtype", ctypes.c_int32))
-
-
 @lru_cache
 def library() -> ctypes.CDLL:
-    return ctypes.CDLL(library_path())
+    loaded = ctypes.CDLL(library_path())
+    for name, (result, arguments) in _FUNCTIONS.items():  # a call that does not fit raises
+        function = getattr(loaded, f"dither_{name}")
+        function.restype, function.argtypes = result, arguments
+    return loaded
 
 
 def address(tensor):

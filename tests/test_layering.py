@@ -22,7 +22,7 @@ LAYERS = [
     {"exact", "homeostasis", "reconstruction"},
     {"corruption"},
     {"nodes"},
-    {"functional"},
+    {"cuda_graphs", "functional"},
     {"noise"},
     {"kernels"},
 ]

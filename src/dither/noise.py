@@ -67,10 +67,31 @@ traced_call._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def draw_seed() -> Tensor:
     """A 64-bit seed (0-d int64, on the CPU) from torch's default generator."""
+    if _SOURCE is not None:
+        return next(_SOURCE)
     if kernels.plain():
         return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
     # By `device` compiled checkpointing knows which generator's state to replay.
     return _draw_seed(traced_call() if torch.compiler.is_compiling() else 0, device=torch.device("cpu"))
+
+
+def draw_seeds(out: Tensor) -> Tensor:
+    """The next seeds that as many calls of `draw_seed` would give, into `out` (n,) int64, which is returned."""
+    return torch.randint(-(2**63), 2**63 - 1, out.shape, dtype=torch.int64, out=out)
+
+
+_SOURCE: Iterator[Tensor] | None = None
+
+
+@contextmanager
+def seeds_from(source: Iterator[Tensor]) -> Iterator[None]:
+    """Within it `draw_seed` gives the seeds of `source`. They may be on the GPU, for kernels that find them there."""
+    global _SOURCE
+    before, _SOURCE = _SOURCE, source
+    try:
+        yield
+    finally:
+        _SOURCE = before
 
 
 # --- the interface ------------------------------------------------------------------------------------------------------

@@ -132,6 +132,32 @@ def test_noise_of_many_groups_and_other_seeds():
 
 
 @comparison
+@pytest.mark.parametrize("site", [0, 1, SITE])
+def test_a_seed_in_memory_is_the_same_seed(site):
+    """As recorded CUDA graphs have it."""
+    samples, ids = on_device(*noise(3))
+    logits = moved(logits_of(129, 3, torch.float32))
+    calls = {
+        "uniform": (200,),
+        "normal": (200,),
+        "bernoulli": (),
+        "noisy_relu": (0.7,),
+        "noisy_tanh": (0.7, 0.3),
+        "salt_and_pepper": (0.4, 0.0, 1.0),
+    }
+    for (name, args), seed in product(calls.items(), (SEED - 2**64, 3, -1)):
+        one = moved(torch.tensor([seed]))[0]
+        kernel, values = getattr(_triton, name), () if name in ("uniform", "normal") else (logits,)
+        place = (site, samples, ids)
+        if values:
+            got, expected = (kernel(*values, s, *place, *args) for s in (one, seed))
+        else:
+            got, expected = (kernel(s, *place, *args) for s in (one, seed))
+        for g, e in zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]:
+            assert_same(g, e.cpu())
+
+
+@comparison
 def test_no_rows_and_no_units():
     samples, ids = noise(1)
     assert _triton.uniform(SEED, SITE, *on_device(samples, ids[:, :0]), 5).shape == (1, 0, 5)
@@ -147,7 +173,7 @@ def assert_decisions(logits, samples, ids, low=-1.25, high=2.5):
     packed = _triton.bernoulli(*on_device(logits), *place, packed=True)
     out = torch.empty(logits.shape, dtype=logits.dtype)
     words = torch.empty(*logits.shape[:-1], -(-units // 64), dtype=torch.int64)
-    native("bernoulli", samples, ids, units, low, high, out, words, None, values=logits)
+    native("bernoulli", samples, ids, units, None, low, high, out, words, None, values=logits)
     assert_same(values, torch.where(logits.isnan(), math.nan, out).to(out.dtype))
     assert_same(packed, words)
 

@@ -25,8 +25,8 @@ TENSORS = {"ids": "*i64", "samples": "*i64", "noise": "*fp32"}
 
 @pytest.mark.skipif(INTERPRETED or not _triton.AVAILABLE, reason="triton is not installed, or set to interpret")
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", KERNELS)
-def test_compiles(name, half, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "seeded"), [*((name, False) for name in KERNELS), ("normal", True)])
+def test_compiles(name, seeded, half, tmp_path, monkeypatch):
     """Nothing that rounds otherwise, and no denormal taken for 0."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     compile_for = pytest.importorskip("triton.compiler")
@@ -38,7 +38,9 @@ def test_compiles(name, half, tmp_path, monkeypatch):
         pytest.skip("float32 alone")
     constants = dict(KERNELS[name]) | ({"HALF": half} if "HALF" in kernel.arg_names else {})
     values = dict.fromkeys(("logits", "values", "gradient", "out", "inner"), "*i16" if half else "*fp32")
+    constants |= {"SEEDED": seeded} if "SEEDED" in kernel.arg_names else {}
     types = TENSORS | values | dict.fromkeys(FLOATS, "fp32") | dict.fromkeys(constants, "constexpr")
+    types |= {"key0": "*i64", "key1": "i64"} if seeded else {}
     signature = {arg: types.get(arg, "i32") for arg in kernel.arg_names}
     source = compile_for.ASTSource(
         kernel, signature, constexprs={(kernel.arg_names.index(k),): v for k, v in constants.items()}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dither import noise
+from dither.cuda_graphs import Graphed
 from dither.reconstruction import check_clamp
 
 
@@ -51,6 +52,7 @@ def run(
     thin: int = 1,
     clamp: Tensor | None = None,
     seed: int | None = None,
+    cuda_graph: bool = False,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Samples:
     """Run a chain from every row of x, and keep every `thin`-th of `steps` steps after the first `burn_in`.
@@ -60,6 +62,7 @@ def run(
     clamp       bool, (units,) or (chains, units): True where x stays as given. The chain then samples the others given
                 these: missing inputs, inpainting, structured output (GSN paper, Sec. 5, Prop. 1)
     seed        makes the run depend on nothing but the seed, whatever was drawn before; None: torch's generator as it is
+    cuda_graph  replay the step as a CUDA graph: same samples, in the time that the GPU takes (`cuda_graphs.Graphed`)
     progress    (steps done, steps in all)
 
     The clamped chain has the chain's own conditional as its stationary distribution where P(x | x~) and the corruption belong
@@ -75,6 +78,13 @@ def run(
         check_clamp(clamp, values)
     if burn_in < 0 or thin < 1 or steps < thin:
         raise ValueError(f"steps={steps}, burn_in={burn_in}, thin={thin}: nothing is kept; steps >= thin >= 1, burn_in >= 0")
+    step = model.step
+    if cuda_graph:
+        if values.device.type != "cuda":
+            raise ValueError(
+                f"cuda_graph is set for chains on {values.device}: model and x must be on a GPU; leave it out here"
+            )
+        step = _graphed(model)
     before_run = state.steps
     kept: list[tuple[Tensor, Tensor]] = []
     before = torch.get_rng_state() if seed is not None else None
@@ -82,16 +92,38 @@ def run(
         for index in range(1, burn_in + steps + 1):
             if seed is not None:
                 torch.default_generator.manual_seed(noise.step_seed(seed, before_run + index))
-            state = model.step(state, clamp, values if clamp is not None else None)
+            state = step(state, clamp, values if clamp is not None else None)
             if index > burn_in and (index - burn_in) % thin == 0:
-                kept.append((state.x, state.x if state.mean is None else state.mean))
+                pair = state.x, state.x if state.mean is None else state.mean
+                kept.append((pair[0].clone(), pair[1].clone()) if cuda_graph else pair)
             if progress:
                 progress(index, burn_in + steps)
     finally:
         if before is not None:
             torch.set_rng_state(before)
     samples, means = zip(*kept, strict=True)
+    if cuda_graph:  # the next run of the graph would overwrite it
+        state = State(state.x.clone(), *_cloned((state.mean,)), _cloned(state.hidden))
     return Samples(torch.stack(samples), torch.stack(means), replace(state, steps=before_run + burn_in + steps))
+
+
+def _graphed(model: Model) -> Callable[..., State]:
+    def flat(x: Tensor, clamp: Tensor | None, values: Tensor | None, *hidden: Tensor | None) -> tuple[Tensor | None, ...]:
+        state = model.step(State(x, None, hidden), clamp, values)
+        return state.x, state.mean, *state.hidden
+
+    graphed = Graphed(flat)
+
+    def step(state: State, clamp: Tensor | None, values: Tensor | None) -> State:
+        x, mean, *hidden = graphed(state.x, clamp, values, *state.hidden)
+        assert x is not None
+        return State(x, mean, tuple(hidden))
+
+    return step
+
+
+def _cloned(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if t is None else t.clone() for t in tensors)
 
 
 class Projected:

@@ -73,13 +73,17 @@ def recipe_of(method: str) -> Recipe:
     return RECIPES[method]
 
 
-def make(method: str, units: int, width: int | None, seed: int) -> tuple[Any, torch.optim.Optimizer, Any]:
+def make(
+    method: str, units: int, width: int | None, seed: int, device: torch.device | str = "cpu"
+) -> tuple[Any, torch.optim.Optimizer, Any]:
     """(model, optimizer, scheduler) of a method, the first parameters drawn from the seed."""
-    recipe = recipe_of(method)
+    recipe, device = recipe_of(method), torch.device(device)
     torch.manual_seed(seed)
-    model = recipe.build(units, width or recipe.width)
+    model = recipe.build(units, width or recipe.width).to(device)
     if recipe.adam:
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), recipe.lr, fused=True)
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            model.parameters(), recipe.lr, fused=True, capturable=device.type == "cuda"
+        )
     else:
         optimizer = sgd(model, recipe.lr / units, recipe.momentum)
     return model, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, recipe.annealing)
@@ -108,10 +112,13 @@ def train(
     keep: int = 1,
     progress: Callable[[str], None] = print,
 ) -> tuple[Any, list[dict[str, Any]], float]:
-    """Train, or go on from the newest checkpoint in the run folder `path`: (model, records, seconds of training)."""
+    """Train, or go on from the newest checkpoint in the run folder `path`: (model, records, seconds of training).
+
+    On the device of x (examples, units); on a GPU the steps are CUDA graphs.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; choose {' or '.join(PRECISIONS)}")
-    model, optimizer, scheduler = make(method, x.shape[1], width, seed)
+    model, optimizer, scheduler = make(method, x.shape[1], width, seed, x.device)
     settings = {"method": method, "seed": seed, "width": width or recipe_of(method).width, "batch_size": batch_size}
     settings |= {"data": data, "units": x.shape[1]}
     x = (x > 0.5).to(x.dtype) if recipe_of(method).binary else x
@@ -126,7 +133,7 @@ def train(
             _mean,
             optimizer,
             cost,
-            (x, torch.zeros(len(x), dtype=torch.int64)),
+            (x, torch.zeros(len(x), dtype=torch.int64, device=x.device)),
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
@@ -134,6 +141,7 @@ def train(
             resume=True,
             scheduler=scheduler,
             keep=keep,
+            cuda_graph=x.device.type == "cuda",
             on_epoch=lambda record, seconds: progress(
                 f"{method} seed {seed}, epoch {record['epoch']}: {record['train_loss']:.1f} nats, {seconds:.0f} s"
             ),
@@ -152,8 +160,8 @@ def saved_steps(path: Path) -> list[int]:
     return checkpoint.steps(path / "checkpoints")
 
 
-def load(path: Path, step: int | None = None) -> Any:
-    """The model of the run in `path`, at its newest checkpoint or at that of `step`.
+def load(path: Path, step: int | None = None, device: torch.device | str = "cpu") -> Any:
+    """The model of the run in `path`, at its newest checkpoint or at that of `step`, on a device.
 
     Raises      FileNotFoundError, CorruptCheckpoint; ValueError for a run of another kind.
     """
@@ -161,6 +169,6 @@ def load(path: Path, step: int | None = None) -> Any:
     if not {"method", "units", "width"} <= settings.keys():
         raise ValueError(f"{path} is no run of a denoising model: dither experiment gsn-digits makes some")
     stored = checkpoint.load(path / "checkpoints", step=step)
-    model = make(settings["method"], settings["units"], settings["width"], 0)[0]
+    model = make(settings["method"], settings["units"], settings["width"], 0, device)[0]
     model.load_state_dict(unpack(stored.tensors, stored.meta["state"]["model"]))
     return model

@@ -24,7 +24,7 @@ def run(config: Any, folder: Path, progress: Callable[[str], None]) -> dict[str,
     torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("medium")
     dataset = data.load(config.data, config.data_dir)
-    judge = make_judge(dataset)
+    judge = make_judge(dataset, config.device)
     cells = [
         _cell(config, method, seed, dataset, judge, folder, progress) for method in config.methods for seed in config.seeds
     ]
@@ -38,13 +38,13 @@ def run(config: Any, folder: Path, progress: Callable[[str], None]) -> dict[str,
     return {"rows": rows, "curves": curves, "figures": pictures, "seconds": sum(cell["seconds"] for cell in cells)}
 
 
-def make_judge(dataset: Any) -> Judge:
+def make_judge(dataset: Any, device: str = "cpu") -> Judge:
     """With the stored feature net of the data set, or where it has none, principal components as features."""
-    parts = dataset.train.x, dataset.valid.x, dataset.test.x
+    parts = tuple(part.x.to(device) for part in (dataset.train, dataset.valid, dataset.test))
     if dataset.name in ("mnist", "digits"):
-        net = metrics.feature_net(dataset.name)
+        net = metrics.feature_net(dataset.name).to(device)
         return Judge(*parts, net.features, net.classify, dataset.classes)
-    train = dataset.train.x
+    train = parts[0]
     mean = train.mean(0)
     basis = torch.linalg.svd(train - mean, full_matrices=False)[2][:FEATURES].T
     return Judge(*parts, lambda x: (x - mean) @ basis, None, 1)
@@ -54,7 +54,7 @@ def make_judge(dataset: Any) -> Judge:
 def _cell(
     config: Any, method: str, seed: int, dataset: Any, judge: Judge, folder: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    x = torch.cat((dataset.train.x, dataset.valid.x)) if config.with_validation else dataset.train.x
+    x = torch.cat((judge.train, judge.valid)) if config.with_validation else judge.train
     path = folder / f"{method}-{seed}"
     epochs = dict(config.epochs_of).get(method, config.epochs)
     checkpoints = dict(config.checkpoints_of).get(method, config.checkpoints)
@@ -82,7 +82,7 @@ def _cell(
     thin = max(1, config.steps * config.chains // config.samples)
     found = judge.chains(model, count=config.chains, steps=config.steps, burn_in=config.burn_in, thin=thin, seed=seed)
     means = found.means.flatten(0, 1)
-    mixed = means[torch.randperm(len(means), generator=torch.Generator().manual_seed(seed))]
+    mixed = means[torch.randperm(len(means), generator=torch.Generator().manual_seed(seed)).to(means.device)]
     csl = judge.csl(mixed, COUNTS) if judge.classify else []  # faces are grey: thresholded, they are no data
     chosen = max(parzen, key=lambda row: row["parzen_valid"])
     cell = {"method": method, "seed": seed, "epochs": epochs, "seconds": seconds}
@@ -109,7 +109,9 @@ def _parzen(
         return kept["rows"]
     rows = []
     for step in steps:
-        rows.append({"epoch": step // per_epoch} | judge.parzen(_gsn.load(path, step), samples, seed=1000 + seed))
+        rows.append(
+            {"epoch": step // per_epoch} | judge.parzen(_gsn.load(path, step, judge.train.device), samples, seed=1000 + seed)
+        )
         progress(f"seed {seed}, epoch {step // per_epoch}: Parzen {rows[-1]['parzen']:.1f}")
     return finish(path / "parzen.json", settings, {"rows": rows})["rows"]
 

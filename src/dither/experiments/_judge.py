@@ -30,10 +30,13 @@ class Judge:
     classify: Callable[[Tensor], Tensor] | None
     classes: int
 
+    def run(self, model: Any, start: Any, steps: int, **options: Any) -> chains.Samples:
+        return chains.run(model, start, steps, cuda_graph=self.test.device.type == "cuda", **options)
+
     # --- Parzen ---------------------------------------------------------------------------------------------------------
     def parzen(self, model: Any, steps: int, seed: int) -> dict[str, float]:
         """The pinned protocol: the *means* along one chain of `steps` steps from a test image, sigma .2; and validation's."""
-        means = chains.run(model, self.test[:1], steps, seed=seed).mean.flatten(0, 1)
+        means = self.run(model, self.test[:1], steps, seed=seed).mean.flatten(0, 1)
         found, valid = metrics.parzen(means, self.test, SIGMA), metrics.parzen(means, self.valid, SIGMA)
         return {"parzen": found.mean, "standard_error": found.standard_error, "parzen_valid": valid.mean}
 
@@ -43,11 +46,12 @@ class Judge:
         """`count` chains that start at as many validation images."""
         state: Any = self.valid[:count]
         if burn_in:
-            state = chains.run(model, state, burn_in, thin=burn_in, seed=seed).state
-        kept, followed, labels, block = [], [], [], max(1, 2000 // count)
+            state = self.run(model, state, burn_in, thin=burn_in, seed=seed).state
+        at_once = 2000 if self.test.device.type == "cpu" else 50_000  # samples
+        kept, followed, labels, block = [], [], [], max(1, at_once // count)
         directions = self._directions()
         for index in range(0, steps, block):
-            run = chains.run(model, state, min(block, steps - index), seed=seed)
+            run = self.run(model, state, min(block, steps - index), seed=seed)
             state, means = run.state, run.mean
             flat = means.flatten(0, 1)
             followed.append((self.features(flat) @ directions).unflatten(0, means.shape[:2]))
@@ -59,7 +63,7 @@ class Judge:
     def from_noise(self, model: Any, *, count: int, steps: int, seed: int) -> float:
         """The share of chains from random bits that look like data after `steps` steps: precision in the feature space."""
         bits = torch.randint(2, (count, self.test.shape[1]), generator=torch.Generator().manual_seed(seed))
-        means = chains.run(model, bits.to(self.test.dtype), steps, thin=steps, seed=seed).mean[0]
+        means = self.run(model, bits.to(self.test), steps, thin=steps, seed=seed).mean[0]
         return metrics.manifold(self.features(self.test), self.features(means)).precision
 
     def _directions(self) -> Tensor:
@@ -68,7 +72,7 @@ class Judge:
 
     def mixing(self, found: Chains) -> dict[str, float | None]:
         """Of the chains; ess per 1000 steps of one chain, the worst of the directions."""
-        mixed = metrics.mixing(found.followed.transpose(0, 1).double())
+        mixed = metrics.mixing(found.followed.transpose(0, 1).double().cpu())
         steps = found.followed.shape[0] * found.followed.shape[1]
         row: dict[str, float | None] = {
             "r_hat": _least(-mixed.r_hat, -1),
@@ -76,8 +80,9 @@ class Judge:
             "stuck": int(mixed.stuck.sum()),
         }
         if found.labels is not None:
-            row["switches"] = float(metrics.class_switches(found.labels.T).mean())
-            row["class_entropy"] = metrics.class_entropy(found.labels.flatten(), self.classes).relative
+            labels = found.labels.cpu()
+            row["switches"] = float(metrics.class_switches(labels.T).mean())
+            row["class_entropy"] = metrics.class_entropy(labels.flatten(), self.classes).relative
         return row
 
     def compare(self, samples: Tensor) -> dict[str, float]:

@@ -36,6 +36,8 @@ class Config:
     with_validation: bool = True
     """train on the validation part too, as the authors did"""
     threads: int = 1
+    device: str = "cpu"
+    """where to train, sample and judge, such as cpu or cuda"""
     data_dir: Path | None = None
 
 

@@ -5,7 +5,7 @@ worth it, one in Triton: all give the same samples. Nodes, estimators and `dithe
 which is in use, and DITHER_KERNELS=torch turns the native ones off.
 """
 
-from dither.kernels._dispatch import plain, widen
+from dither.kernels._dispatch import plain, readable, recording, widen
 from dither.kernels._library import REASON, path
 from dither.kernels._noise import normal, uniform
 from dither.kernels._noisy import noisy_relu, noisy_tanh, salt_and_pepper
@@ -52,6 +52,8 @@ __all__ = [
     "philox",
     "philox_words",
     "plain",
+    "readable",
+    "recording",
     "salt_and_pepper",
     "straight_through",
     "threshold",

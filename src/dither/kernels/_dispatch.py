@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from dither.kernels import _library, _native, _reference
 
 _PLAIN = (Tensor, nn.Parameter)
+Seed = int | Tensor  # a tensor: on the GPU, read there by the kernel, as CUDA graphs need it
 
 
 def plain(*tensors: Tensor) -> bool:
@@ -31,6 +32,16 @@ def plain(*tensors: Tensor) -> bool:
         if type(t) not in _PLAIN:
             return False
     return True
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether Python may look at the values: an ordinary tensor, and no CUDA graph is being recorded."""
+    return plain(tensor) and not recording(tensor)
+
+
+def recording(tensor: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded on the tensor's device."""
+    return tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def widen(x: Tensor) -> Tensor:
@@ -55,29 +66,49 @@ def gpu(tensor: Tensor) -> Any:
     return _triton() if tensor.device.type == "cuda" and tensor.dtype in _native.DTYPES else None
 
 
-def noise(kind: str, seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
+def noise(kind: str, seed: Seed, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
     """ "uniform" or "normal" noise, (lead, batch, units) float32 on the device of ids (lead, batch)."""
     if _library.LIBRARY is not None and ids.device.type == "cpu":
         return getattr(_native, kind)(seed, site, samples, ids, units)
     if ids.device.type == "cuda" and (triton := _triton()) is not None:
-        return getattr(triton, kind)(seed, site, samples.to(ids.device), ids, units)
-    return getattr(_reference, kind)(seed, site, samples, ids, units)
+        return getattr(triton, kind)(seed, site, moved(samples, ids.device), ids, units)
+    return getattr(_reference, kind)(seed, site, moved(samples, ids.device), ids, units)
 
 
-def by_seed(seed: Tensor, sample: Tensor, ids: Tensor, draw: Callable[[int, Tensor, Tensor, Any], Any]) -> Any:
+def moved(samples: Tensor, device: torch.device) -> Tensor:
+    """The samples (lead,) on the device. They are few and the same ones again and again, and a copy would wait for a GPU."""
+    return samples if samples.device == device else _constant(tuple(samples.tolist()), device)
+
+
+@lru_cache(maxsize=1024)
+def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def by_seed(seed: Tensor, sample: Tensor, ids: Tensor, draw: Callable[[Seed, Tensor, Tensor, Any], Any]) -> Any:
     """draw(seed, samples, ids, rows) over the leading dimensions flattened to one; once for each where their seeds differ.
 
     seed, sample: shape lead; ids: (*lead, batch). `rows` picks from a tensor (lead, ...) the rows of a draw, None all of them.
     A draw gives a tensor or a tuple of tensors, each (lead, ...).
     """
     if seed.dim() == 0:
-        return draw(int(seed), sample.view(1), ids.unsqueeze(0), None)
-    seeds = seed.reshape(-1).tolist()
+        return draw(_number(seed), sample.view(1), ids.unsqueeze(0), None)
     samples, flat = sample.reshape(-1), ids.reshape(sample.numel(), ids.shape[-1])
+    if seed.numel() and not any(seed.stride()):
+        return draw(_number(seed[(0,) * seed.dim()]), samples, flat, None)
+    seeds = seed.reshape(-1).tolist()
     if len(set(seeds)) <= 1:
         return draw(seeds[0] if seeds else 0, samples, flat, None)
     found = [draw(s, samples[i : i + 1], flat[i : i + 1], slice(i, i + 1)) for i, s in enumerate(seeds)]
     return torch.cat(found) if isinstance(found[0], Tensor) else tuple(torch.cat(same) for same in zip(*found, strict=True))
+
+
+def _number(seed: Tensor) -> Seed:
+    if seed.device.type == "cpu":
+        return int(seed)
+    if _triton() is None:
+        raise RuntimeError("a CUDA graph is being recorded, whose noise the Triton kernels draw: install triton")
+    return seed
 
 
 def flat(x: Tensor, sample: Tensor, ids: Tensor) -> Tensor:

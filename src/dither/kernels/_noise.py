@@ -11,7 +11,7 @@ from dither.kernels import _dispatch
 
 
 def _draw(kind: str, seed: Tensor, site: int, sample: Tensor, ids: Tensor, units: int) -> Tensor:
-    def draw(number: int, samples: Tensor, rows: Tensor, _: Any) -> Tensor:
+    def draw(number: _dispatch.Seed, samples: Tensor, rows: Tensor, _: Any) -> Tensor:
         return _dispatch.noise(kind, number, site, samples, rows, units)
 
     return _dispatch.by_seed(seed, sample, ids, draw).view(*ids.shape, units)

@@ -52,10 +52,10 @@ def fused(
 ) -> Callable[..., Any]:
     """The kernel of that name where there is one for these rows, else formula(rows, noise)."""
 
-    def draw(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> Any:
+    def draw(rows: Tensor, seed: Any, site: int, samples: Tensor, ids: Tensor) -> Any:
         kernels = _native if _dispatch.native(rows) else _dispatch.gpu(rows)
         if kernels is not None:
-            return getattr(kernels, name)(rows, seed, site, samples.to(rows.device), ids, *args)
+            return getattr(kernels, name)(rows, seed, site, _dispatch.moved(samples, rows.device), ids, *args)
         return formula(rows, _dispatch.noise(kind, seed, site, samples, ids, rows.shape[-1] * noises))
 
     return draw
@@ -81,14 +81,16 @@ def like(x: Tensor) -> Tensor:
 
 
 # --- binary units -------------------------------------------------------------------------------------------------------
-def _bernoulli_rows(rows: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
+def _bernoulli_rows(
+    rows: Tensor, seed: _dispatch.Seed, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None
+) -> Tensor:
     if _dispatch.native(rows):
         values, _, has_nan = _native.bernoulli(rows, seed, site, samples, ids, bias=bias)
         assert values is not None
         return torch.where((rows if bias is None else rows + bias).isnan(), torch.nan, values) if has_nan else values
     kernels = _dispatch.gpu(rows)
     if kernels is not None:
-        return kernels.bernoulli(rows, seed, site, samples.to(rows.device), ids)
+        return kernels.bernoulli(rows, seed, site, _dispatch.moved(samples, rows.device), ids)
     return decide(rows, _dispatch.noise("uniform", seed, site, samples, ids, rows.shape[-1])).to(rows.dtype)
 
 

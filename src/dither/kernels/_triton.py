@@ -3,7 +3,8 @@
 samples: (lead,) int64; ids: (lead, batch) int64; logits and values: (lead, batch, units) float32 or bfloat16. They may have
 any strides (their units are made contiguous where they are not), and ids may be expanded. Everything is on one device; results
 are new and contiguous. Triton is imported at the first launch: where it is not installed (`AVAILABLE` is False), only a call
-fails. The noise of a row depends on (seed, site, sample, id) alone (csrc/src/rows.h).
+fails. The noise of a row depends on (seed, site, sample, id) alone (csrc/src/rows.h). A seed is a number, or a tensor () int64
+on the device: then the kernel makes the key of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 AVAILABLE = find_spec("triton") is not None
+
+Seed = int | Tensor
 
 _GROUPS = 8  # of 16 blocks: one block for each thread of four warps
 _SIZE = 1024  # elements of a flat program
@@ -45,17 +48,18 @@ def _launch(kernel: str, programs: int, device: torch.device, *args: Any, **cons
 
 
 def _over_rows(
-    kernel: str, noise: tuple[int, int, Tensor, Tensor], units: int, group: int, *args: Any, **constants: Any
+    kernel: str, noise: tuple[Seed, int, Tensor, Tensor], units: int, group: int, *args: Any, **constants: Any
 ) -> None:
     """Launch over all groups of `group` units of the rows of ids."""
     seed, site, samples, ids = noise
+    key, constants["SEEDED"] = ((seed, site), True) if isinstance(seed, Tensor) else (_key(seed, site), False)
     rows, batch = ids.numel(), ids.shape[1]
     groups = rows * -(-units // group)
     if groups > _LIMIT - _GROUPS:
         raise ValueError(f"{rows} rows of {units} units are more than one launch can count")
     places = (ids, ids.stride(0), ids.stride(1), samples, samples.stride(0))
     programs = -(-groups // _GROUPS)
-    _launch(kernel, programs, ids.device, *_key(seed, site), rows, batch, units, *places, *args, **constants, GROUPS=_GROUPS)
+    _launch(kernel, programs, ids.device, *key, rows, batch, units, *places, *args, **constants, GROUPS=_GROUPS)
 
 
 def _words(values: Tensor) -> Tensor:
@@ -78,14 +82,14 @@ def _like(values: Tensor) -> tuple[Tensor, bool]:
     return out, values.dtype == torch.bfloat16
 
 
-def uniform(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
+def uniform(seed: Seed, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
     """Uniforms in the open interval (0, 1), (lead, batch, units) float32."""
     out = torch.empty((*ids.shape, units), device=ids.device)
     _over_rows("uniform", (seed, site, samples, ids), units, 128, out)
     return out
 
 
-def normal(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
+def normal(seed: Seed, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
     """Standard normals by Box-Muller, (lead, batch, units) float32."""
     out = torch.empty((*ids.shape, units), device=ids.device)
     _over_rows("normal", (seed, site, samples, ids), units, 64, out)
@@ -93,7 +97,7 @@ def normal(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Te
 
 
 def bernoulli(
-    logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, low: float = 0, high: float = 1, packed: bool = False
+    logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, low: float = 0, high: float = 1, packed: bool = False
 ) -> Tensor:
     """`high` with the probability sigmoid(a), else `low`, as the logits' dtype, and NaN where a logit is. Packed: int64 words
     (lead, batch, ceil(units / 64)) with bit i mod 64 of word i // 64 for unit i, zeros for NaN and behind the last unit."""
@@ -120,7 +124,7 @@ def _gumbel_max(logits: Tensor, noise: Tensor, categories: int) -> Tensor:
     return out
 
 
-def categorical(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, categories: int) -> Tensor:
+def categorical(logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, categories: int) -> Tensor:
     """One-hot samples of the logits' dtype by the Gumbel-max trick; logits: (lead, batch, units * categories). Categories at
     +inf share all the mass; a unit gets NaN where a logit is NaN or all are -inf."""
     return _gumbel_max(logits, uniform(seed, site, samples, ids, logits.shape[-1]), categories)
@@ -132,7 +136,7 @@ def gumbel_max(logits: Tensor, noise: Tensor) -> Tensor:
     return _gumbel_max(logits.reshape(1, -1, categories), noise.contiguous(), categories).view(logits.shape)
 
 
-def noisy_relu(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, scale: float) -> Tensor:
+def noisy_relu(logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, scale: float) -> Tensor:
     """max(0, a + scale z)."""
     out, half = _like(logits)
     args = (*_given(logits), float(scale), _words(out))
@@ -141,7 +145,7 @@ def noisy_relu(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tenso
 
 
 def noisy_tanh(
-    logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, before: float, after: float
+    logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, before: float, after: float
 ) -> tuple[Tensor, Tensor]:
     """(tanh(a + before z) + after z', the tanh), with the normals 2 i and 2 i + 1 of a row for its unit i."""
     out, half = _like(logits)
@@ -152,7 +156,7 @@ def noisy_tanh(
 
 
 def salt_and_pepper(
-    x: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, rate: float, low: float, high: float
+    x: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, rate: float, low: float, high: float
 ) -> Tensor:
     """`low` where u < rate / 2, `high` where rate / 2 <= u < rate, else x."""
     out, half = _like(x)

@@ -17,6 +17,21 @@ PAIRS: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
+def key_words(key0, key1, SEEDED: tl.constexpr):
+    """The two int32 words of the key: as given, or of the seed in memory at `key0` and the site `key1`, as `_triton._key`."""
+    if SEEDED:
+        seed = tl.load(key0)
+        site = key1.to(tl.int64)
+        zero = tl.full([], 0, tl.uint32)
+        word0, word1, _, _ = math.philox(
+            site.to(tl.uint32), (site >> 32).to(tl.uint32), zero, zero, seed.to(tl.int32), (seed >> 32).to(tl.int32)
+        )
+        return word0.to(tl.int32, bitcast=True), word1.to(tl.int32, bitcast=True)
+    else:
+        return key0, key1
+
+
+@triton.jit
 def own_rows(units, UNITS: tl.constexpr, GROUPS: tl.constexpr):
     """(row, group within the row) of this program's groups, (GROUPS, 1) int32 each."""
     groups = (units + UNITS - 1) // UNITS
@@ -71,9 +86,11 @@ def normals(group, low, high, key0, key1):
 # --- Noise ---------------------------------------------------------------------------------------------------------------
 @triton.jit(do_not_specialize=["key0", "key1", "rows", "batch"])
 def uniform(
-    key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step, out, GROUPS: tl.constexpr
+    key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step, out,
+    SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """Uniforms in (0, 1). out: (rows, units) float32."""
+    key0, key1 = key_words(key0, key1, SEEDED)
     row, group = own_rows(units, 128, GROUPS)
     low, high = counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)
     main = half_words(group, low, high, HIGH, key0, key1)
@@ -86,9 +103,11 @@ def uniform(
 
 @triton.jit(do_not_specialize=["key0", "key1", "rows", "batch"])
 def normal(
-    key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step, out, GROUPS: tl.constexpr
+    key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step, out,
+    SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """Standard normals. out: (rows, units) float32."""
+    key0, key1 = key_words(key0, key1, SEEDED)
     row, group = own_rows(units, 64, GROUPS)
     low, high = counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)
     z0, z1, z2, z3 = normals(group, low, high, key0, key1)
@@ -101,10 +120,11 @@ def normal(
 def bernoulli(
     key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step,
     logits, lead_stride, row_stride, low_value, high_value, out,
-    PACKED: tl.constexpr, HALF: tl.constexpr, GROUPS: tl.constexpr,
+    PACKED: tl.constexpr, HALF: tl.constexpr, SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """Decisions h = [u (1 + e^-a) < 1]. out: (rows, units) low or high values, NaN where a logit is; or packed, (rows, words)
     int64 with zeros for NaN and behind the last unit."""
+    key0, key1 = key_words(key0, key1, SEEDED)
     row, group = own_rows(units, 128, GROUPS)
     low, high = counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)
     main = half_words(group, low, high, HIGH, key0, key1)
@@ -175,9 +195,10 @@ def gumbel_max(
 @triton.jit(do_not_specialize=["key0", "key1", "rows", "batch"])
 def noisy_relu(
     key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step,
-    logits, lead_stride, row_stride, deviation, out, HALF: tl.constexpr, GROUPS: tl.constexpr,
+    logits, lead_stride, row_stride, deviation, out, HALF: tl.constexpr, SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """max(0, a + deviation z). out: (rows, units)."""
+    key0, key1 = key_words(key0, key1, SEEDED)
     row, group = own_rows(units, 64, GROUPS)
     low, high = counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)
     z0, z1, z2, z3 = normals(group, low, high, key0, key1)
@@ -191,9 +212,11 @@ def noisy_relu(
 @triton.jit(do_not_specialize=["key0", "key1", "rows", "batch"])
 def noisy_tanh(
     key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step,
-    logits, lead_stride, row_stride, before, after, out, inner, HALF: tl.constexpr, GROUPS: tl.constexpr,
+    logits, lead_stride, row_stride, before, after, out, inner,
+    HALF: tl.constexpr, SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """tanh(a + before z) + after z', with the normals 2 i and 2 i + 1 of unit i; inner: the tanh. out, inner: (rows, units)."""
+    key0, key1 = key_words(key0, key1, SEEDED)
     row, group = own_rows(units, 32, GROUPS)
     low, high = counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)
     z0, z1, z2, z3 = normals(group, low, high, key0, key1)
@@ -209,9 +232,11 @@ def noisy_tanh(
 @triton.jit(do_not_specialize=["key0", "key1", "rows", "batch"])
 def salt_and_pepper(
     key0, key1, rows, batch, units, ids, ids_lead, ids_row, samples, samples_step,
-    values, lead_stride, row_stride, rate, low_value, high_value, out, HALF: tl.constexpr, GROUPS: tl.constexpr,
+    values, lead_stride, row_stride, rate, low_value, high_value, out,
+    HALF: tl.constexpr, SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """low where u < rate / 2, high where rate / 2 <= u < rate, else x. out: (rows, units)."""
+    key0, key1 = key_words(key0, key1, SEEDED)
     row, group = own_rows(units, 128, GROUPS)
     low, high = counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)
     main = half_words(group, low, high, HIGH, key0, key1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from dither import functional, noise
+from dither import functional, kernels, noise
 from dither.nodes import _checkpoint, _deterministic
 from dither.noise import Keyed
 
@@ -146,8 +146,9 @@ def check_logits(node: Node, logits: Tensor) -> None:
 
 
 def is_concrete(tensor: Tensor) -> bool:
-    """Whether Python may look at the values: not while compiling or tracing, and not inside vmap or another transform."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+    """Whether Python may look at the values: not while compiling, tracing or recording a CUDA graph, and not inside vmap or
+    another transform."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or kernels.recording(tensor):
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
 

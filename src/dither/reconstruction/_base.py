@@ -83,7 +83,7 @@ def check_clamp(clamp: Tensor, x: Tensor) -> None:
             f"clamp has shape {tuple(clamp.shape)} and dtype {clamp.dtype}: a bool mask of shape ({x.shape[-1]},) or "
             f"{tuple(x.shape)} is needed, True where x is kept"
         )
-    if kernels.plain(clamp) and clamp.reshape(-1, clamp.shape[-1]).all(-1).any():
+    if kernels.readable(clamp) and clamp.reshape(-1, clamp.shape[-1]).all(-1).any():
         raise ValueError("clamp keeps every unit of an example: nothing is left to draw; set some entries to False")
 
 

@@ -48,6 +48,10 @@ class Bernoulli(Reconstruction):
             total = -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(-1)
             if not math.isnan(total.detach().sum()):  # infinite logits are legal, and the formula subtracts them
                 return total
+        if a.device.type == "cuda" and kernels.plain(a, x):  # few kernels, and nobody waits for a value
+            most = torch.finfo(a.dtype).max
+            total = -F.binary_cross_entropy_with_logits(a.clamp(-most, most), x, reduction="none").sum(-1)
+            return total.masked_fill(total < -most * torch.finfo(a.dtype).eps / 4, -torch.inf)
         return self.terms(a, x).sum(-1)
 
     def terms(self, outputs: Tensor, x: Tensor) -> Tensor:
@@ -153,7 +157,7 @@ class Categorical(Reconstruction):
         return self.node.mean(self.shaped(widen(outputs))).flatten(-2)
 
     def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
-        if clamp is not None and kernels.plain(clamp) and (self.shaped(clamp).any(-1) != self.shaped(clamp).all(-1)).any():
+        if clamp is not None and kernels.readable(clamp) and (self.shaped(clamp).any(-1) != self.shaped(clamp).all(-1)).any():
             raise ValueError("clamp splits a one-hot variable: clamp all of its categories entries, or none")
         return keep(self.node(self.shaped(widen(outputs))).flatten(-2), clamp, values)
 

@@ -137,7 +137,7 @@ class MADE(Reconstruction):
                 self.check(values)
             if self.agnostic:
                 order = self.order[(~clamp[:, self.order]).long().argsort(stable=True)]
-                if kernels.plain(order) and (order == order[:1]).all():
+                if kernels.readable(order) and (order == order[:1]).all():
                     order = order[:1]
             else:
                 clamp, values = settled(self._terms, outputs, u, self.order, clamp, values)

@@ -89,7 +89,7 @@ class Mixture(Reconstruction):
         log_weights, blocks = self.parts(outputs)
         if clamp is not None and values is not None:
             log_weights = self.responsibilities(outputs, values, clamp)
-            if kernels.plain(log_weights) and (log_weights == -torch.inf).all(-1).any():
+            if kernels.readable(log_weights) and (log_weights == -torch.inf).all(-1).any():
                 raise ValueError(
                     "values has clamped units that no component gives any probability: nothing can be drawn given them; clamp "
                     "values of the support, or make the outputs finite"
@@ -108,4 +108,4 @@ def _selected(chosen: Tensor, blocks: Tensor) -> Tensor:
     """The block of the chosen component, one-hot or relaxed; infinite outputs of the others, times 0, would be NaN."""
     weight, infinite = chosen.unsqueeze(-1), blocks.isinf()
     finite = (weight * blocks.masked_fill(infinite, 0)).sum(-2)
-    return finite + torch.where(infinite & (weight > 0), blocks, 0).sum(-2)
+    return finite + blocks.masked_fill(~(infinite & (weight > 0)), 0).sum(-2)

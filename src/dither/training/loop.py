@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import noise
+from dither.cuda_graphs import Graphed
 from dither.training._progress import Tally, check_parameters, restore, save
 from dither.training.interrupt import Interrupted, postponed
 from dither.training.metrics_log import clean
@@ -33,6 +34,7 @@ def fit(
     scheduler: Any = None,
     checkpoint_every: int | None = None,
     keep: int = 2,
+    cuda_graph: bool = False,
     progress: Callable[[int, int, str], Any] | None = None,
     on_epoch: Callable[[dict[str, Any], float], Any] | None = None,
 ) -> list[dict[str, Any]]:
@@ -49,6 +51,8 @@ def fit(
     scheduler         its step() is called after every epoch
     checkpoint_every  in steps; None: after every epoch.  The last step is always saved.
     keep              how many checkpoints are kept, the newest
+    cuda_graph        replay the step as a CUDA graph: same weights, without the time that a processor takes to launch its
+                      kernels.  For models on a GPU whose step reads no value on the host; see `cuda_graphs.Graphed`.
     progress          (steps done, steps in all, text), a few times a second
     on_epoch          (record, seconds of its steps), for epochs trained by this call
 
@@ -63,6 +67,8 @@ def fit(
     """
     (x, y), examples = train, len(train[0])
     _check(x, y, epochs, batch_size, seed, checkpoint_every, keep, run, resume)
+    if cuda_graph and x.device.type != "cuda":
+        raise ValueError(f"cuda_graph is set for data on {x.device}: it needs model and data on a GPU; leave it out elsewhere")
     per_epoch = math.ceil(examples / batch_size)
     last = epochs * per_epoch
     plan = {"batch_size": batch_size, "examples": examples, "seed": seed}
@@ -71,13 +77,22 @@ def fit(
     tally = Tally(seed)
     step, records = restore(run, parts, plan, tally, last) if run and resume else (0, [])
 
+    update = _update_of(model, estimator, optimizer, cost, x, y)
+    graphed = _GraphedUpdate(update) if cuda_graph else None
+    take = graphed or update
+
     with postponed(run is not None) as stop:
         while step < last:
             epoch, began, first = step // per_epoch, time.perf_counter(), step
             order = _order(seed, epoch, examples).to(x.device)
             model.train()
             for ids in order[step % per_epoch * batch_size :].split(batch_size):
-                tally.add(_step(model, estimator, optimizer, cost, x, y, ids, seed, step), len(ids), step)
+                _reseed(noise.step_seed(seed, step), x)
+                try:
+                    loss = take(ids)
+                except FloatingPointError as failure:
+                    raise FloatingPointError(f"{failure} (step {step}, seed {seed})") from failure
+                tally.add(loss, len(ids), step)
                 step += 1
                 ends, stopping = step % per_epoch == 0, stop.signum
                 due = ends if checkpoint_every is None else step % checkpoint_every == 0
@@ -92,6 +107,8 @@ def fit(
                     seconds = time.perf_counter() - began
                     if scheduler is not None:
                         scheduler.step()
+                        if graphed is not None:
+                            graphed.graphed.reset()
                     record = {"epoch": epoch + 1, "step": step, "train_loss": tally.mean()}
                     _reseed(noise.step_seed(noise.step_seed(seed, 1), epoch), x)
                     record = clean(record | _evaluate(evaluate, model, record))
@@ -112,29 +129,38 @@ def fit(
     return records
 
 
-def _step(
+def _update_of(
     model: nn.Module,
     estimator: Callable[[Callable[[], Tensor]], Tensor],
     optimizer: torch.optim.Optimizer,
     cost: Callable[[nn.Module, Tensor, Tensor], Tensor],
     x: Tensor,
     y: Tensor,
-    ids: Tensor,
-    seed: int,
-    step: int,
-) -> Tensor:
-    """One update on the examples `ids`; returns the loss, whose value nobody has waited for yet."""
-    _reseed(noise.step_seed(seed, step), x)
-    optimizer.zero_grad(set_to_none=True)
-    with noise.examples(ids):
-        xb, yb = x[ids], y[ids]
-        try:
+) -> Callable[[Tensor], Tensor]:
+    """One update on the examples `ids`, as a function of them; it gives the loss, whose value nobody has waited for yet."""
+
+    def update(ids: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with noise.examples(ids):
+            xb, yb = x[ids], y[ids]
             loss = estimator(lambda: cost(model, xb, yb))
             loss.backward()
-        except FloatingPointError as failure:
-            raise FloatingPointError(f"{failure} (step {step}, seed {seed})") from failure
-    optimizer.step()
-    return loss.detach()
+        optimizer.step()
+        return loss.detach()
+
+    return update
+
+
+class _GraphedUpdate:
+    """An update replayed as a CUDA graph."""
+
+    def __init__(self, update: Callable[[Tensor], Tensor]) -> None:
+        self.graphed = Graphed(lambda ids: (update(ids),))
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        (loss,) = self.graphed(ids)
+        assert loss is not None
+        return loss.clone()
 
 
 def _reseed(seed: int, x: Tensor) -> None:
