@@ -33,7 +33,9 @@ def run(config: Any, folder: Path, progress: Callable[[str], None]) -> dict[str,
     curves = [point for cell in cells for point in cell["curve"]]
     first = {method: folder / f"{method}-{config.seeds[0]}" for method in config.methods}
     pictures = [
-        (f"{kind}-{method}", figure) for method, path in first.items() for kind, figure in _pictures.of_run(path, dataset)
+        (f"{kind}-{method}", figure)
+        for method, path in first.items()
+        for kind, figure in _pictures.of_run(path, dataset, config.device)
     ]
     return {"rows": rows, "curves": curves, "figures": pictures, "seconds": sum(cell["seconds"] for cell in cells)}
 

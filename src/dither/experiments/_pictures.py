@@ -17,9 +17,9 @@ STEPS = 200
 LAGS = 100
 
 
-def of_run(path: Path, dataset: Any) -> Iterator[tuple[str, Any]]:
+def of_run(path: Path, dataset: Any, device: str = "cpu") -> Iterator[tuple[str, Any]]:
     """(name, figure) of everything that a run can show."""
-    model, x, shape = _gsn.load(path), dataset.test.x, dataset.shape[1:]
+    model, x, shape = _gsn.load(path, device=device), dataset.test.x, dataset.shape[1:]
     yield "samples", samples(model, x[0], shape, STEPS, seed=7, title=path.name)
     yield "inpainting", inpainting(model, x[:8], dataset.train.x, shape, "left", steps=STEPS, seed=3)
     yield "autocorrelation", autocorrelation(model, x, path.name)
@@ -29,8 +29,8 @@ def samples(model: Any, start: Tensor, shape: tuple[int, int], steps: int, seed:
     """The means P(x | ...) along one chain from `start` (units,), row by row."""
     from dither.plots import images
 
-    run = chains.run(model, start.unsqueeze(0), steps, thin=thin, seed=seed)
-    return images.consecutive(run.mean[:, 0], columns=20, shape=shape, title=title).figure
+    means = _means(model, start.unsqueeze(0), steps, thin=thin, seed=seed)
+    return images.consecutive(means[:, 0], columns=20, shape=shape, title=title).figure
 
 
 def inpainting(
@@ -42,9 +42,9 @@ def inpainting(
     clamp = half(shape, given)
     start = torch.where(clamp, x, torch.randint(2, x.shape, generator=torch.Generator().manual_seed(seed)).to(x.dtype))
     thin = max(1, steps // (shown + 1))
-    run = chains.run(model, start, shown * thin, burn_in=thin, thin=thin, clamp=clamp, seed=seed)
+    means = _means(model, start, shown * thin, burn_in=thin, thin=thin, clamp=clamp, seed=seed)
     nearest = train[metrics.nearest(x[:, clamp], train[:, clamp])[1].squeeze(-1)]
-    completed = torch.where(clamp, x, run.mean).transpose(0, 1)
+    completed = torch.where(clamp, x, means).transpose(0, 1)
     return images.inpainting(x, clamp, completed, nearest=nearest, shape=shape).figure
 
 
@@ -58,10 +58,17 @@ def half(shape: tuple[int, int], side: str) -> Tensor:
     return first.flatten()
 
 
+def _means(model: Any, x: Tensor, steps: int, **options: Any) -> Tensor:
+    """Those along chains from x, (steps, chains, units), on the CPU; the chains run where the model is."""
+    device = next(model.parameters()).device
+    options = {name: o.to(device) if isinstance(o, Tensor) else o for name, o in options.items()}
+    return chains.run(model, x.to(device), steps, cuda_graph=device.type == "cuda", **options).mean.cpu()
+
+
 def autocorrelation(model: Any, x: Tensor, name: str, count: int = 20) -> Any:
     """Of the ink (the mean pixel) of several chains that start at images of x, after some steps."""
     from dither.plots import chains as plots
 
-    ink = chains.run(model, x[:count], 5 * LAGS, burn_in=LAGS, seed=5).mean.mean(-1).T
+    ink = _means(model, x[:count], 5 * LAGS, burn_in=LAGS, seed=5).mean(-1).T
     found = metrics.autocorrelation(ink.double())[:, : LAGS + 1]
     return plots.autocorrelation({name: found}, quantity="ink").figure

@@ -50,13 +50,19 @@ _differentiable_relu = _dispatch.differentiable(
     lambda ctx, gradient: (gradient * (ctx.saved_tensors[0] > 0), *[None] * 6),
     batch_rule,
 )
-_differentiable_tanh = _dispatch.differentiable(
-    _noisy_tanh_operator,
-    _noisy_tanh,
-    lambda ctx, inputs, output: ctx.save_for_backward(output[1]),
-    lambda ctx, gradient, of_inner: ((gradient + of_inner) * (1 - ctx.saved_tensors[0].square()), *[None] * 7),
-    batch_rule,
-)
+
+
+def _keep_tanh(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)  # the tanh alone is hardly ever used
+
+
+def _tanh_backward(ctx: Any, of_output: Tensor | None, of_inner: Tensor | None) -> tuple[Any, ...]:
+    gradients = [g for g in (of_output, of_inner) if g is not None]
+    return torch.ops.aten.tanh_backward(sum(gradients[1:], gradients[0]), ctx.saved_tensors[0]), *[None] * 7
+
+
+_differentiable_tanh = _dispatch.differentiable(_noisy_tanh_operator, _noisy_tanh, _keep_tanh, _tanh_backward, batch_rule)
 
 
 @_noisy_relu_operator.register_fake

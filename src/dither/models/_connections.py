@@ -26,8 +26,8 @@ class Connection(nn.Module):
     outputs: int
 
     @abstractmethod
-    def products(self) -> Any:
-        """An object with up(x) and down(h), for one forward pass."""
+    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> Any:
+        """An object with up(x, add) and down(h, add), for one forward pass; above, below: the biases that they may be given."""
 
 
 class Dense(Connection):
@@ -50,9 +50,9 @@ class Dense(Connection):
     def extra_repr(self) -> str:
         return f"{self.below}, {self.above[0]}, tied={self.weight_down is None}"
 
-    def products(self) -> Any:
-        up = Products(self.weight)
-        down = up if self.weight_down is None else Products(self.weight_down)
+    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> Any:
+        up = Products(self.weight, above, below)
+        down = up if self.weight_down is None else Products(self.weight_down, None, below)
         return _DenseProducts(up, down, self.below)
 
 
@@ -60,12 +60,14 @@ class _DenseProducts:
     def __init__(self, up: Products, down: Products, below: tuple[int, ...]) -> None:
         self._up, self._down, self._below = up, down, below
 
-    def up(self, x: Tensor) -> Tensor:
-        return self._up.up(x if x.dim() == 2 else x.flatten(1))
+    def up(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        return self._up.up(x if x.dim() == 2 else x.flatten(1), add)
 
-    def down(self, h: Tensor) -> Tensor:
-        below = self._down.down(h)
-        return below if len(self._below) == 1 else below.view(len(h), *self._below)
+    def down(self, h: Tensor, add: Tensor | None = None) -> Tensor:
+        if len(self._below) == 1:
+            return self._down.down(h, add)
+        below = self._down.down(h).view(len(h), *self._below)
+        return below if add is None else below + add
 
 
 class Conv2d(Connection):
@@ -106,15 +108,17 @@ class Conv2d(Connection):
     def extra_repr(self) -> str:
         return f"{self.below} -> {self.above}, kernel={self.weight.shape[-1]}, tied={self.weight_down is None}"
 
-    def products(self) -> Any:
+    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> Any:
         return self
 
-    def up(self, x: Tensor) -> Tensor:
-        return F.conv2d(x.reshape(len(x), *self.below), self.weight, stride=self.stride, padding=self.padding)
+    def up(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        above = F.conv2d(x.reshape(len(x), *self.below), self.weight, stride=self.stride, padding=self.padding)
+        return above if add is None else above + add
 
-    def down(self, h: Tensor) -> Tensor:
+    def down(self, h: Tensor, add: Tensor | None = None) -> Tensor:
         weight = self.weight if self.weight_down is None else self.weight_down
-        return F.conv_transpose2d(h, weight, stride=self.stride, padding=self.padding, output_padding=self.extra)  # type: ignore[arg-type]
+        below = F.conv_transpose2d(h, weight, stride=self.stride, padding=self.padding, output_padding=self.extra)  # type: ignore[arg-type]
+        return below if add is None else below + add
 
 
 def _uniform(above: int, below: int) -> Tensor:

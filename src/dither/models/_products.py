@@ -7,40 +7,66 @@ has been differentiated.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dither import kernels
 
-Pair = tuple[int, Tensor, Tensor]  # (which backward pass, factor above, factor below), the factors (batch, units)
+
+@dataclass(frozen=True)
+class Pair:
+    """Two factors (batch, units) of a part of the weight's gradient, above^T below.
+
+    task: the backward pass that they are of; biased: which of the two, "above" or "below", is also a part of a bias' gradient.
+    """
+
+    task: int
+    above: Tensor
+    below: Tensor
+    biased: str
 
 
 class Products:
     """The products of one forward pass with one weight (above, below): `up(x)` = x W^T, `down(h)` = h W.
 
-    Plain products inside compilers and transforms, where gradients are of another kind.
+    Both take what is to be added: the rest of a sum, (batch, units), or a bias (units,). The gradients of the two biases, of
+    the layers above and below, are gathered too. Plain products inside compilers and transforms, where gradients are of
+    another kind.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, above: Tensor | None = None, below: Tensor | None = None) -> None:
         self.pairs: list[Pair] = []
+        self.biases = above, below
         self.gathers = torch.is_grad_enabled() and weight.requires_grad and kernels.plain(weight)
         if torch.is_autocast_enabled(weight.device.type):
             weight = weight.to(torch.get_autocast_dtype(weight.device.type))
-        self.weight = _Gather.apply(weight, self.pairs) if self.gathers else weight
+        self.weight = _Gather.apply(weight, above, below, self.pairs) if self.gathers else weight
 
-    def up(self, x: Tensor) -> Tensor:
+    def up(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        return self._product(_Up, x, add, self.biases[0])
+
+    def down(self, h: Tensor, add: Tensor | None = None) -> Tensor:
+        return self._product(_Down, h, add, self.biases[1])
+
+    def _product(self, kind: type[_Use], x: Tensor, add: Tensor | None, bias: Tensor | None) -> Tensor:
+        x = x.to(self.weight.dtype)
         if self.gathers and kernels.plain(x):
-            return _Up.apply(x.to(self.weight.dtype), self.weight, self.pairs)  # type: ignore[return-value]
-        return F.linear(x.to(self.weight.dtype), self.weight)
+            gathered = add is not None and add is bias and bias.requires_grad
+            return kind.apply(x, self.weight, add.detach() if gathered else add, gathered, self.pairs)  # type: ignore
+        return _sum_of(x, kind.matrix(self.weight), add)
 
-    def down(self, h: Tensor) -> Tensor:
-        if self.gathers and kernels.plain(h):
-            return _Down.apply(h.to(self.weight.dtype), self.weight, self.pairs)  # type: ignore[return-value]
-        return h.to(self.weight.dtype) @ self.weight
+
+def _sum_of(x: Tensor, matrix: Tensor, add: Tensor | None) -> Tensor:
+    """x matrix + add."""
+    if add is None:
+        return x @ matrix
+    if x.device.type == "cuda" and x.dim() == 2 and add.dtype == x.dtype:
+        return torch.addmm(add, x, matrix)  # on the CPU it would copy `add` first
+    return x @ matrix + add
 
 
 def _task() -> int:
@@ -49,48 +75,87 @@ def _task() -> int:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, pairs: list[Pair]) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, weight: Tensor, above: Tensor | None, below: Tensor | None, pairs: list[Pair]
+    ) -> Tensor:
         ctx.pairs = pairs
         ctx.set_materialize_grads(False)
         return weight.view_as(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, plain: Tensor | None) -> tuple[Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, plain: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         # Pairs of another backward pass are left over from one that asked for no gradient of the weight.
-        factors = [(above, below) for task, above, below in ctx.pairs if task == _task()]
+        pairs = sorted((p for p in ctx.pairs if p.task == _task()), key=lambda p: ("above", "", "below").index(p.biased))
         ctx.pairs.clear()
-        if not factors:
-            return plain, None
-        above, below = torch.cat([a for a, _ in factors]), torch.cat([b for _, b in factors])
-        return above.T @ below if plain is None else torch.addmm(plain, above.T, below), None
+        if not pairs:
+            return plain, None, None, None
+        above, below = torch.cat([p.above for p in pairs]), torch.cat([p.below for p in pairs])
+        of_above, of_below = (sum(len(p.above) for p in pairs if p.biased == side) for side in ("above", "below"))
+        return (
+            above.T @ below if plain is None else torch.addmm(plain, above.T, below),
+            above[:of_above].sum(0) if of_above else None,
+            below[-of_below:].sum(0) if of_below else None,
+            None,
+        )
 
 
-class _Up(torch.autograd.Function):
+class _Use(torch.autograd.Function):
+    """A product x M + add, M the weight or its transpose."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, pairs: list[Pair]) -> Tensor:  # type: ignore[override]
+    def matrix(weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @classmethod
+    def compute(cls, ctx: Any, x: Tensor, weight: Tensor, add: Tensor | None, biased: bool, pairs: list[Pair]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.pairs = pairs
-        return F.linear(x, weight)
+        ctx.pairs, ctx.biased, ctx.sums = pairs, biased, add is not None and add.dim() < x.dim()
+        if add is None or x.device.type == "cuda" or add.dtype != x.dtype:
+            return _sum_of(x, cls.matrix(weight), add)
+        return (x @ cls.matrix(weight)).add_(add)
+
+    @classmethod
+    def gradients(cls, ctx: Any, gradient: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+        back, add = None, None
+        if ctx.needs_input_grad[0]:
+            back = gradient.to(weight.dtype) @ cls.matrix(weight).T
+        if ctx.needs_input_grad[2]:
+            add = gradient.flatten(0, -2).sum(0) if ctx.sums else gradient
+        return back, None, add, None, None
+
+
+class _Up(_Use):
+    @staticmethod
+    def matrix(weight: Tensor) -> Tensor:
+        return weight.T
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
+        return _Up.compute(ctx, *args)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        ctx.pairs.append((_task(), gradient.flatten(0, -2), x.flatten(0, -2)))
-        return gradient @ weight if ctx.needs_input_grad[0] else None, None, None
+        above = gradient.flatten(0, -2).to(weight.dtype)
+        ctx.pairs.append(Pair(_task(), above, x.flatten(0, -2), "above" if ctx.biased else ""))
+        return _Up.gradients(ctx, gradient, weight)
 
 
-class _Down(torch.autograd.Function):
+class _Down(_Use):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, pairs: list[Pair]) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(h, weight)
-        ctx.pairs = pairs
-        return h @ weight
+    def matrix(weight: Tensor) -> Tensor:
+        return weight
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
+        return _Down.compute(ctx, *args)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         h, weight = ctx.saved_tensors
-        ctx.pairs.append((_task(), h.flatten(0, -2), gradient.flatten(0, -2)))
-        return F.linear(gradient, weight) if ctx.needs_input_grad[0] else None, None, None
+        below = gradient.flatten(0, -2).to(weight.dtype)
+        ctx.pairs.append(Pair(_task(), h.flatten(0, -2), below, "below" if ctx.biased else ""))
+        return _Down.gradients(ctx, gradient, weight)

@@ -85,7 +85,8 @@ class GSN(Denoising):
         )
 
     def products(self) -> list[Any]:
-        return [connection.products() for connection in self.connections]  # type: ignore[operator]
+        biases = pairwise(self.biases)
+        return [c.products(above, below) for c, (below, above) in zip(self.connections, biases, strict=True)]  # type: ignore
 
     def reconstruct(
         self, corrupted: Tensor, hidden: Hidden = (), products: Any = None, last: bool = False
@@ -107,13 +108,15 @@ class GSN(Denoising):
 
     def _inputs(self, layer: int, states: list[Tensor | None], products: list[Any]) -> Tensor:
         """Bias, and what comes from below and from above; a layer that nothing has reached yet counts as zero."""
-        total = self.biases[layer]
+        bias = total = self.biases[layer]
         if layer and (below := states[layer - 1]) is not None:
-            total = products[layer - 1].up(below) + total
+            total = products[layer - 1].up(below, total)
         if layer < len(self.hidden) and (above := states[layer + 1]) is not None:
-            down = products[layer].down(above)
-            total = (down if layer else down.flatten(1)) + total
-        if total is self.biases[layer]:
+            if layer or self.connections[0].below == total.shape:
+                total = products[layer].down(above, total)
+            else:  # images, or as many numbers as a reconstruction needs
+                total = products[layer].down(above).flatten(1) + total
+        if total is bias:
             batch = states[0].shape[0]  # type: ignore[union-attr]
             shape = self.connections[layer - 1].above if layer else total.shape
             total = total.expand(batch, *shape)  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,26 @@ def binary_terms(a: Tensor, x: Tensor) -> Tensor:
     return terms.masked_fill(terms < -most * torch.finfo(a.dtype).eps / 4, -torch.inf)
 
 
+class _LogProb(torch.autograd.Function):
+    """`binary_terms` summed over units, in few passes forward and back."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(a, x)
+        if a.device.type == "cpu":
+            total = F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(-1).neg_()
+            # infinite logits are legal, and the formula subtracts them
+            return binary_terms(a, x).sum(-1) if math.isnan(total.sum()) else total
+        most = torch.finfo(a.dtype).max  # on a GPU nobody waits for a value
+        total = F.binary_cross_entropy_with_logits(a.clamp(-most, most), x, reduction="none").sum(-1).neg_()
+        return total.masked_fill_(total < -most * torch.finfo(a.dtype).eps / 4, -torch.inf)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        a, x = ctx.saved_tensors
+        return (x - torch.sigmoid(a)) * gradient.unsqueeze(-1), None
+
+
 class Bernoulli(Reconstruction):
     """P(x | outputs) = prod sigmoid(a)^x sigmoid(-a)^(1 - x), the outputs being logits a.
 
@@ -44,14 +65,8 @@ class Bernoulli(Reconstruction):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         a = widen(outputs)
         x = x.to(a.dtype)
-        if a.device.type == "cpu" and kernels.plain(a, x):
-            total = -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(-1)
-            if not math.isnan(total.detach().sum()):  # infinite logits are legal, and the formula subtracts them
-                return total
-        if a.device.type == "cuda" and kernels.plain(a, x):  # few kernels, and nobody waits for a value
-            most = torch.finfo(a.dtype).max
-            total = -F.binary_cross_entropy_with_logits(a.clamp(-most, most), x, reduction="none").sum(-1)
-            return total.masked_fill(total < -most * torch.finfo(a.dtype).eps / 4, -torch.inf)
+        if a.device.type in ("cpu", "cuda") and kernels.plain(a, x) and not x.requires_grad:
+            return _LogProb.apply(a, x)  # type: ignore[return-value]
         return self.terms(a, x).sum(-1)
 
     def terms(self, outputs: Tensor, x: Tensor) -> Tensor:
