@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from dither import corruption, noise
-from dither.corruption import Custom, Gaussian, Joint, Masking, Resampling, SaltAndPepper
+from dither.corruption import Custom, Gaussian, Joint, Masking, Mixture, Resampling, SaltAndPepper
 from small_distributions import FALSE_ALARM, assert_follow, index_of, one_hot, products
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -32,6 +32,7 @@ SPACES = {
     "resampling": (Resampling(0.5, 3), one_hot(2, 3), one_hot(2, 3)),
     "resampling of two": (Resampling(0.3, 2), one_hot(2, 2), products(*[(0, 1)] * 4)),
     "custom": (Custom(flip, flip_log_prob), products((0, 1), (0, 1)), products((0, 1), (0, 1))),
+    "mixture": (Mixture([SaltAndPepper(0.2), Masking(0.9), SaltAndPepper(0.7)], [1, 2, 5]), GREY, GREY),
     "joint": (
         Joint([(SaltAndPepper(0.4), 1), (Resampling(0.5, 2), 2)]),
         products((0, 0.5), (0,), (1,)),
@@ -164,6 +165,9 @@ def test_what_is_kept_carries_its_gradient(name, dtype):
         (lambda: Gaussian(INF), "scale is inf"),
         (lambda: Resampling(0.5, 1), "categories is 1: an integer of at least 2"),
         (lambda: Joint([]), "at least one"),
+        (lambda: Mixture([Masking()]), "parts has 1 corruptions: at least two"),
+        (lambda: Mixture([Masking(), Gaussian()], [1]), "2 positive numbers are needed"),
+        (lambda: Mixture([Masking(), Gaussian()], [1, 0]), "2 positive numbers are needed"),
         (lambda: Joint([(Masking(), 0)]), r"sizes \[0\]"),
     ],
 )

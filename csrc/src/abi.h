@@ -62,6 +62,11 @@ DITHER_EXPORT int64_t dither_packed_score(const uint64_t* packed, const float* l
                                           int64_t units, int32_t threads);
 DITHER_EXPORT int64_t dither_packed_log_prob(const uint64_t* packed, const float* logits, float* out, int64_t rows,
                                              int64_t units, int32_t threads);
+// log P(x) of x in [0, 1] under sigmoid(logits), by row, and its gradient; rows r of the logits have row r / repeat of x.
+DITHER_EXPORT int64_t dither_log_prob(const float* logits, const float* x, int64_t repeat, float* out, int64_t rows,
+                                      int64_t units, int32_t threads);
+DITHER_EXPORT int64_t dither_log_prob_gradient(const float* gradient, const float* logits, const float* x, int64_t repeat,
+                                               float* out, int64_t rows, int64_t units, int32_t threads);
 DITHER_EXPORT int64_t dither_pack(const void* values, int32_t dtype, uint64_t* packed, int64_t rows, int64_t units,
                                   int32_t threads);
 DITHER_EXPORT int64_t dither_unpack(const uint64_t* packed, float low, float high, int32_t dtype, void* out, int64_t rows,

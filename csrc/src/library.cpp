@@ -76,7 +76,7 @@ int64_t size(const DitherRows& rows) { return rows.lead * rows.batch * rows.unit
 
 extern "C" {
 
-int32_t dither_abi(void) { return 2; }
+int32_t dither_abi(void) { return 3; }
 
 const char* dither_path(void) { return active->name; }
 
@@ -156,6 +156,17 @@ int64_t dither_packed_score(const uint64_t* packed, const float* logits, const f
 int64_t dither_packed_log_prob(const uint64_t* packed, const float* logits, float* out, int64_t rows, int64_t units,
                                int32_t threads) {
     return IN_PIECES(rows, 1, rows * units, active->packed_log_prob(packed, logits, out, units, begin, end));
+}
+
+int64_t dither_log_prob(const float* logits, const float* x, int64_t repeat, float* out, int64_t rows, int64_t units,
+                        int32_t threads) {
+    return IN_PIECES(rows, 1, rows * units, active->log_prob(logits, x, repeat, out, units, begin, end));
+}
+
+int64_t dither_log_prob_gradient(const float* gradient, const float* logits, const float* x, int64_t repeat, float* out,
+                                 int64_t rows, int64_t units, int32_t threads) {
+    return IN_PIECES(rows, 1, rows * units,
+                     active->log_prob_gradient(gradient, logits, x, repeat, out, units, begin, end));
 }
 
 int64_t dither_pack(const void* values, int32_t dtype, uint64_t* packed, int64_t rows, int64_t units, int32_t threads) {

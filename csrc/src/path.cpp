@@ -80,6 +80,8 @@ const Paths JOINED(dither_, DITHER_PATH) = {
     },
     packed_score,
     packed_log_prob,
+    log_prob,
+    log_prob_gradient,
     [](const void* values, int32_t dtype, uint64_t* packed, int64_t units, int64_t begin, int64_t end) {
         if (dtype == DITHER_BFLOAT16) {  // minus zero is zero too
             struct Half {

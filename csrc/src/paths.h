@@ -18,6 +18,8 @@ struct Paths {
     void (*straight_through)(const void*, const void*, int32_t, float, void*, int64_t, int64_t);
     void (*packed_score)(const uint64_t*, const float*, const float*, int64_t, int64_t, float*, int64_t, int64_t, int64_t);
     void (*packed_log_prob)(const uint64_t*, const float*, float*, int64_t, int64_t, int64_t);
+    void (*log_prob)(const float*, const float*, int64_t, float*, int64_t, int64_t, int64_t);
+    void (*log_prob_gradient)(const float*, const float*, const float*, int64_t, float*, int64_t, int64_t, int64_t);
     void (*pack)(const void*, int32_t, uint64_t*, int64_t, int64_t, int64_t);
     void (*unpack)(const uint64_t*, float, float, int32_t, void*, int64_t, int64_t, int64_t);
     void (*turn_bits)(const uint64_t*, uint64_t*, int64_t, int64_t, int64_t, int64_t);

@@ -75,6 +75,53 @@ inline void packed_log_prob(const uint64_t* packed, const float* logits, float* 
     }
 }
 
+// log P(x) = x log sigmoid(a) + (1 - x) log sigmoid(-a) for x in [0, 1], summed over the units of a row; 0 times infinity is 0.
+// Row r has its x in row r / repeat. Sixteen sums, whatever W is, so that all paths add in the same order.
+inline void log_prob(const float* logits, const float* x, int64_t repeat, float* out, int64_t units, int64_t begin,
+                     int64_t end) {
+    constexpr int SUMS = 16;
+    for (int64_t row = begin; row < end; row++) {
+        const float *a = logits + row * units, *of = x + row / repeat * units;
+        F sums[SUMS / W];
+        for (F& sum : sums) sum = set(0.0f);
+        for (int64_t i = 0; i < units; i += SUMS) {
+            float last_a[SUMS], last_x[SUMS];
+            const float *from_a = a + i, *from_x = of + i;
+            if (i + SUMS > units) {
+                for (int j = 0; j < SUMS; j++) last_a[j] = INFINITY, last_x[j] = 1.0f;  // log 1 = 0 beyond the last unit
+                memcpy(last_a, from_a, (units - i) * sizeof(float)), memcpy(last_x, from_x, (units - i) * sizeof(float));
+                from_a = last_a, from_x = last_x;
+            }
+            for (int j = 0; j < SUMS / W; j++) {
+                const F logit = load(from_a + j * W), v = load(from_x + j * W);
+                const F size = real(andi(bits(logit), seti(0x7FFFFFFFu)));
+                const F weight = choose(below(logit, set(0.0f)), v, sub(set(1.0f), v));  // of the less likely outcome
+                const M none = equal(andi(bits(weight), seti(0x7FFFFFFFu)), seti(0));
+                sums[j] = add(sums[j], sub(log_sigmoid(size), choose(none, set(0.0f), mul(size, weight))));
+            }
+        }
+        float each[SUMS];
+        for (int j = 0; j < SUMS / W; j++) store(each + j * W, sums[j]);
+        double sum = 0;
+        for (float one : each) sum += one;
+        out[row] = (float)sum;
+    }
+}
+
+// Its gradient, (x - sigmoid(a)) times that of the row's sum.
+inline void log_prob_gradient(const float* gradient, const float* logits, const float* x, int64_t repeat, float* out,
+                              int64_t units, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+        const float* of = x + row / repeat * units;
+        const F factor = set(gradient[row]);
+        in_steps(logits + row * units, out + row * units, units, [&](int64_t i, const float* a, float* to) {
+            float v[W] = {};
+            memcpy(v, of + i, smaller(W, units - i) * sizeof(float));
+            store(to, mul(factor, sub(load(v), sigmoid(load(a)))));
+        });
+    }
+}
+
 // A bit for every value that is not 0.
 template <class T> inline void pack(const T* values, uint64_t* packed, int64_t units, int64_t begin, int64_t end) {
     const int64_t words = divided_up(units, 64);

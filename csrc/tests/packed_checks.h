@@ -129,6 +129,36 @@ inline void check_scores(int64_t rows, int64_t units, Random& random) {
             tally.report("scores");
         });
     }
+    const int64_t repeat = rows % 3 ? 1 : 3;
+    std::vector<float> grey = numbers(rows / repeat * units, random);
+    for (float& x : grey) x = x < 0 ? 0 : x > 1 ? 1 : x;
+    everywhere(sizes("log_prob", rows, units), [&](Outputs& o, int32_t threads) {
+        return dither_log_prob(logits.data(), grey.data(), repeat, o.make<float>(rows), rows, units, threads);
+    }, [&](const Outputs& o, int64_t) {
+        Tally tally;
+        for (int64_t r = 0; r < rows; r++) {
+            double want = 0, got = o.get<float>(0)[r];
+            for (int64_t i = 0; i < units; i++) {
+                const double a = logits[r * units + i], x = grey[r / repeat * units + i];
+                want += (x == 0 && a == a ? 0 : x * reference::log_sigmoid(a)) +
+                        (x == 1 && a == a ? 0 : (1 - x) * reference::log_sigmoid(-a));
+            }
+            tally.expect(same(got, want) || fabs(got - want) <= 1e-6 * fabs(want) + 1e-6, r, got, want);
+        }
+        tally.report("sums");
+    });
+    everywhere(sizes("log_prob_gradient", rows, units), [&](Outputs& o, int32_t threads) {
+        return dither_log_prob_gradient(advantage.data(), logits.data(), grey.data(), repeat, o.make<float>(rows * units), rows,
+                                        units, threads);
+    }, [&](const Outputs& o, int64_t) {
+        Tally tally;
+        for (int64_t i = 0; i < rows * units; i++) {
+            const double weight = advantage[i / units], got = o.get<float>(0)[i];
+            const double want = (grey[i / units / repeat * units + i % units] - reference::sigmoid(logits[i])) * weight;
+            tally.expect(same(got, want) || fabs(got - want) <= 1e-6 * fabs(weight), i, got, want);
+        }
+        tally.report("gradients");
+    });
     everywhere(sizes("packed_log_prob", rows, units), [&](Outputs& o, int32_t threads) {
         return dither_packed_log_prob(bits.data.data(), logits.data(), o.make<float>(rows), rows, units, threads);
     }, [&](const Outputs& o, int64_t) {

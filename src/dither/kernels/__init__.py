@@ -7,6 +7,7 @@ which is in use, and DITHER_KERNELS=torch turns the native ones off.
 
 from dither.kernels._dispatch import plain, readable, recording, widen
 from dither.kernels._library import REASON, path
+from dither.kernels._log_prob import bernoulli_log_prob, bernoulli_terms
 from dither.kernels._noise import normal, uniform
 from dither.kernels._noisy import noisy_relu, noisy_tanh, salt_and_pepper
 from dither.kernels._packed import (
@@ -34,7 +35,9 @@ __all__ = [
     "Key",
     "bernoulli",
     "bernoulli_bits",
+    "bernoulli_log_prob",
     "bernoulli_packed",
+    "bernoulli_terms",
     "categorical",
     "choose",
     "decide",

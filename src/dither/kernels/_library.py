@@ -12,7 +12,7 @@ import warnings
 from ctypes import c_char_p, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from typing import Any
 
-_ABI = 2
+_ABI = 3
 _COUNT = (c_int64, c_int64, c_int32)  # rows, units, threads
 
 
@@ -56,6 +56,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "straight_through": (c_int64, (c_void_p, c_void_p, c_int32, c_float, c_void_p, c_int64, c_int32)),
     "packed_score": (c_int64, (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p, *_COUNT)),
     "packed_log_prob": (c_int64, (c_void_p, c_void_p, c_void_p, *_COUNT)),
+    "log_prob": (c_int64, (c_void_p, c_void_p, c_int64, c_void_p, *_COUNT)),
+    "log_prob_gradient": (c_int64, (c_void_p, c_void_p, c_void_p, c_int64, c_void_p, *_COUNT)),
     "pack": (c_int64, (c_void_p, c_int32, c_void_p, *_COUNT)),
     "unpack": (c_int64, (c_void_p, c_float, c_float, c_int32, c_void_p, *_COUNT)),
     "turn_bits": (c_int64, (c_void_p, c_void_p, *_COUNT)),

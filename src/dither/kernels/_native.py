@@ -205,3 +205,18 @@ def packed_log_prob(packed: Tensor, logits: Tensor) -> Tensor:
     places = (packed.data_ptr(), logits.data_ptr(), out.data_ptr())
     LIBRARY.dither_packed_log_prob(*places, *logits.shape, torch.get_num_threads())
     return out
+
+
+def log_prob(logits: Tensor, x: Tensor, repeat: int) -> Tensor:
+    """logits (rows, units), x (rows / repeat, units), both float32 and contiguous -> (rows,)."""
+    out = torch.empty(len(logits))
+    LIBRARY.dither_log_prob(logits.data_ptr(), x.data_ptr(), repeat, out.data_ptr(), *logits.shape, torch.get_num_threads())
+    return out
+
+
+def log_prob_gradient(gradient: Tensor, logits: Tensor, x: Tensor, repeat: int) -> Tensor:
+    """gradient: (rows,)."""
+    out, gradient = torch.empty_like(logits), gradient.contiguous()
+    places = (gradient.data_ptr(), logits.data_ptr(), x.data_ptr(), repeat, out.data_ptr())
+    LIBRARY.dither_log_prob_gradient(*places, *logits.shape, torch.get_num_threads())
+    return out

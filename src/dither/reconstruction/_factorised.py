@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dither import functional, kernels, nodes, noise
@@ -19,34 +17,6 @@ _FIRST = torch.tensor(0)
 def keep(drawn: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
     """The draw, with the clamped units put back: right where units are independent."""
     return drawn if clamp is None or values is None else torch.where(clamp, values.to(drawn.dtype), drawn)
-
-
-def binary_terms(a: Tensor, x: Tensor) -> Tensor:
-    """x log sigmoid(a) + (1 - x) log sigmoid(-a) for x in [0, 1], of one shape. Infinite logits give 0 or -inf, no NaN."""
-    most = torch.finfo(a.dtype).max
-    a = a.clamp(-most, most)  # stands for infinity: times 0 it is 0
-    terms = F.logsigmoid(a) - (1 - x) * a  # half the passes that cross_entropy_with_logits makes inside a vmap
-    return terms.masked_fill(terms < -most * torch.finfo(a.dtype).eps / 4, -torch.inf)
-
-
-class _LogProb(torch.autograd.Function):
-    """`binary_terms` summed over units, in few passes forward and back."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(a, x)
-        if a.device.type == "cpu":
-            total = F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(-1).neg_()
-            # infinite logits are legal, and the formula subtracts them
-            return binary_terms(a, x).sum(-1) if math.isnan(total.sum()) else total
-        most = torch.finfo(a.dtype).max  # on a GPU nobody waits for a value
-        total = F.binary_cross_entropy_with_logits(a.clamp(-most, most), x, reduction="none").sum(-1).neg_()
-        return total.masked_fill_(total < -most * torch.finfo(a.dtype).eps / 4, -torch.inf)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        a, x = ctx.saved_tensors
-        return (x - torch.sigmoid(a)) * gradient.unsqueeze(-1), None
 
 
 class Bernoulli(Reconstruction):
@@ -65,14 +35,14 @@ class Bernoulli(Reconstruction):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         a = widen(outputs)
         x = x.to(a.dtype)
-        if a.device.type in ("cpu", "cuda") and kernels.plain(a, x) and not x.requires_grad:
-            return _LogProb.apply(a, x)  # type: ignore[return-value]
-        return self.terms(a, x).sum(-1)
+        if x.shape != a.shape:
+            check_fit(self, outputs, x)
+        return kernels.bernoulli_log_prob(a, x)
 
     def terms(self, outputs: Tensor, x: Tensor) -> Tensor:
         check_fit(self, outputs, x)
         a = widen(outputs)
-        return binary_terms(a, x.to(a.dtype))
+        return kernels.bernoulli_terms(a, x.to(a.dtype))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.sigmoid(widen(outputs))

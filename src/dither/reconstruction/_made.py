@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dither import functional, kernels, noise
-from dither.kernels import widen
+from dither.kernels import bernoulli_terms, widen
 from dither.reconstruction._autoregressive import settled
 from dither.reconstruction._base import Reconstruction, check_fit
-from dither.reconstruction._factorised import binary_terms
 
 _FIRST = torch.tensor(0)
 
@@ -95,7 +94,7 @@ class MADE(Reconstruction):
 
     def _terms(self, outputs: Tensor, x: Tensor, order: Tensor) -> Tensor:
         logits = self.logits(outputs, x, order)
-        return binary_terms(logits, x.to(logits.dtype))
+        return bernoulli_terms(logits, x.to(logits.dtype))
 
     def logits(self, outputs: Tensor, x: Tensor, order: Tensor) -> Tensor:
         """The logit of every unit given those before it in an order (units,): (batch, units)."""
