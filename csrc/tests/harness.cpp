@@ -114,7 +114,7 @@ void check_shape(int64_t lead, int64_t batch, int64_t units, Random& random) {
 int main(int count, char** arguments) {
     brief = count > 1 && !strcmp(arguments[1], "brief");
     Random random{1};
-    check(dither_abi() == 2, "this harness is for interface 2");
+    check(dither_abi() == 3, "this harness is for interface 3");
     check(!dither_set_path("none"), "a path that there is not was set");
     printf("paths:");
     for (const char* path : {"portable", "avx2", "avx512", "neon"})

@@ -11,7 +11,7 @@ from dither.cli import errors
 from dither.experiments import _gsn, _pictures, bench_gsn, gsn_digits
 
 SMALL = gsn_digits.Config(
-    methods=("dae", "gsn-2"), width=20, epochs=2, checkpoints=2, samples=60, chains=6, steps=40, burn_in=5
+    methods=("dae", "gsn-2", "dae-levels"), width=20, epochs=2, checkpoints=2, samples=60, chains=6, steps=40, burn_in=5
 )
 
 
@@ -25,14 +25,22 @@ def made(tmp_path_factory):
 def test_a_row_for_each_method_and_reference(made):
     _, result, _ = made
     rows = {row["model"]: row for row in result["rows"]}
-    assert list(rows) == ["dae", "gsn-2", "real images", "PCA-50 reconstructions", "k-means centroids", "mean image"]
-    for method in ("dae", "gsn-2"):
+    assert list(rows) == [
+        "dae",
+        "gsn-2",
+        "dae-levels",
+        "real images",
+        "PCA-50 reconstructions",
+        "k-means centroids",
+        "mean image",
+    ]
+    for method in ("dae", "gsn-2", "dae-levels"):
         row = rows[method]
         assert row["parzen_least"] <= row["parzen_last"] <= row["parzen_most"] and row["checkpoints"] == 2
         assert row["csl"] < 0 and 0 <= row["precision"] <= 1 and 0 <= row["class_entropy"] <= 1 and row["stuck"] == 0
     assert rows["real images"]["kid"] < rows["dae"]["kid"]
     assert {name for name, _ in result["figures"]} == {
-        f"{kind}-{method}" for kind in ("samples", "inpainting", "autocorrelation") for method in ("dae", "gsn-2")
+        f"{kind}-{method}" for kind in ("samples", "inpainting", "autocorrelation") for method in ("dae", "gsn-2", "dae-levels")
     }
     assert [name for name, _ in gsn_digits.figures(result["curves"])] == ["csl", "parzen", "learning"]
 

@@ -14,8 +14,8 @@ from dither.experiments import _gsn, _inpainting, _inpainting_models, gsn_inpain
 from dither.experiments.gsn_inpainting import METHODS, Config, completed, run
 from dither.models import gsn, masks
 
-TINY = Config(data="digits", images=6, completions=3, gsn_width=16, gsn_epochs=1, burn_in=3, states=4, question_widths=(16,),
-              question_epochs=1, passes=4, orders=3, shown=5)  # fmt: skip
+TINY = Config(data="digits", images=6, completions=3, gsn_width=16, gsn_epochs=1, levels_epochs=1, burn_in=3, states=4,
+              question_widths=(16,), question_epochs=1, passes=4, orders=3, shown=5)  # fmt: skip
 CLAMPS = masks.halves((8, 8))
 
 
@@ -46,8 +46,8 @@ def test_a_row_for_every_method_and_reference(result):
     names = ["original", "given half", *METHODS, "question, pixel by pixel"]
     assert [row["method"] for row in result.rows] == names
     row = {row["method"]: row for row in result.rows}
-    assert {name for name in names if row[name]["nats"] is not None} == {*METHODS[:4], names[-1]}
-    assert all(row[name]["nats"] > 0 for name in (*METHODS[:4], names[-1]))
+    assert {name for name in names if row[name]["nats"] is not None} == {*METHODS[:5], names[-1]}
+    assert all(row[name]["nats"] > 0 for name in (*METHODS[:5], names[-1]))
     for method in METHODS:
         halves = [row[method][half] for half in CLAMPS]
         assert row[method]["agreement"] == pytest.approx(sum(halves) / 4) and 0 <= row[method]["distance"] <= 1
@@ -64,7 +64,7 @@ def test_trainings_are_kept(result):
     again = run(TINY, result.folder, notes.append)
     assert [{**row, "ms": 0} for row in again["rows"] if row["ms"]] == [{**row, "ms": 0} for row in result.rows if row["ms"]]
     trained = [note for note in notes if "epoch" in note]
-    assert not trained and sum("epoch" in note for note in result.notes) == 2
+    assert not trained and sum("epoch" in note for note in result.notes) == 3
     with pytest.raises(ValueError, match="a run with other lr"):
         run(replace(TINY, lr=0.1, methods=("question",)), result.folder, notes.append)
 
@@ -171,16 +171,16 @@ def test_neighbours_are_the_nearest_in_the_given_half():
     assert sum(bool((row == x).all(1).any()) for row, x in zip(own, copies.x, strict=True)) >= 5  # but for equal halves
 
 
-@pytest.mark.parametrize("method", ["chain", "chain-from-data"])
+@pytest.mark.parametrize("method", ["chain", "chain-from-data", "chain-levels"])
 def test_where_chains_start(method):
     model, seen, clamp = gsn.GSN((64, 8)), [], CLAMPS["right"]
     model.start = lambda rows: seen.append(rows) or chains.State(rows)
-    work = task(models={"chain": model}, config=replace(TINY, completions=50))
+    work = task(models={"chain-levels" if method == "chain-levels" else "chain": model}, config=replace(TINY, completions=50))
     work.complete(method, clamp, seed=0)
     start = seen[0].view(6, 50, 64)
     assert (start == work.x.unsqueeze(1))[:, :, clamp].all()
     free = start[:, :, ~clamp].flatten(0, 1)
-    if method == "chain":
+    if method != "chain-from-data":
         assert abs(float(free.mean()) - 0.5) < 0.02
     else:
         assert all((row == work.train[:, ~clamp]).all(1).any() for row in free) and len(free.unique(dim=0)) > 100
@@ -191,15 +191,16 @@ def test_the_command_takes_a_trained_run(tmp_path, capsys):
     x = data.digits().train.x[:50]
     options = {"seed": 0, "epochs": 1, "width": 8, "progress": lambda text: None}
     _gsn.train("gsn-1", x, tmp_path / "given", data="digits", **options)
+    _gsn.train("dae-levels", x, tmp_path / "levels", data="digits", **options)
     tiny = ["--images", "3", "--completions", "2", "--shown", "2", "--burn-in", "1", "--states", "2"]
-    command = ["experiment", "gsn-inpainting", "--data", "digits", *tiny, "--methods", "chain", "random"]
-    command += ["--gsn-run", str(tmp_path / "given")]
+    command = ["experiment", "gsn-inpainting", "--data", "digits", *tiny, "--methods", "chain", "chain-levels", "random"]
+    command += ["--gsn-run", str(tmp_path / "given"), "--levels-run", str(tmp_path / "levels")]
     assert main([*command, "--out", str(tmp_path / "out"), "--json"]) == 0
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
-    assert [row["method"] for row in rows] == ["original", "given half", "chain", "random"]
+    assert [row["method"] for row in rows] == ["original", "given half", "chain", "chain-levels", "random"]
     assert "trained for 1 epochs" in captured.err and not (tmp_path / "out" / "gsn-2-0").exists()
-    assert {p.name for p in (tmp_path / "out" / "figures").glob("*.png")} == {"chain.png", "random.png"}
+    assert {p.name for p in (tmp_path / "out" / "figures").glob("*.png")} == {"chain.png", "chain-levels.png", "random.png"}
     _gsn.train("gsn-1", x[:, :32], tmp_path / "other", data="half", **options)
     with pytest.raises(ValueError, match="a model of 32 units: digits has 64"):
         run(replace(TINY, gsn_run=tmp_path / "other"), tmp_path / "out", lambda text: None)

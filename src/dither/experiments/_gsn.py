@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from dither import corruption, files, nodes, reconstruction
 from dither.experiments._vae import open_run
 from dither.models import gsn
+from dither.models.dae import DAE
 from dither.training import checkpoint
 from dither.training.loop import fit
 from dither.training.state import unpack
 
 PRECISIONS = ("float32", "bfloat16")
+LEVELS = (0.3, 0.5, 0.7, 0.9)  # salt and pepper of "dae-levels"
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,26 @@ def _mixture(noise: float, rate: float) -> Callable[[int, int], Any]:
     return build
 
 
+def _levels(modes: int, noise: float) -> Callable[[int, int], Any]:
+    """Two noisy layers, a mixture of modes, and a corruption of four strengths, from which no walkback is needed."""
+
+    def build(units: int, width: int) -> Any:
+        strengths = corruption.Mixture([corruption.SaltAndPepper(rate) for rate in LEVELS])
+        family = reconstruction.Mixture(reconstruction.Bernoulli(), modes)
+        widths = [units, width, width]
+        hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nodes.NoisyReLU(noise))]
+        return DAE(nn.Sequential(*hidden, nn.Linear(width, family.outputs(units))), units, strengths, family)
+
+    return build
+
+
 RECIPES = {
     "dae": Recipe(_dae(1), 2000, lr=10, binary=True),
     "dae-walkback": Recipe(_dae(5), 2000, lr=10, binary=True),
     "gsn-1": Recipe(_gsn(1, 4), 1500, 0.25, 0.5, 0.995),
     "gsn-2": Recipe(_gsn(2, 4), 1500, 0.25, 0.5, 0.995),
     "gsn-3": Recipe(_gsn(3, 6), 1500, 0.25, 0.5, 0.995),
+    "dae-levels": Recipe(_levels(8, 0.5), 1000, 1e-3, annealing=0.85, adam=True),
     "gsn-mixture": Recipe(_mixture(0, 0.4), 800, 1e-3, annealing=0.9, adam=True),
     "gsn-mixture-noisy": Recipe(_mixture(1.0, 0.55), 800, 1e-3, annealing=0.8, adam=True),
 }

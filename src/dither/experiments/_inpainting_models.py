@@ -21,7 +21,12 @@ def trained(config: Any, train: Tensor, folder: Path, progress: Callable[[str], 
     """({"chain": ..., "question": ...}, as far as the methods need them; seconds of their training here). train: binary."""
     made, seconds = {}, 0.0
     if {"chain", "chain-from-data"} & set(config.methods):
-        made["chain"], spent = _chain(config, train, folder / f"gsn-2-{config.seed}", progress)
+        sizes = {"epochs": config.gsn_epochs, "width": config.gsn_width}
+        made["chain"], spent = _chain("gsn-2", config.gsn_run, sizes, config, train, folder, progress)
+        seconds += spent
+    if "chain-levels" in config.methods:
+        sizes = {"epochs": config.levels_epochs}
+        made["chain-levels"], spent = _chain("dae-levels", config.levels_run, sizes, config, train, folder, progress)
         seconds += spent
     if {"question", "question-passes"} & set(config.methods):
         made["question"], spent = _question(config, train, folder / f"question-{config.seed}", progress)
@@ -30,22 +35,30 @@ def trained(config: Any, train: Tensor, folder: Path, progress: Callable[[str], 
     return made, seconds
 
 
-def _chain(config: Any, x: Tensor, path: Path, progress: Callable[[str], None]) -> tuple[Any, float]:
-    if config.gsn_run is None:
+def _chain(
+    recipe: str,
+    run: Path | None,
+    sizes: dict[str, Any],
+    config: Any,
+    x: Tensor,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> tuple[Any, float]:
+    if run is None:
         options = {
             "data": f"{config.data}, thresholded",
             "seed": config.seed,
             "batch_size": config.batch_size,
             "precision": config.precision,
         }
-        sizes = {"epochs": config.gsn_epochs, "width": config.gsn_width}
-        model, _, seconds = _gsn.train("gsn-2", x, path, **options, **sizes, progress=progress)
+        path = folder / f"{recipe}-{config.seed}"
+        model, _, seconds = _gsn.train(recipe, x, path, **options, **sizes, progress=progress)
         return model, seconds
-    model = _gsn.load(config.gsn_run)
+    model = _gsn.load(run)
     if model.units != x.shape[1]:
-        raise ValueError(f"gsn_run is {config.gsn_run}, a model of {model.units} units: {config.data} has {x.shape[1]}")
-    records = RunFolder.open(config.gsn_run, read_only=True).records()
-    progress(f"{config.gsn_run}: trained for {records[-1]['epoch']} epochs")
+        raise ValueError(f"{run} is a model of {model.units} units: {config.data} has {x.shape[1]}")
+    records = RunFolder.open(run, read_only=True).records()
+    progress(f"{run}: trained for {records[-1]['epoch']} epochs")
     return model, 0.0
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-METHODS = ("chain", "chain-from-data", "question", "question-passes", "nearest", "random")
+METHODS = ("chain", "chain-from-data", "chain-levels", "question", "question-passes", "nearest", "random")
 # Where the options say None.
 SIZES: dict[str, dict[str, Any]] = {
-    "mnist": {"gsn_width": 1500, "gsn_epochs": 100, "question_widths": (1000, 1000), "question_epochs": 12},
-    "digits": {"gsn_width": 200, "gsn_epochs": 100, "question_widths": (300, 300), "question_epochs": 100},
+    "mnist": {"gsn_width": 1500, "gsn_epochs": 100, "levels_epochs": 20},
+    "digits": {"gsn_width": 200, "gsn_epochs": 100, "levels_epochs": 60},
 }
+SIZES["mnist"] |= {"question_widths": (1000, 1000), "question_epochs": 12}
+SIZES["digits"] |= {"question_widths": (300, 300), "question_epochs": 100}
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Config:
     data: str = "mnist"
     """mnist, or digits, which takes a minute"""
     methods: tuple[str, ...] = METHODS
-    """chain: a GSN's, clamped, from random pixels; chain-from-data: from the pixels of a random training image; question: one
+    """chain: a GSN's, clamped, from random pixels; chain-from-data: from the pixels of a random training image; chain-levels:
+    that of a denoising auto-encoder with several strengths of noise and several modes, from random pixels; question: one
     network for any question, all pixels at once; question-passes: in groups, each given those before; nearest: halves of the
     training images nearest in the given half; random: of any training images"""
     images: int = 200
@@ -40,6 +43,10 @@ class Config:
     """1500 for mnist, 200 for digits"""
     gsn_epochs: int | None = None
     """100"""
+    levels_run: Path | None = None
+    """likewise for chain-levels, such as runs/gsn-mnist/dae-levels-0. None: one is trained on the thresholded images"""
+    levels_epochs: int | None = None
+    """20 for mnist, 60 for digits"""
     burn_in: int = 100
     """steps of a chain to its completion"""
     states: int = 25

@@ -13,7 +13,7 @@ class Config:
     """Denoising auto-encoders and GSNs by their authors' recipes on MNIST, judged and drawn."""
 
     data: str = "mnist"
-    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3", "gsn-mixture")
+    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3", "gsn-mixture", "dae-levels")
     seeds: tuple[int, ...] = (0,)
     width: int | None = None
     """of every hidden layer; None: the recipe's"""
