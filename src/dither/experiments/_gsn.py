@@ -24,7 +24,7 @@ from dither.training.loop import fit
 from dither.training.state import unpack
 
 PRECISIONS = ("float32", "bfloat16")
-LEVELS = (0.3, 0.5, 0.7, 0.9)  # salt and pepper of "dae-levels"
+LEVELS = {0.2: 0.4, 0.4: 0.3, 0.6: 0.2, 0.8: 0.1}  # salt and pepper of "dae-levels": how strong, how often
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _levels(modes: int, noise: float) -> Callable[[int, int], Any]:
     """Two noisy layers, a mixture of modes, and a corruption of four strengths, from which no walkback is needed."""
 
     def build(units: int, width: int) -> Any:
-        strengths = corruption.Mixture([corruption.SaltAndPepper(rate) for rate in LEVELS])
+        strengths = corruption.Mixture([corruption.SaltAndPepper(rate) for rate in LEVELS], list(LEVELS.values()))
         family = reconstruction.Mixture(reconstruction.Bernoulli(), modes)
         widths = [units, width, width]
         hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nodes.NoisyReLU(noise))]
