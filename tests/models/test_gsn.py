@@ -93,6 +93,21 @@ def test_the_default_is_the_papers():
 
 
 # --- gradients ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("added", ["own bias", "another bias", "rest of a sum"])
+def test_what_is_added_to_a_product(added):
+    torch.manual_seed(0)
+    leaves = [torch.randn(5, 4), torch.randn(5), torch.randn(4), torch.randn(5), torch.randn(3, 5), torch.randn(3, 4)]
+    weight, above, below, other, rest, x = (leaf.double().requires_grad_() for leaf in leaves)
+    add = {"own bias": above, "another bias": other, "rest of a sum": rest}[added]
+    products = _products.Products(weight, above, below)
+    found = products.down(products.up(x, add).tanh(), below)
+    want = (x @ weight.T + add).tanh() @ weight + below
+    torch.testing.assert_close(found, want)
+    factors, needed = torch.randn(3, 4).double(), [weight, add, below, x]
+    ours, theirs = (torch.autograd.grad((factors * y).sum(), needed) for y in (found, want))
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("order", ["odd-first", "even-first", "up-down", ((3,), (1,), (0, 2))])
 @pytest.mark.parametrize("tied", [True, False])
 def test_gathered_gradients_are_those_of_plain_products(monkeypatch, order, tied):

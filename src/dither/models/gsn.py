@@ -112,9 +112,9 @@ class GSN(Denoising):
         if layer and (below := states[layer - 1]) is not None:
             total = products[layer - 1].up(below, total)
         if layer < len(self.hidden) and (above := states[layer + 1]) is not None:
-            if layer or self.connections[0].below == total.shape:
+            if layer or len(self.connections[0].below) == 1:
                 total = products[layer].down(above, total)
-            else:  # images, or as many numbers as a reconstruction needs
+            else:  # images
                 total = products[layer].down(above).flatten(1) + total
         if total is bias:
             batch = states[0].shape[0]  # type: ignore[union-attr]
