@@ -110,18 +110,15 @@ class _Use(torch.autograd.Function):
     @classmethod
     def compute(cls, ctx: Any, x: Tensor, weight: Tensor, add: Tensor | None, biased: bool, pairs: list[Pair]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.pairs, ctx.biased, ctx.sums = pairs, biased, add is not None and add.dim() < x.dim()
+        ctx.pairs, ctx.biased = pairs, biased
         if add is None or x.device.type == "cuda" or add.dtype != x.dtype:
             return _sum_of(x, cls.matrix(weight), add)
         return (x @ cls.matrix(weight)).add_(add)
 
     @classmethod
     def gradients(cls, ctx: Any, gradient: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-        back, add = None, None
-        if ctx.needs_input_grad[0]:
-            back = gradient.to(weight.dtype) @ cls.matrix(weight).T
-        if ctx.needs_input_grad[2]:
-            add = gradient.flatten(0, -2).sum(0) if ctx.sums else gradient
+        back = gradient.to(weight.dtype) @ cls.matrix(weight).T if ctx.needs_input_grad[0] else None
+        add = gradient if ctx.needs_input_grad[2] else None  # autograd itself sums it for a bias
         return back, None, add, None, None
 
 
