@@ -24,7 +24,6 @@ from dither.training.loop import fit
 from dither.training.state import unpack
 
 PRECISIONS = ("float32", "bfloat16")
-LEVELS = {0.2: 0.4, 0.4: 0.3, 0.6: 0.2, 0.8: 0.1}  # salt and pepper of "dae-levels": how strong, how often
 
 
 @dataclass(frozen=True)
@@ -59,18 +58,24 @@ def _mixture(noise: float, rate: float) -> Callable[[int, int], Any]:
     return build
 
 
-def _levels(modes: int, noise: float) -> Callable[[int, int], Any]:
-    """Two noisy layers, a mixture of modes, and a corruption of four strengths, from which no walkback is needed."""
+def _levels(
+    corrupt: Callable[[float], corruption.Corruption], often: dict[float, float], component: Any
+) -> Callable[[int, int], Any]:
+    """Two noisy layers, eight modes, and corruption of several strengths, from which no walkback is needed."""
 
     def build(units: int, width: int) -> Any:
-        strengths = corruption.Mixture([corruption.SaltAndPepper(rate) for rate in LEVELS], list(LEVELS.values()))
-        family = reconstruction.Mixture(reconstruction.Bernoulli(), modes)
+        strengths = corruption.Mixture([corrupt(strength) for strength in often], list(often.values()))
+        family = reconstruction.Mixture(component, 8)
         widths = [units, width, width]
-        hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nodes.NoisyReLU(noise))]
+        hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nodes.NoisyReLU(0.5))]
         return DAE(nn.Sequential(*hidden, nn.Linear(width, family.outputs(units))), units, strengths, family)
 
     return build
 
+
+# How strong, and how often.
+SALT_AND_PEPPER = {0.2: 0.4, 0.4: 0.3, 0.6: 0.2, 0.8: 0.1}
+DEVIATIONS = {0.1: 0.4, 0.2: 0.3, 0.4: 0.2, 0.8: 0.1}
 
 RECIPES = {
     "dae": Recipe(_dae(1), 2000, lr=10, binary=True),
@@ -78,7 +83,12 @@ RECIPES = {
     "gsn-1": Recipe(_gsn(1, 4), 1500, 0.25, 0.5, 0.995),
     "gsn-2": Recipe(_gsn(2, 4), 1500, 0.25, 0.5, 0.995),
     "gsn-3": Recipe(_gsn(3, 6), 1500, 0.25, 0.5, 0.995),
-    "dae-levels": Recipe(_levels(8, 0.5), 1000, 1e-3, annealing=0.85, adam=True),
+    "dae-levels": Recipe(
+        _levels(corruption.SaltAndPepper, SALT_AND_PEPPER, reconstruction.Bernoulli()), 1000, 1e-3, annealing=0.85, adam=True
+    ),
+    "dae-levels-grey": Recipe(
+        _levels(corruption.Gaussian, DEVIATIONS, reconstruction.Gaussian(0.1)), 1000, 1e-3, annealing=0.95, adam=True
+    ),
     "gsn-mixture": Recipe(_mixture(0, 0.4), 800, 1e-3, annealing=0.9, adam=True),
     "gsn-mixture-noisy": Recipe(_mixture(1.0, 0.55), 800, 1e-3, annealing=0.8, adam=True),
 }

@@ -59,10 +59,10 @@ def half(shape: tuple[int, int], side: str) -> Tensor:
 
 
 def _means(model: Any, x: Tensor, steps: int, **options: Any) -> Tensor:
-    """Those along chains from x, (steps, chains, units), on the CPU; the chains run where the model is."""
+    """Those along chains from x, (steps, chains, units), as shades of grey on the CPU; the chains run where the model is."""
     device = next(model.parameters()).device
     options = {name: o.to(device) if isinstance(o, Tensor) else o for name, o in options.items()}
-    return chains.run(model, x.to(device), steps, cuda_graph=device.type == "cuda", **options).mean.cpu()
+    return chains.run(model, x.to(device), steps, cuda_graph=device.type == "cuda", **options).mean.cpu().clamp(0, 1)
 
 
 def autocorrelation(model: Any, x: Tensor, name: str, count: int = 20) -> Any:

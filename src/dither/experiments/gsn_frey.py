@@ -13,7 +13,7 @@ class Config:
     """Denoising auto-encoders and GSNs by their authors' recipes on the Frey faces, judged and drawn."""
 
     data: str = "frey_faces"
-    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3")
+    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3", "gsn-mixture", "dae-levels-grey")
     seeds: tuple[int, ...] = (0,)
     width: int | None = 1000
     """of every hidden layer; None: the recipe's"""
