@@ -71,6 +71,12 @@ def test_unknown_names_are_usage_errors(capsys, verb):
     assert "there is no" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [("bench", "gsn"), ("experiment", "gsn-digits")])
+def test_a_device_that_is_not_there_is_a_usage_error(capsys, command):
+    assert main([*command, "--device", "abacus"]) == 2
+    assert "--device abacus cannot be used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("entries_of", [EXPERIMENTS, BENCHMARKS])
 def test_every_entry_of_the_tables_is_there(entries_of):
     from importlib import import_module

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from dither.cli.errors import OK, USAGE, UsageError
 from dither.cli.out import Out
 from dither.cli.parse import parse, to_json
-from dither.cli.setup import PLACES
+from dither.cli.setup import PLACES, check_device
 
 # name -> (module, one line). Each module is torch-free at import and has a frozen dataclass `Config` and
 # run(config, folder, progress) -> {"rows": [flat dicts], ...}. Its "curves", also flat dicts, are drawn by the module's
@@ -45,6 +45,8 @@ def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
     command = parse(extended(module.Config), arguments, f"dither {verb} {name}")
     config = module.Config(**{f.name: getattr(command, f.name) for f in fields(module.Config)})
     out = Out(json=command.json, quiet=command.quiet)
+    if hasattr(config, "device"):
+        check_device(config.device)
     folder = command.out or Path(os.environ.get("DITHER_RUNS", "runs")) / name
     began = time.monotonic()
     result = module.run(config, folder, out.note)
