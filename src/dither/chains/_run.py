@@ -103,7 +103,7 @@ def run(
             torch.set_rng_state(before)
     samples, means = zip(*kept, strict=True)
     if cuda_graph:  # the next run of the graph would overwrite it
-        state = State(state.x.clone(), *_cloned((state.mean,)), _cloned(state.hidden))
+        state = State(state.x.clone(), None if state.mean is None else state.mean.clone(), _cloned(state.hidden))
     return Samples(torch.stack(samples), torch.stack(means), replace(state, steps=before_run + burn_in + steps))
 
 

@@ -42,14 +42,13 @@ def run(config: Any, folder: Path, progress: Callable[[str], None]) -> dict[str,
 
 def make_judge(dataset: Any, device: str = "cpu") -> Judge:
     """With the stored feature net of the data set, or where it has none, principal components as features."""
-    parts = tuple(part.x.to(device) for part in (dataset.train, dataset.valid, dataset.test))
+    train, valid, test = (part.x.to(device) for part in (dataset.train, dataset.valid, dataset.test))
     if dataset.name in ("mnist", "digits"):
         net = metrics.feature_net(dataset.name).to(device)
-        return Judge(*parts, net.features, net.classify, dataset.classes)
-    train = parts[0]
+        return Judge(train, valid, test, net.features, net.classify, dataset.classes)
     mean = train.mean(0)
     basis = torch.linalg.svd(train - mean, full_matrices=False)[2][:FEATURES].T
-    return Judge(*parts, lambda x: (x - mean) @ basis, None, 1)
+    return Judge(train, valid, test, lambda x: (x - mean) @ basis, None, 1)
 
 
 # --- one training -------------------------------------------------------------------------------------------------------

@@ -81,9 +81,7 @@ def like(x: Tensor) -> Tensor:
 
 
 # --- binary units -------------------------------------------------------------------------------------------------------
-def _bernoulli_rows(
-    rows: Tensor, seed: _dispatch.Seed, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None
-) -> Tensor:
+def _bernoulli_rows(rows: Tensor, seed: Any, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
     if _dispatch.native(rows):
         values, _, has_nan = _native.bernoulli(rows, seed, site, samples, ids, bias=bias)
         assert values is not None

@@ -55,8 +55,8 @@ class Products:
     def _product(self, kind: type[_Use], x: Tensor, add: Tensor | None, bias: Tensor | None) -> Tensor:
         x = x.to(self.weight.dtype)
         if self.gathers and kernels.plain(x):
-            gathered = add is not None and add is bias and bias.requires_grad
-            return kind.apply(x, self.weight, add.detach() if gathered else add, gathered, self.pairs)  # type: ignore
+            gathered = bias is not None and add is bias and bias.requires_grad
+            return kind.apply(x, self.weight, bias.detach() if gathered else add, gathered, self.pairs)  # type: ignore
         return _sum_of(x, kind.matrix(self.weight), add)
 
 

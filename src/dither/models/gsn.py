@@ -112,7 +112,7 @@ class GSN(Denoising):
         if layer and (below := states[layer - 1]) is not None:
             total = products[layer - 1].up(below, total)
         if layer < len(self.hidden) and (above := states[layer + 1]) is not None:
-            if layer or len(self.connections[0].below) == 1:
+            if layer or len(self.connections[0].below) == 1:  # type: ignore[arg-type]
                 total = products[layer].down(above, total)
             else:  # images
                 total = products[layer].down(above).flatten(1) + total
