@@ -14,12 +14,12 @@ class Config:
     """Denoising auto-encoders and GSNs on the embedded 8 x 8 digits, judged and drawn: minutes."""
 
     data: str = "digits"
-    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3", "gsn-mixture")
+    methods: tuple[str, ...] = ("dae", "dae-walkback", "gsn-1", "gsn-2", "gsn-3", "gsn-mixture", "dae-levels")
     seeds: tuple[int, ...] = (0,)
     width: int | None = 200
     """of every hidden layer; None: the recipe's"""
     epochs: int = 40
-    epochs_of: tuple[tuple[str, int], ...] = (("gsn-3", 20), ("gsn-mixture", 20))
+    epochs_of: tuple[tuple[str, int], ...] = (("gsn-3", 20), ("gsn-mixture", 20), ("dae-levels", 30))
     """other numbers of epochs, by method: dae 200 gsn-3 50"""
     batch_size: int = 20
     checkpoints: int = 5
