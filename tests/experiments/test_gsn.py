@@ -128,3 +128,13 @@ def test_the_benchmark_counts_and_runs():
     assert bench_gsn.multiply_adds(config) == 3 * (2 * 2 * 64 * 30 + 2 * 900) - 2 * 64 * 30
     for step in bench_gsn.steps(config).values():
         step()
+
+
+def test_the_parts_of_dae_levels():
+    """What the page says of it."""
+    model = _gsn.make("dae-levels", 784, None, 0)[0]
+    assert [part.rate for part in model.corruption.parts] == [0.2, 0.4, 0.6, 0.8]
+    assert model.corruption.weights.tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert model.reconstruction.components == 8 and model.steps == 1
+    assert [module.scale for module in model.network if hasattr(module, "scale")] == [0.5, 0.5]
+    assert [module.out_features for module in model.network if hasattr(module, "out_features")] == [1000, 1000, 8 * 785]

@@ -33,6 +33,13 @@ def test_the_exact_map_has_no_spurious_attractor_and_a_planted_one_is_seen():
     assert len(m.distinct(ends[still[:, 0], 0])) == 1
 
 
+def test_levels_learn_from_several_strengths_and_move_by_the_weakest():
+    x = m.data(SMALL, 0)
+    plain, levels = (m.learn(SMALL, method, 0.03, x) for method in ("plain-batch-x5", "levels-x5"))
+    assert levels.corruption.scale == plain.corruption.scale == 0.03
+    assert all((a != b).any() for a, b in zip(plain.network.parameters(), levels.network.parameters(), strict=True))
+
+
 def test_distances_are_to_the_curve():
     points = m.curve()
     along = points[1001] - points[999]

@@ -95,7 +95,7 @@ def run(
             state = step(state, clamp, values if clamp is not None else None)
             if index > burn_in and (index - burn_in) % thin == 0:
                 pair = state.x, state.x if state.mean is None else state.mean
-                kept.append((pair[0].clone(), pair[1].clone()) if cuda_graph else pair)
+                kept.append(_cloned(pair) if cuda_graph else pair)
             if progress:
                 progress(index, burn_in + steps)
     finally:
@@ -103,7 +103,8 @@ def run(
             torch.set_rng_state(before)
     samples, means = zip(*kept, strict=True)
     if cuda_graph:  # the next run of the graph would overwrite it
-        state = State(state.x.clone(), None if state.mean is None else state.mean.clone(), _cloned(state.hidden))
+        place, mean, *hidden = _cloned((state.x, state.mean, *state.hidden))
+        state = State(place, mean, tuple(hidden))
     return Samples(torch.stack(samples), torch.stack(means), replace(state, steps=before_run + burn_in + steps))
 
 
@@ -122,7 +123,7 @@ def _graphed(model: Model) -> Callable[..., State]:
     return step
 
 
-def _cloned(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _cloned(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(None if t is None else t.clone() for t in tensors)
 
 

@@ -69,7 +69,7 @@ class Task:
         return drawn.view(len(self.x), self.config.completions, -1), log_prob() if log_prob else None, seconds
 
     def _chained(self, method: str, clamp: Tensor, seed: int) -> Made:
-        model, x, config = self.models["chain-levels" if method == "chain-levels" else "chain"], self.x, self.config
+        model, x, config = self.models[method if method in self.models else "chain"], self.x, self.config
         shape = (len(x), config.completions)
         if method != "chain-from-data":
             others = torch.randint(2, (*shape, x.shape[1])).to(x.dtype)

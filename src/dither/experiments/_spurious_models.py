@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 PAIRS = 5  # of (x, x~) for each example of the smallest batch
-# method -> (steps of a walk or its p, times the batch, times the updates)
-METHODS: dict[str, tuple[float, float, int]] = {
-    "plain": (1, 1, 1),
-    "plain-batch-x5": (1, PAIRS, 1),
-    "plain-updates-x5": (1, 1, PAIRS),
-    "levels-x5": (1, PAIRS, 1),
-    "walkback-5": (PAIRS, 1, 1),
-    "walkback-p.5": (0.5, PAIRS / 2, 1),  # two steps in the mean
-    "exact": (1, 0, 0),
+# method -> (steps of a walk or its p, times the batch, times the updates, strengths of noise: times the weakest, equally often)
+METHODS: dict[str, tuple[float, float, int, tuple[int, ...]]] = {
+    "plain": (1, 1, 1, (1,)),
+    "plain-batch-x5": (1, PAIRS, 1, (1,)),
+    "plain-updates-x5": (1, 1, PAIRS, (1,)),
+    "levels-x5": (1, PAIRS, 1, (1, 2, 4, 8)),
+    "walkback-5": (PAIRS, 1, 1, (1,)),
+    "walkback-p.5": (0.5, PAIRS / 2, 1, (1,)),  # two steps in the mean
+    "exact": (1, 0, 0, (1,)),
 }
-STRENGTHS = (1, 2, 4, 8)  # of the corruption, times the weakest, equally often
 GRID = 2000  # points of the curve
 
 
+@cache
 def curve() -> Any:
     """A spiral of one and a quarter turns, at equal steps of its length: (GRID, 2) float64."""
     import torch
@@ -41,15 +42,14 @@ def learn(config: Any, method: str, corruption: float, x: Any) -> Any:
     from dither.corruption import Gaussian, Mixture
     from dither.models.dae import DAE, Geometric
 
-    walk, batches, times = METHODS[method]
+    walk, batches, times, strengths = METHODS[method]
     across = 1 / (1 / corruption**2 + 1 / config.noise**2)  # the posterior's variance across a line; along it: the noise's
     scale = None if config.learned_scale and batches else math.sqrt((across + corruption**2) / 2)
     steps = Geometric(walk) if walk < 1 else int(walk)
     net = network(config, 2 if scale else 4) if batches else exact(config.noise, corruption, config.seeds)
-    weakest = Gaussian(corruption)
-    several = Mixture([Gaussian(corruption * times) for times in STRENGTHS])
-    chosen = several if method.startswith("levels") else weakest
-    model = DAE(net, 2 * config.seeds, chosen, reconstruction.Gaussian(scale), steps)
+    weakest, *others = (Gaussian(corruption * strength) for strength in strengths)
+    corrupt = Mixture([weakest, *others]) if others else weakest
+    model = DAE(net, 2 * config.seeds, corrupt, reconstruction.Gaussian(scale), steps)
     if not batches:
         return model
     torch.manual_seed(0)

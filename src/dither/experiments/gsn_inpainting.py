@@ -14,11 +14,21 @@ from typing import Any
 METHODS = ("chain", "chain-from-data", "chain-levels", "question", "question-passes", "nearest", "random")
 # Where the options say None.
 SIZES: dict[str, dict[str, Any]] = {
-    "mnist": {"gsn_width": 1500, "gsn_epochs": 100, "levels_epochs": 20},
-    "digits": {"gsn_width": 200, "gsn_epochs": 100, "levels_epochs": 60},
+    "mnist": {
+        "gsn_width": 1500,
+        "gsn_epochs": 100,
+        "levels_epochs": 20,
+        "question_widths": (1000, 1000),
+        "question_epochs": 12,
+    },
+    "digits": {
+        "gsn_width": 200,
+        "gsn_epochs": 100,
+        "levels_epochs": 60,
+        "question_widths": (300, 300),
+        "question_epochs": 100,
+    },
 }
-SIZES["mnist"] |= {"question_widths": (1000, 1000), "question_epochs": 12}
-SIZES["digits"] |= {"question_widths": (300, 300), "question_epochs": 100}
 
 
 @dataclass(frozen=True)

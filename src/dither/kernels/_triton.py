@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AVAILABLE = find_spec("triton") is not None
+from dither.kernels._dispatch import Seed
 
-Seed = int | Tensor
+AVAILABLE = find_spec("triton") is not None
 
 _GROUPS = 8  # of 16 blocks: one block for each thread of four warps
 _SIZE = 1024  # elements of a flat program

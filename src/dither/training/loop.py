@@ -78,8 +78,7 @@ def fit(
     step, records = restore(run, parts, plan, tally, last) if run and resume else (0, [])
 
     update = _update_of(model, estimator, optimizer, cost, x, y)
-    graphed = _GraphedUpdate(update) if cuda_graph else None
-    take = graphed or update
+    graphed = Graphed(lambda ids: (update(ids),)) if cuda_graph else None
 
     with postponed(run is not None) as stop:
         while step < last:
@@ -89,10 +88,10 @@ def fit(
             for ids in order[step % per_epoch * batch_size :].split(batch_size):
                 _reseed(noise.step_seed(seed, step), x)
                 try:
-                    loss = take(ids)
+                    loss: Any = update(ids) if graphed is None else graphed(ids)[0]
                 except FloatingPointError as failure:
                     raise FloatingPointError(f"{failure} (step {step}, seed {seed})") from failure
-                tally.add(loss, len(ids), step)
+                tally.add(loss if graphed is None else loss.clone(), len(ids), step)
                 step += 1
                 ends, stopping = step % per_epoch == 0, stop.signum
                 due = ends if checkpoint_every is None else step % checkpoint_every == 0
@@ -108,7 +107,7 @@ def fit(
                     if scheduler is not None:
                         scheduler.step()
                         if graphed is not None:
-                            graphed.graphed.reset()
+                            graphed.reset()
                     record = {"epoch": epoch + 1, "step": step, "train_loss": tally.mean()}
                     _reseed(noise.step_seed(noise.step_seed(seed, 1), epoch), x)
                     record = clean(record | _evaluate(evaluate, model, record))
@@ -149,18 +148,6 @@ def _update_of(
         return loss.detach()
 
     return update
-
-
-class _GraphedUpdate:
-    """An update replayed as a CUDA graph."""
-
-    def __init__(self, update: Callable[[Tensor], Tensor]) -> None:
-        self.graphed = Graphed(lambda ids: (update(ids),))
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        (loss,) = self.graphed(ids)
-        assert loss is not None
-        return loss.clone()
 
 
 def _reseed(seed: int, x: Tensor) -> None:
