@@ -63,7 +63,7 @@ def test_the_least_number_of_samples_is_the_least(name):
 def test_arguments_distinguish_names_of_one_class():
     net, _ = network("")
     assert build("straight-through-clipped", net, 3).variant == "clipped"
-    assert build("mixture", net, 3).kind == "prediction" and build("mixture-control-variate", net, 3).unbiased
+    assert build("blend", net, 3).kind == "prediction" and build("blend-control-variate", net, 3).unbiased
     assert build("disarm", net, 3).samples == 3
     assert build("auto", net, 3).by == "evaluations", "by time the same command would not give the same weights"
 

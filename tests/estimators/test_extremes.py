@@ -68,7 +68,7 @@ def test_bad_costs_are_refused_in_words(name: str) -> None:
         estimator(lambda: logits.sum(1))
 
 
-@pytest.mark.parametrize("build", [estimators.ARMS, estimators.CARMS, estimators.DoubleCV, estimators.Mixture, estimators.VIMCO,
+@pytest.mark.parametrize("build", [estimators.ARMS, estimators.CARMS, estimators.DoubleCV, estimators.Blend, estimators.VIMCO,
                                    estimators.RODEO])  # fmt: skip
 def test_methods_that_compare_samples_refuse_one(build) -> None:
     with pytest.raises(ValueError, match=r"samples"):

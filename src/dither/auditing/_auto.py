@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dither.auditing._audit import audit
 from dither.auditing._recommendation import STEPS, Recommendation, recommend
-from dither.estimators import DisARM, Estimator, Mixture, MuProp, ReinMax, ScoreFunction, StraightThrough
+from dither.estimators import Blend, DisARM, Estimator, MuProp, ReinMax, ScoreFunction, StraightThrough
 from dither.estimators._site import Closure
 
 Build = Callable[[nn.Module], Estimator]
@@ -19,7 +19,7 @@ CANDIDATES: dict[str, Build] = {
     "leave-one-out-2": partial(ScoreFunction, baseline="leave-one-out", samples=2),
     "disarm": DisARM,
     "muprop": MuProp,
-    "control-variate": partial(Mixture, kind="control-variate"),
+    "control-variate": partial(Blend, kind="control-variate"),
     "straight-through": StraightThrough,
     "reinmax": ReinMax,
 }

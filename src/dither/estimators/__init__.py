@@ -2,6 +2,7 @@
 
 from dither.estimators._arm import ARM
 from dither.estimators._arms import ARMS
+from dither.estimators._blend import Blend
 from dither.estimators._carms import CARMS
 from dither.estimators._deterministic import Deterministic
 from dither.estimators._disarm import DisARM
@@ -13,7 +14,6 @@ from dither.estimators._forward_only import ForwardOnly
 from dither.estimators._gumbel_rao import GumbelRao
 from dither.estimators._gumbel_softmax import GumbelSoftmax
 from dither.estimators._local_expectation import LocalExpectation
-from dither.estimators._mixture import Mixture
 from dither.estimators._muprop import MuProp
 from dither.estimators._node_perturbation import NodePerturbation
 from dither.estimators._nvil import NVIL
@@ -43,6 +43,7 @@ __all__ = [
     "RODEO",
     "SPSA",
     "VIMCO",
+    "Blend",
     "Deterministic",
     "DisARM",
     "DoubleCV",
@@ -54,7 +55,6 @@ __all__ = [
     "GumbelRao",
     "GumbelSoftmax",
     "LocalExpectation",
-    "Mixture",
     "MuProp",
     "NodePerturbation",
     "PathSampleAnalytic",

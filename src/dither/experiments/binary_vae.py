@@ -36,8 +36,8 @@ METHODS: dict[str, Callable[[Any], Any]] = {
     "relax": lambda model: dither.RELAX(model),
     "double-cv-2": lambda model: dither.DoubleCV(model, samples=2),
     "rodeo-2": lambda model: dither.RODEO(model, samples=2),
-    "mixture": lambda model: dither.Mixture(model),
-    "mixture-control-variate": lambda model: dither.Mixture(model, "control-variate"),
+    "mixture": lambda model: dither.Blend(model),
+    "mixture-control-variate": lambda model: dither.Blend(model, "control-variate"),
 }
 PLACES = ("methods", "seeds", "threads", "data_dir", "reference", "variance_draws", "variance_warmup")  # no run depends on them
 

@@ -80,9 +80,9 @@ def make_estimator(method: str, model: Any) -> Any:
         case "score-mean" | "score-optimal" | "score-leave-one-out":
             return dither.ScoreFunction(model, name.removeprefix("score-"), samples=samples)
         case "mixture":
-            return dither.Mixture(model, samples=max(samples, 2))
+            return dither.Blend(model, samples=max(samples, 2))
         case "mixture-control-variate":
-            return dither.Mixture(model, "control-variate", samples=max(samples, 2))
+            return dither.Blend(model, "control-variate", samples=max(samples, 2))
     raise ValueError(f"there is no method {method!r}; choose among {', '.join(METHODS)} (any number of samples at the end)")
 
 

@@ -50,13 +50,13 @@ def row(config: Config, depth: int, number: int) -> dict[str, Any]:
     estimators = {
         "leave_one_out": dither.ScoreFunction(problem.model, "leave-one-out", samples=k),
         "straight_through": dither.StraightThrough(problem.model, samples=k),
-        "mixture": dither.Mixture(problem.model, samples=k, decay=config.decay),
-        "shrunk": dither.Mixture(problem.model, samples=k, decay=config.decay, shrink=True),
-        "control_variate": dither.Mixture(problem.model, "control-variate", samples=k, decay=config.decay),
+        "mixture": dither.Blend(problem.model, samples=k, decay=config.decay),
+        "shrunk": dither.Blend(problem.model, samples=k, decay=config.decay, shrink=True),
+        "control_variate": dither.Blend(problem.model, "control-variate", samples=k, decay=config.decay),
     }
     found: dict[str, Any] = {"depth": depth, "net": number}
     for name, estimator in estimators.items():
-        for _ in range(config.calls if isinstance(estimator, dither.Mixture) else 0):
+        for _ in range(config.calls if isinstance(estimator, dither.Blend) else 0):
             estimator(problem.closure)
         bias2, variance = errors(estimator, problem)
         found |= {f"{name}_bias2": bias2, f"{name}_variance": variance, f"{name}_mse": float(f"{bias2 + variance:.4g}")}

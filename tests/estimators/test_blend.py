@@ -1,12 +1,12 @@
-"""Mixture: what it learns, which kind is biased, and its exact error beside that of its parents."""
+"""Blend: what it learns, which kind is biased, and its exact error beside that of its parents."""
 
 from functools import partial
 
 import pytest
 import torch
 
-from dither import Bernoulli, Mixture, ScoreFunction, StraightThrough, exact, testing
-from dither.estimators._mixture import INPUTS
+from dither import Bernoulli, Blend, ScoreFunction, StraightThrough, exact, testing
+from dither.estimators._blend import INPUTS
 
 
 def error(estimator, problem) -> tuple[float, float]:
@@ -26,11 +26,11 @@ def net(depth: int, seed: int):
 def test_prediction_errs_less_than_both_parents(depth: int, seed: int) -> None:
     problem = net(depth, seed)
     torch.manual_seed(0)
-    mixture = Mixture(problem.model, decay=0.9995)  # 600 calls at .998 err too much to be sure: .86 to 1.4 over five seeds
+    blend = Blend(problem.model, decay=0.9995)  # 600 calls at .998 err too much to be sure: .86 to 1.4 over five seeds
     for _ in range(2500):
-        mixture(problem.closure)
+        blend(problem.closure)
     parents = [ScoreFunction(problem.model, "leave-one-out", samples=2), StraightThrough(problem.model, samples=2)]
-    assert sum(error(mixture, problem)) < 0.999 * min(sum(error(parent, problem)) for parent in parents)
+    assert sum(error(blend, problem)) < 0.999 * min(sum(error(parent, problem)) for parent in parents)
 
 
 def test_one_layer_weights_tend_to_those_of_least_error() -> None:
@@ -45,15 +45,15 @@ def test_one_layer_weights_tend_to_those_of_least_error() -> None:
         return torch.exp(1.5 * model(x)).sum(1)
 
     torch.manual_seed(0)
-    mixture = Mixture(model, decay=0.9998, warmup=0)
+    blend = Blend(model, decay=0.9998, warmup=0)
     for _ in range(2500):
-        mixture(closure)
+        blend(closure)
     gradient = float(exact.gradient(model, closure)["0.bias"])
     parts = [ScoreFunction(model, "leave-one-out", samples=2), StraightThrough(model, samples=2)]
     moments = [exact.moments(p, closure) for p in parts]
     mean = [float(m.mean["0.bias"]) for m in moments]
     variance = [float(m.variance["0.bias"]) for m in moments]
-    both = exact.moments(Mixture(model, warmup=10**9), closure)  # before it has learned it is its unbiased parent
+    both = exact.moments(Blend(model, warmup=10**9), closure)  # before it has learned it is its unbiased parent
     assert float(both.mean["0.bias"]) == pytest.approx(gradient, abs=1e-12)
     outcomes = [(h, g) for h in (0.0, 1.0) for g in (0.0, 1.0)]
     p = float(torch.sigmoid(torch.tensor(0.5, dtype=torch.float64)))
@@ -67,7 +67,7 @@ def test_one_layer_weights_tend_to_those_of_least_error() -> None:
     covariance = cross - mean[0] * mean[1]
     spread = variance[0] + variance[1] - 2 * covariance + (mean[1] - mean[0]) ** 2
     best = (variance[0] - covariance) / spread  # of the biased parent, the two weights summing to one
-    row = mixture.report()[0]
+    row = blend.report()[0]
     assert row["weights"]["biased"] == pytest.approx(best, abs=0.07)
     assert row["weights"]["biased"] + row["weights"]["unbiased"] == pytest.approx(1, abs=1e-9)
     assert row["mse"] < min(row["unbiased_mse"], row["biased_mse"])
@@ -79,23 +79,23 @@ def test_one_layer_weights_tend_to_those_of_least_error() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_control_variate_stays_unbiased_with_any_state(depth: int, seed: int) -> None:
     problem = net(depth, seed)
-    mixture = Mixture(problem.model, "control-variate", warmup=0)
+    blend = Blend(problem.model, "control-variate", warmup=0)
     torch.manual_seed(1)
     for _ in range(3):
-        mixture(problem.closure)
-    mixture.load_state_dict({n: 3 * t + 1 for n, t in mixture.state_dict().items()})
-    testing.assert_unbiased(mixture, problem.model, problem.closure, max_outcomes=1 << 20)
-    assert mixture.unbiased and not Mixture(problem.model).unbiased
+        blend(problem.closure)
+    blend.load_state_dict({n: 3 * t + 1 for n, t in blend.state_dict().items()})
+    testing.assert_unbiased(blend, problem.model, problem.closure, max_outcomes=1 << 20)
+    assert blend.unbiased and not Blend(problem.model).unbiased
 
 
 def test_control_variate_has_less_variance_than_its_unbiased_parent() -> None:
     problem = net(1, 3)
     torch.manual_seed(0)
-    mixture = Mixture(problem.model, "control-variate", decay=0.998)
+    blend = Blend(problem.model, "control-variate", decay=0.998)
     for _ in range(400):
-        mixture(problem.closure)
+        blend(problem.closure)
     parent = ScoreFunction(problem.model, "leave-one-out", samples=2)
-    assert error(mixture, problem)[1] < 0.9 * error(parent, problem)[1]
+    assert error(blend, problem)[1] < 0.9 * error(parent, problem)[1]
 
 
 @pytest.mark.parametrize(
@@ -111,27 +111,27 @@ def test_control_variate_has_less_variance_than_its_unbiased_parent() -> None:
 )
 def test_bad_arguments(arguments, text) -> None:
     with pytest.raises(ValueError, match=text):
-        Mixture(net(1, 0).model, **arguments)
+        Blend(net(1, 0).model, **arguments)
 
 
 def test_other_units_than_learned_are_refused() -> None:
     node = Bernoulli()
     model = torch.nn.ModuleDict({"node": node})
-    mixture = Mixture(model)
+    blend = Blend(model)
     a, b = (torch.zeros(2, n, requires_grad=True) for n in (3, 4))
-    mixture(lambda: node(a).sum(1) ** 2)
+    blend(lambda: node(a).sum(1) ** 2)
     with pytest.raises(ValueError, match="the same units in every call"):
-        mixture(lambda: node(b).sum(1) ** 2)
+        blend(lambda: node(b).sum(1) ** 2)
 
 
-@pytest.mark.parametrize("build", [Mixture, partial(Mixture, inputs=INPUTS), partial(Mixture, kind="control-variate")])
+@pytest.mark.parametrize("build", [Blend, partial(Blend, inputs=INPUTS), partial(Blend, kind="control-variate")])
 def test_saturated_logits_and_constant_costs_stay_finite(build) -> None:
     node = Bernoulli()
     logits = torch.tensor([[50.0, -50.0, torch.inf, -torch.inf, 0.3]], requires_grad=True)
-    mixture = build(torch.nn.ModuleDict({"node": node}), warmup=2)
+    blend = build(torch.nn.ModuleDict({"node": node}), warmup=2)
     for _ in range(6):
         for closure in (lambda: node(logits).sum(1) ** 2, lambda: 0 * node(logits).sum(1) + 2):
-            (gradient,) = torch.autograd.grad(mixture(closure), logits)
+            (gradient,) = torch.autograd.grad(blend(closure), logits)
             assert torch.isfinite(gradient).all()
 
 
@@ -146,11 +146,11 @@ def test_control_variate_keeps_to_units_that_share_a_term() -> None:
         return node(model["logits"](x)) * scale
 
     torch.manual_seed(0)
-    mixture = Mixture(model, "control-variate", decay=0.998)
+    blend = Blend(model, "control-variate", decay=0.998)
     for _ in range(300):
-        mixture(closure)
+        blend(closure)
     variance = [
         float(sum(v.sum() for v in exact.moments(e, closure).variance.values()))
-        for e in (mixture, ScoreFunction(model, "leave-one-out", samples=2))
+        for e in (blend, ScoreFunction(model, "leave-one-out", samples=2))
     ]
     assert variance[0] < 0.05 * variance[1]

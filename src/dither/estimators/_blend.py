@@ -18,7 +18,7 @@ INPUTS = ("unbiased", "biased", "logit", "layer", "constant")
 _PRIOR = 50.0  # calls: what the layer's own averages weigh against those of a single unit
 
 
-class Mixture(SlopedSamples):
+class Blend(SlopedSamples):
     """Straight-through and score function, mixed by what is learned online of both: the paper's Sec. 3.2.2, done properly.
 
     With u the unbiased estimate (score function, leave-one-out), s the biased one of little variance (straight-through, with
@@ -65,7 +65,7 @@ class Mixture(SlopedSamples):
         vectorize: bool = True,
     ) -> None:
         if samples < 2:
-            raise ValueError(f"samples is {samples}: Mixture compares independent runs, give at least 2")
+            raise ValueError(f"samples is {samples}: Blend compares independent runs, give at least 2")
         super().__init__(model, samples=samples, vectorize=vectorize)
         if kind not in ("prediction", "control-variate"):
             raise ValueError(f"kind is {kind!r}: it must be 'prediction' or 'control-variate'")
@@ -84,11 +84,11 @@ class Mixture(SlopedSamples):
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
         return {
-            "Mixture-prediction": partial(cls, warmup=0),
-            "Mixture-shrunk": partial(cls, warmup=0, shrink=True),
-            "Mixture-all-inputs": partial(cls, warmup=0, inputs=INPUTS),
-            "Mixture-control-variate": partial(cls, kind="control-variate", warmup=0),
-            "Mixture-control-variate-3": partial(cls, kind="control-variate", samples=3, warmup=0),
+            "Blend-prediction": partial(cls, warmup=0),
+            "Blend-shrunk": partial(cls, warmup=0, shrink=True),
+            "Blend-all-inputs": partial(cls, warmup=0, inputs=INPUTS),
+            "Blend-control-variate": partial(cls, kind="control-variate", warmup=0),
+            "Blend-control-variate-3": partial(cls, kind="control-variate", samples=3, warmup=0),
         }
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
@@ -199,8 +199,8 @@ class Mixture(SlopedSamples):
             old = self.averages.get(key, torch.zeros_like(value))
             if old.shape != value.shape:
                 raise ValueError(
-                    f"node '{name}' has units of shape {tuple(value.shape)}, but Mixture has learned {tuple(old.shape)}: it "
-                    "needs the same units in every call; build another Mixture for another shape"
+                    f"node '{name}' has units of shape {tuple(value.shape)}, but Blend has learned {tuple(old.shape)}: it "
+                    "needs the same units in every call; build another Blend for another shape"
                 )
             self.averages[key] = old + rate.to(value) * (value - old)
         self.averages[f"{name}.calls"] = torch.minimum(calls + 1, torch.tensor(1 / (1 - self.decay), dtype=torch.float64))
@@ -232,7 +232,7 @@ class Mixture(SlopedSamples):
         known = (".second", ".across", ".control", ".calls")
         wrong = [name for name in state if not name.endswith(known)]
         if wrong:
-            raise ValueError(f"the state of a Mixture holds {', '.join(known)} per node, got {', '.join(wrong)}")
+            raise ValueError(f"the state of a Blend holds {', '.join(known)} per node, got {', '.join(wrong)}")
         self.averages = {name: tensor.clone() for name, tensor in state.items()}
 
 
