@@ -12,6 +12,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"experiments"},
+    {"methods"},  # how estimators are spelled
     {"__init__", "_api"},  # `import dither`: the public names, for those above this line
     {"training"},
     {"models"},

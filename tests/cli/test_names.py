@@ -1,18 +1,14 @@
-"""The names of the command line: what they stand for, and that none is missing."""
-
-import inspect
-from typing import get_args
+"""The names of the command line: what they build, and what is refused."""
 
 import pytest
 import torch
 from torch import nn
 
 import dither
-from dither import estimators
+from dither import methods
 from dither.cli.errors import UsageError
-from dither.cli.names import METHODS, AuditName, EstimatorName, TrainName, build
+from dither.cli.names import build
 
-NAMES = get_args(EstimatorName)
 CATEGORICAL = ("carms", "unordered-set")
 
 
@@ -27,25 +23,13 @@ def network(name):
     return net, lambda: net(torch.ones(4, 3)).square().sum(1)
 
 
-def test_help_lists_what_the_table_holds():
-    assert set(NAMES) == set(METHODS) - {"auto"} and len(NAMES) == len(set(NAMES))
-    assert set(get_args(TrainName)) == set(METHODS) and set(get_args(AuditName)) == {*NAMES, "all"}
-
-
-def test_every_exported_estimator_has_a_name():
-    classes = {name for name in estimators.__all__ if inspect.isclass(found := getattr(estimators, name))
-               and issubclass(found, dither.Estimator)}  # fmt: skip
-    needs_more_than_a_name = {"Estimator", "PerNode"}
-    assert {method.kind for method in METHODS.values()} == classes - needs_more_than_a_name | {"Auto"}
-
-
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", methods.every())
 def test_every_name_builds_what_estimates(name):
     net, closure = network(name)
     notes = []
     estimator = build(name, net, 1, notes.append)
-    assert type(estimator).__name__ == METHODS[name].kind
-    least = METHODS[name].least
+    assert isinstance(estimator, methods.class_of(name.partition(":")[0]))
+    least = methods.fewest_samples(name)
     assert len(notes) == (least > 1) and (least == 0 or estimator.samples == least)
     assert all(name in note and f"{least} instead of 1" in note for note in notes)
     loss = estimator(closure)
@@ -53,21 +37,26 @@ def test_every_name_builds_what_estimates(name):
     assert torch.isfinite(loss.detach()) and all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.least > 1])
+@pytest.mark.parametrize("name", [name for name in methods.every() if methods.fewest_samples(name) > 1])
 def test_the_least_number_of_samples_is_the_least(name):
-    method = METHODS[name]
+    kind, arguments = methods.parse(name)
     with pytest.raises(ValueError, match="samples"):
-        getattr(dither, method.kind)(network(name)[0], **method.arguments, samples=method.least - 1)
+        kind(network(name)[0], **arguments, samples=methods.fewest_samples(name) - 1)
 
 
 def test_arguments_distinguish_names_of_one_class():
     net, _ = network("")
-    assert build("straight-through-clipped", net, 3).variant == "clipped"
-    assert build("blend", net, 3).kind == "prediction" and build("blend-control-variate", net, 3).unbiased
-    assert build("disarm", net, 3).samples == 3
-    assert build("auto", net, 3).by == "evaluations", "by time the same command would not give the same weights"
+    assert build("straight-through:clipped", net, 3).variant == "clipped"
+    assert build("blend", net, 3).kind == "prediction" and build("blend:control-variate", net, 3).unbiased
+    assert build("disarm", net, 3).samples == 3 and build("disarm:samples=2", net, 3).samples == 2
+    assert build("auto:evaluations", net, 3).by == "evaluations"
 
 
 def test_a_model_that_a_method_does_not_take_is_a_usage_error():
     with pytest.raises(UsageError, match=r"^carms: CARMS cannot credit node '1', a Bernoulli"):
         build("carms", network("")[0], 2)
+
+
+def test_a_spelling_that_means_nothing_is_a_usage_error():
+    with pytest.raises(UsageError, match="perhaps you meant disarm"):
+        build("disrm", network("")[0], 2)

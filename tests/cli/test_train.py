@@ -49,8 +49,8 @@ def test_the_default_folder_is_below_runs_train(here, capsys):
 
 
 @pytest.mark.parametrize(
-    "estimator", ["straight-through", "straight-through-identity", "score-function", "score-function-mean",
-                  "score-function-leave-one-out", "deterministic", "auto"],
+    "estimator", ["straight-through", "straight-through:identity", "score-function", "score-function:mean",
+                  "score-function:leave-one-out", "deterministic", "auto:evaluations"],
 )  # fmt: skip
 def test_every_estimator_by_name(capsys, estimator):
     assert main(["train", *SMALL, "--epochs", "1", "--estimator", estimator, "--out", "run", "--json"]) == 0
@@ -140,7 +140,7 @@ def test_a_config_file_is_the_default_and_flags_go_first(capsys):
 
 @pytest.mark.parametrize(
     ("content", "code", "words"),
-    [('{"epochs": 2, "epoch": 3}', 2, "unknown key 'epoch'"), ('{"estimator": "magic"}', 2, "'straight-through'"),
+    [('{"epochs": 2, "epoch": 3}', 2, "unknown key 'epoch'"), ('{"estimator": "magic"}', 2, "straight-through"),
      ('{"lr": "fast"}', 2, "expected float"), ('{"hidden": [8, "x"]}', 2, "hidden"), ("[1]", 4, "expected one JSON object"),
      ("{", 4, "JSON"), (None, 3, "no config file")],
 )  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_bad_config_file_is_refused(here, capsys, content, code, words):
     [(["--epochs", "0"], 2, "--epochs is 0"), (["--samples", "-1"], 2, "--samples is -1"), (["--lr", "nan"], 2, "--lr"),
      (["--hidden"], 2, "--hidden"), (["--hidden", "8", "0"], 2, "--hidden"), (["--batch-size", "0"], 2, "--batch-size"),
      (["--gain", "0"], 2, "--gain"), (["--threads", "-1"], 2, "--threads"), (["--device", "abacus"], 2, "--device cpu"),
-     (["--estimator", "score-function-leave-one-out", "--samples", "1"], 2, "--samples 2"),
+     (["--estimator", "score-function:leave-one-out", "--samples", "1"], 2, "--samples 2"),
      (["--keep", "0"], 2, "--keep is 0"), (["--checkpoint-every", "-1"], 2, "--checkpoint-every is -1"),
      (["--estimator", "rodeo", "--samples", "1"], 2, "--samples 2"), (["--estimator", "all"], 2, "all"),
      (["--estimator", "nothing"], 2, "nothing"), (["--resume", "--overwrite", "--out", "x"], 2, "one of them"),

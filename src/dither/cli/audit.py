@@ -10,20 +10,23 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from dither import methods
 from dither.cli.audit_subject import Subject, blaming, from_function, from_run, is_function
 from dither.cli.errors import OK, CommandError, UsageError
-from dither.cli.names import METHODS, AuditName, build
+from dither.cli.names import build
+from dither.cli.names import check as check_estimator
 from dither.cli.out import Out
 from dither.cli.parse import parse
+from dither.cli.setup import ESTIMATORS
 
 COLUMNS = ["estimator", "bias", "bias_se", "variance", "mse", "cosine", "snr", "evaluations", "milliseconds", "efficiency"]
-DEFAULT: tuple[AuditName, ...] = (
-    "straight-through-identity",
+DEFAULT = (
+    "straight-through:identity",
     "straight-through",
     "score-function",
-    "score-function-mean",
-    "score-function-optimal",
-    "score-function-leave-one-out",
+    "score-function:mean",
+    "score-function:optimal",
+    "score-function:leave-one-out",
 )
 
 
@@ -37,8 +40,9 @@ class Command:
 
     target: Positional[Annotated[str, arg(metavar="RUN|MODULE:FUNCTION")]]
     """A run folder, or a function to import."""
-    estimators: tuple[AuditName, ...] = DEFAULT
-    """Which estimators to compare; all: every one that the model allows."""
+    estimators: Annotated[
+        tuple[str, ...], arg(help=f"Which estimators to compare; all: every one that the model allows. {ESTIMATORS}")
+    ] = DEFAULT
     checkpoints: Annotated[tuple[str, ...], arg(metavar="newest|all|STEP [STEP ...]")] = ("newest",)
     """Which of a run's checkpoints to audit; several show how bias and variance change during training."""
     samples: int = 4
@@ -120,7 +124,12 @@ def check(command: Command) -> None:
     if command.warmup < 0:
         raise UsageError(f"--warmup is {command.warmup}, it must be 0 or more")
     if not command.estimators:
-        raise UsageError(f"--estimators names none; choose among all, {', '.join(n for n in METHODS if n != 'auto')}")
+        raise UsageError(f"--estimators names none; {ESTIMATORS} Or all")
+    for name in command.estimators:
+        if name.partition(":")[0] == "auto":
+            raise UsageError("--estimators auto: it chooses among others by audits of its own, and is none to audit")
+        if name != "all":
+            check_estimator(name, "--estimators")
     if not command.checkpoints:
         raise UsageError("--checkpoints names none; give newest, all, or steps")
     if is_function(command.target) and command.checkpoints != ("newest",):
@@ -136,7 +145,8 @@ def chosen(subject: Subject, command: Command, out: Out) -> dict[str, Any]:
         return {name: build(name, subject.model, command.samples, out.note) for name in names}
     from dither.auditing import suitable
 
-    builds = {name: partial(build, name, samples=command.samples, note=out.note) for name in METHODS if name != "auto"}
+    every = [name for name in methods.every() if name.partition(":")[0] != "auto"]
+    builds = {name: partial(build, name, samples=command.samples, note=out.note) for name in every}
     found, refused = suitable(subject.model, subject.closure, builds)
     for name, reason in refused.items():
         out.note(f"left out {name}: {reason.removeprefix(f'{name}: ')}")

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from tyro.conf import arg
+
+from dither import methods
 from dither.cli.errors import UsageError
-from dither.cli.names import METHODS, MODELS, DataName, ModelName, TrainName, build
+from dither.cli.names import MODELS, DataName, ModelName, build
+from dither.cli.names import check as check_estimator
+
+ESTIMATORS = f"One of {', '.join(methods.names())}; arguments follow a colon, as in score-function:leave-one-out,samples=10."
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,9 @@ class TrainConfig:
     """The network: mlp has layers of binary stochastic units."""
     data: DataName = "digits"
     """The data set; digits comes with the library."""
-    estimator: TrainName = "score-function-optimal"
-    """How the gradient is estimated; deterministic trains the network without noise, auto audits and chooses."""
+    estimator: Annotated[str, arg(help=f"How the gradient is estimated; deterministic trains without noise. {ESTIMATORS}")] = (
+        "score-function:optimal"
+    )
     samples: int = 10
     """Samples per example and step."""
     hidden: tuple[int, ...] = (200, 200)
@@ -133,7 +140,10 @@ def check(config: TrainConfig) -> None:
         raise UsageError(f"--threads is {config.threads}, it must be 0 (torch decides) or more")
     if config.checkpoint_every < 0:
         raise UsageError(f"--checkpoint-every is {config.checkpoint_every}, it must be 0 (every epoch) or more steps")
-    if config.samples < (least := METHODS[config.estimator].least):
+    check_estimator(config.estimator)
+    if config.estimator.partition(":")[0] == "auto" and "evaluations" not in config.estimator:
+        raise UsageError("--estimator auto chooses by time, so the same seed could give other weights: give auto:evaluations")
+    if config.samples < (least := methods.fewest_samples(config.estimator)):
         raise UsageError(f"--estimator {config.estimator} compares samples: give --samples {least} or more")
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Literal
 
@@ -34,6 +34,10 @@ class LayerwiseSamples(Estimator):
         super().__init__(model, samples=samples, vectorize=vectorize)
         if samples < 2:
             raise ValueError(f"samples is {samples}: {type(self).__name__} compares coupled samples, so it needs at least 2")
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

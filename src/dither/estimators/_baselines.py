@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dither.estimators._site import Site
+
+BaselineName = Literal["mean", "optimal", "leave-one-out"]
 
 
 class Baseline(ABC):
@@ -192,7 +195,7 @@ def _mean_over_ranks(values: Tensor) -> Tensor:
     return values / distributed.get_world_size()
 
 
-def make_baseline(baseline: str | nn.Module | Baseline | None, decay: float, per_logit: bool = True) -> Baseline:
+def make_baseline(baseline: BaselineName | nn.Module | Baseline | None, decay: float, per_logit: bool = True) -> Baseline:
     if isinstance(baseline, Baseline):
         return baseline
     if isinstance(baseline, nn.Module):

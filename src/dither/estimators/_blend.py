@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Literal
 
@@ -80,6 +80,10 @@ class Blend(SlopedSamples):
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
         return self.kind == "control-variate"
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
@@ -29,6 +29,10 @@ class SlopedSamples(Estimator):
     def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         require_pairs(type(self).__name__, samples)
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

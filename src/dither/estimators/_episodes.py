@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import noise
-from dither.estimators._baselines import Baseline, Learned, _Moving, make_baseline
+from dither.estimators._baselines import Baseline, BaselineName, Learned, _Moving, make_baseline
 from dither.estimators._returns import Decision, Step, Stored
 from dither.estimators._traces import Traces
 from dither.functional._bernoulli import widen
@@ -63,7 +63,7 @@ class Episodes:
         self,
         model: nn.Module,
         discount: float = 0.99,
-        baseline: str | nn.Module | Baseline | None = "optimal",
+        baseline: BaselineName | nn.Module | Baseline | None = "optimal",
         *,
         discount_from: Literal["decision", "start"] = "decision",
         traces: bool = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
@@ -100,6 +100,11 @@ class Estimator(ABC):
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
         """What the conformance suite builds of this class, by name: every choice that changes its gradient."""
         return {} if cls is Estimator else {cls.__name__: cls}
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        """How many samples it needs at least, with these words among its arguments (such as a baseline's)."""
+        return 1
 
     def runs(self, layout: Layout) -> int:
         """How many runs of the closure a call makes, for discrete calls of these shapes."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._C import _functorch  # type: ignore[attr-defined]
 
 from dither import kernels
-from dither.estimators._baselines import Baseline, LeaveOneOut, RunningMean, Zero, per_logit
+from dither.estimators._baselines import Baseline, BaselineName, LeaveOneOut, RunningMean, Zero, per_logit
 from dither.estimators._call import Call
 from dither.estimators._estimator import Estimator
 from dither.estimators._packed_site import PackedSite, Segment, broadcast
@@ -59,7 +59,7 @@ class ForwardOnly(ScoreFunction):
     def __init__(
         self,
         model: nn.Module,
-        baseline: str | nn.Module | Baseline | None = None,
+        baseline: BaselineName | nn.Module | Baseline | None = None,
         samples: int = 1,
         *,
         keep: Keep = "logits",

@@ -10,6 +10,7 @@ from dither.estimators._baselines import Learned, RunningMean
 from dither.estimators._estimator import Estimator
 from dither.estimators._score_function import ScoreFunction
 from dither.estimators._site import Site
+from dither.nodes import named_nodes
 
 
 class NVIL(ScoreFunction):
@@ -23,7 +24,8 @@ class NVIL(ScoreFunction):
                 another one, in scale, at every step. Adam does the like to what it is given.
     Local cost  as ScoreFunction: the paper's layer-specific learning signals, where the closure returns (batch, terms).
     baseline    maps logits (batch, *units) to (batch,), (batch, 1) or one value per unit; or an nn.ModuleDict, one for each
-                node, under its name with "." written as "_". Give estimator.parameters() to the optimizer.
+                node, under its name with "." written as "_"; None: a linear map for each node. Give
+                estimator.parameters() to the optimizer.
     decay       of the moving average, per call; the paper's 0.8 by default.
     Requires    samples evaluations of the closure; any cost, differentiable or not.
     Raises      as ScoreFunction; TypeError if baseline is not a module.
@@ -33,8 +35,15 @@ class NVIL(ScoreFunction):
     reference = "Mnih, Gregor 2014, Sec. 2.3"
 
     def __init__(
-        self, model: nn.Module, baseline: nn.Module, samples: int = 1, *, decay: float = 0.8, vectorize: bool = True
+        self,
+        model: nn.Module,
+        baseline: nn.Module | None = None,
+        samples: int = 1,
+        *,
+        decay: float = 0.8,
+        vectorize: bool = True,
     ) -> None:
+        baseline = _linear_per_node(model) if baseline is None else baseline
         if not isinstance(baseline, nn.Module):
             raise TypeError(
                 f"baseline is {type(baseline).__name__}: NVIL learns a torch.nn.Module of the node's logits, such as "
@@ -90,3 +99,9 @@ class _Constant(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return self.constant.expand(len(logits))
+
+
+def _linear_per_node(model: nn.Module) -> nn.ModuleDict:
+    """A linear map of each discrete node's logits to one value, whose size the first call gives it."""
+    discrete = [name for name, node in named_nodes(model).items() if node.discrete]
+    return nn.ModuleDict({name.replace(".", "_"): nn.LazyLinear(1) for name in discrete})

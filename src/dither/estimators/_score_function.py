@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dither.estimators._baselines import Baseline, Learned, make_baseline, per_logit
+from dither.estimators._baselines import Baseline, BaselineName, Learned, make_baseline, per_logit
 from dither.estimators._estimator import Estimator
 from dither.estimators._site import Site
 from dither.functional import score_function_surrogate
@@ -49,7 +49,7 @@ class ScoreFunction(Estimator):
     def __init__(
         self,
         model: nn.Module,
-        baseline: str | nn.Module | Baseline | None = None,
+        baseline: BaselineName | nn.Module | Baseline | None = None,
         samples: int = 1,
         *,
         decay: float = 0.99,
@@ -66,6 +66,10 @@ class ScoreFunction(Estimator):
                 f"samples={samples} with baseline={baseline!r}: it needs samples >= {self.baseline.minimum_samples}, because "
                 "an example's baseline comes from its other samples; use baseline='optimal' for one sample"
             )
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2 if "leave-one-out" in words else 1
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import permutations
 
 import torch
@@ -47,6 +47,10 @@ class UnorderedSet(Estimator):
             raise ValueError(
                 f"samples is {samples}: a set of 2 to {_MOST} categories is needed (all its orders are summed over)"
             )
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

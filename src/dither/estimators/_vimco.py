@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
@@ -41,6 +41,10 @@ class VIMCO(Estimator):
                 f"samples is {samples}: VIMCO's baseline of a sample comes from the others, so it needs at least 2; with one "
                 "sample the bound is the mean cost, which ScoreFunction takes"
             )
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
