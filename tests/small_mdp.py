@@ -75,7 +75,7 @@ class Forced:
         self.digits, self.at, self.probability = digits, 0, 1.0
 
     def __call__(self, node, logits: Tensor, *_) -> Tensor:
-        noise, log_weight = (t.detach() for t in node.cells(logits))
+        noise, log_weight = (t.detach() for t in node.partition(logits))
         picked = noise[0].clone()
         for index in product(*map(range, log_weight.shape[1:])):
             digit = self.digits[self.at] if self.at < len(self.digits) else 0

@@ -1,4 +1,7 @@
-"""Imports point down only. Every import statement counts, in functions and under TYPE_CHECKING too."""
+"""Imports point down only, between rooms and between files; what is private stays at home.
+
+Every import statement counts, in functions and under TYPE_CHECKING too.
+"""
 
 import ast
 from pathlib import Path
@@ -138,3 +141,79 @@ def test_the_test_sees(tmp_path, path, source, caught):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(source)
     assert bool(violations(tmp_path / "dither")) == caught
+
+
+# --- between files ------------------------------------------------------------------------------------------------------------
+def files_of(root: Path) -> dict[str, Path]:
+    """dotted module -> file."""
+    return {".".join(p.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in root.rglob("*.py")}
+
+
+def imported_files(path: Path, root: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules whose files this file's import statements name. A name taken from a package is the package's own."""
+    package = ".".join(path.relative_to(root.parent).parent.parts)
+    named = set()
+    for _, module in imported_modules(ast.parse(path.read_text("utf-8")), package):
+        while module and module not in modules:
+            module = module.rpartition(".")[0]
+        named.add(module)
+    return named - {"", "dither"}
+
+
+def loops(root: Path) -> list[list[str]]:
+    """Groups of files that import each other, directly or through others."""
+    modules = files_of(root)
+    reach = {name: imported_files(path, root, modules) - {name} for name, path in modules.items()}
+    for middle in modules:
+        for name in modules:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    return sorted({tuple(sorted(o for o in reach[n] if n in reach[o])) for n in modules if n in reach[n]})
+
+
+def private_imports(root: Path) -> list[str]:
+    """Imports of another room's private module or name."""
+    seen = []
+    for name, path in files_of(root).items():
+        package = ".".join(path.relative_to(root.parent).parent.parts)
+        for line, module in imported_modules(ast.parse(path.read_text("utf-8")), package):
+            parts = module.split(".")
+            foreign = parts[0] == "dither" and len(parts) > 2 and parts[1] != [*name.split("."), ""][1]
+            if foreign and any(part.startswith("_") and not part.startswith("__") for part in parts[2:]):
+                seen.append(f"{name}:{line}: {module}")
+    return seen
+
+
+def test_no_files_import_each_other():
+    assert not loops(SOURCE), loops(SOURCE)
+
+
+def test_nothing_private_is_imported_by_another_room():
+    assert not private_imports(SOURCE), "\n".join(private_imports(SOURCE))
+
+
+@pytest.mark.parametrize(
+    ("files", "groups"),
+    [({"a/_x": "from dither.a._y import f", "a/_y": "import torch"}, 0),
+     ({"a/_x": "from dither.a._y import f", "a/_y": "def g():\n    from dither.a._x import h"}, 1),
+     ({"a/_x": "from . import _y", "a/_y": "if TYPE_CHECKING:\n    from dither.b import z", "b": "import dither.a._x"}, 1)],
+)  # fmt: skip
+def test_loops_are_seen(tmp_path, files, groups):
+    for name, source in files.items():
+        path = tmp_path / "dither" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    assert len(loops(tmp_path / "dither")) == groups
+
+
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [("from dither.nodes._bernoulli import Bernoulli", True), ("from dither.nodes.node import _FIRST", True),
+     ("from dither.models._products import x", False), ("from dither.nodes import Node", False),
+     ("from dither import _api", False)],
+)  # fmt: skip
+def test_private_imports_are_seen(tmp_path, source, caught):
+    path = tmp_path / "dither" / "models" / "a.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert bool(private_imports(tmp_path / "dither")) == caught

@@ -1,96 +1,26 @@
-"""The public names of dither, in one place."""
+"""The public names of dither: the plug-ins that the packages of nodes and estimators list, and a few more."""
+
+from inspect import isclass
 
 from dither import exact, functional, noise, testing
 from dither.auditing import AuditReport, Auto, audit
-from dither.estimators import (
-    ARM,
-    ARMS,
-    CARMS,
-    MVE,
-    NVIL,
-    REBAR,
-    RELAX,
-    RODEO,
-    SPSA,
-    VIMCO,
-    Blend,
-    Deterministic,
-    DisARM,
-    DoubleCV,
-    Episodes,
-    Estimator,
-    Exact,
-    FiniteDifference,
-    ForwardOnly,
-    GumbelRao,
-    GumbelSoftmax,
-    LocalExpectation,
-    MuProp,
-    NodePerturbation,
-    PathSampleAnalytic,
-    PerNode,
-    ReinMax,
-    ScoreFunction,
-    StraightThrough,
-    SumAndSample,
-    UnorderedSet,
-)
+from dither.estimators import *  # noqa: F403
+from dither.estimators import Estimator
 from dither.homeostasis import FiringRate
-from dither.nodes import (
-    Bernoulli,
-    Categorical,
-    NoisyMaxPool2d,
-    NoisyReLU,
-    NoisyTanh,
-    StochasticPool2d,
-    deterministic,
-)
+from dither.nodes import *  # noqa: F403
+from dither.nodes import Node, deterministic
 
-__all__ = [
-    "ARM",
-    "ARMS",
-    "CARMS",
-    "MVE",
-    "NVIL",
-    "REBAR",
-    "RELAX",
-    "RODEO",
-    "SPSA",
-    "VIMCO",
-    "AuditReport",
-    "Auto",
-    "Bernoulli",
-    "Blend",
-    "Categorical",
-    "Deterministic",
-    "DisARM",
-    "DoubleCV",
-    "Episodes",
-    "Estimator",
-    "Exact",
-    "FiniteDifference",
-    "FiringRate",
-    "ForwardOnly",
-    "GumbelRao",
-    "GumbelSoftmax",
-    "LocalExpectation",
-    "MuProp",
-    "NodePerturbation",
-    "NoisyMaxPool2d",
-    "NoisyReLU",
-    "NoisyTanh",
-    "PathSampleAnalytic",
-    "PerNode",
-    "ReinMax",
-    "ScoreFunction",
-    "StochasticPool2d",
-    "StraightThrough",
-    "SumAndSample",
-    "UnorderedSet",
-    "audit",
-    "deterministic",
-    "exact",
-    "functional",
-    "noise",
-    "testing",
-]
+_OTHERS = (AuditReport, Auto, Estimator, FiringRate, Node, audit, deterministic, exact, functional, noise, testing)
+
+
+def _is_plugin(value: object) -> bool:
+    """Whether it is a class from a module of its own, whose name begins with an underscore."""
+    module = value.__module__ if isclass(value) else ""
+    return module.startswith(("dither.estimators.", "dither.nodes.")) and module.rpartition(".")[2].startswith("_")
+
+
+__all__ = sorted(
+    name
+    for name, value in globals().items()
+    if not name.startswith("_") and (_is_plugin(value) or any(value is other for other in _OTHERS))
+)

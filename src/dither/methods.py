@@ -77,11 +77,11 @@ def parse(method: str) -> tuple[type[Estimator], dict[str, Value]]:
 def _argument(method: str, kind: type[Estimator], part: str) -> tuple[str, Value]:
     words = words_of(kind)
     if "=" not in part:
-        found = [name for name, known in words.items() if part in known]
-        if len(found) != 1:
+        keys = [name for name, known in words.items() if part in known]
+        if len(keys) != 1:
             listed = [word for known in words.values() for word in known]
             raise ValueError(f"{method!r}: {part!r} is no word that {kind.__name__} knows; {_takes(kind, listed)}")
-        return found[0], part
+        return keys[0], part
     key, _, text = part.partition("=")
     if key in words or key not in _plain(kind):
         listed = [word for known in words.values() for word in known]
@@ -108,8 +108,8 @@ def _value(text: str) -> Value:
 def words_of(kind: type[Estimator]) -> dict[str, tuple[str, ...]]:
     """argument -> the words that it may be, for the arguments whose type is a Literal of words."""
     hints = get_type_hints(kind.__init__)
-    found = {name: tuple(_words(hint)) for name, hint in hints.items() if name != "return"}
-    return {name: words for name, words in found.items() if words}
+    all_words = {name: tuple(_words(hint)) for name, hint in hints.items() if name != "return"}
+    return {name: words for name, words in all_words.items() if words}
 
 
 def _words(hint: Any) -> Iterator[str]:
@@ -121,7 +121,7 @@ def _words(hint: Any) -> Iterator[str]:
 
 
 def _plain(kind: type[Estimator]) -> list[str]:
-    """The arguments that a number or a truth value can be given for."""
+    """The arguments that may be a number or a truth value."""
     hints = get_type_hints(kind.__init__)
     plain = {int, float, bool}
     return [name for name in inspect.signature(kind).parameters if plain & {hints.get(name), *get_args(hints.get(name))}]
@@ -136,12 +136,12 @@ def spelling(kind: type[Estimator], /, **arguments: Value) -> str:
 
 def every() -> list[str]:
     """Each estimator by itself, and with each word that it knows and does not take by default."""
-    found = []
+    spellings = []
     for kind in map(class_of, names()):
         parameters = inspect.signature(kind).parameters
         words = [{key: word} for key, known in words_of(kind).items() for word in known if word != parameters[key].default]
-        found += [spelling(kind, **arguments) for arguments in ({}, *words)]
-    return found
+        spellings += [spelling(kind, **arguments) for arguments in ({}, *words)]
+    return spellings
 
 
 def build(method: str, model: nn.Module, *, samples: int | None = None) -> Estimator:

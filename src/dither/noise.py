@@ -172,11 +172,6 @@ class Keyed:
         return (uniform if self.kind == "uniform" else normal)(self.seed, self.site, self.sample, self.shape, like)
 
 
-def drawn(noise: Tensor | Keyed, like: Tensor) -> Tensor:
-    """The noise itself, for who cannot draw it on the fly."""
-    return noise.draw(like) if isinstance(noise, Keyed) else noise
-
-
 def uniform(seed: Tensor, site: int, sample: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """float32 uniforms in (0, 1) of the given shape, whose first dimension is the batch, on the device of `like`."""
     batch, units = shape[0], math.prod(shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dither import ARM, ARMS, CARMS, Bernoulli, Categorical, DisARM, ScoreFunction, exact, testing
-from dither.estimators._arms import _dirichlet, _dirichlet_discordance, circle_breaks, discordance, shuffled
-from dither.estimators._carms import pair_weights, sticks
+from dither.estimators.antithetic._arms import _dirichlet, _dirichlet_discordance
+from dither.estimators.antithetic._carms import pair_weights, sticks
+from dither.estimators.antithetic.coupled import circle_thresholds, discordance, shuffled
 
 BINARY = [testing.random_problem(s, 4.0, kinds=("binary", "signed"), without=("twice",)) for s in range(16)]
 ONE_LAYER = [p for p in BINARY if "depth-1" in p.traits]
@@ -66,8 +68,8 @@ def test_variance_of_arm_and_disarm_of_one_unit_in_closed_form(logit: float) -> 
 
 
 def test_arm_is_unbiased_at_depth_three() -> None:
-    class OnePoint(ARM):  # the mean is linear in u, so the middles of intervals suffice; the square would need ARM's two points
-        points = (0.0,)
+    class OnePoint(ARM):  # the mean is linear in u, so the middles of intervals suffice; the square needs two nodes in each
+        oracle = replace(ARM.oracle, quadrature=(0.0,))
 
     problem = testing.random_problem(0, 4.0, depth=3, kinds=("binary", "signed"), without=("twice", "hard-cost", "saturated"))
     testing.assert_unbiased(OnePoint, problem.model, problem.closure, max_outcomes=1 << 18)
@@ -149,7 +151,7 @@ def test_dirichlet_coupling_agrees_with_the_exact_gradient_on_average() -> None:
 
 
 def test_thresholds_of_the_circle_by_hand() -> None:
-    found = circle_breaks(torch.tensor([0.3], dtype=torch.float64), 2).flatten().tolist()
+    found = circle_thresholds(torch.tensor([0.3], dtype=torch.float64), 2).flatten().tolist()
     assert sorted(found) == pytest.approx([0.3, 0.5, 0.8])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dither import Bernoulli, Blend, ScoreFunction, StraightThrough, exact, testing
-from dither.estimators._blend import INPUTS
+from dither.estimators.blend._blend import INPUTS
 
 
 def error(estimator, problem) -> tuple[float, float]:

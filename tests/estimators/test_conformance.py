@@ -13,9 +13,7 @@ from torch import nn
 
 from dither import Exact, ScoreFunction, estimators, exact, testing
 
-CLASSES = [
-    c for n in estimators.__all__ if isinstance(c := getattr(estimators, n), type) and issubclass(c, estimators.Estimator)
-]
+CLASSES = [c for c in vars(estimators).values() if isinstance(c, type) and issubclass(c, estimators.Estimator)]
 ROWS = {
     name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()
 }  # fmt: skip

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dither import REBAR, RELAX, RODEO, Bernoulli, Categorical, DoubleCV, ScoreFunction, exact, testing
-from dither.estimators._control_variates import Scales
-from dither.estimators._relaxation import Relaxed, relaxed, relaxed_given
+from dither.estimators.control_variates.relaxation import Relaxed, relaxed, relaxed_given
+from dither.estimators.control_variates.scales import Scales
 from dither.testing._zoo import smooth_problems
 
 F64 = torch.float64
@@ -68,7 +68,7 @@ def test_relaxed_binary_units_agree_with_their_outcome_and_with_uniforms_of_that
 def test_relaxed_categories_agree_with_their_outcome_and_with_truncated_gumbels() -> None:
     a, u, v = torch.randn(50, 3, dtype=F64), torch.rand(50, 3, dtype=F64), torch.rand(50, 3, dtype=F64)
     node = Categorical()
-    hard = node.outcome(a, u)
+    hard = node.sample(a, u)
     assert torch.equal(relaxed(node, a, u, 0.5).argmax(-1), hard.argmax(-1))
     p, e = torch.softmax(a, -1), -torch.log1p(-v)
     best = (e * hard).sum(-1, keepdim=True)
@@ -80,7 +80,7 @@ def test_relaxed_categories_agree_with_their_outcome_and_with_truncated_gumbels(
 def test_what_is_drawn_given_the_outcome_moves_with_the_logits(node: Any) -> None:
     """d z~ / d a, against central differences at fixed outcome and fixed fresh uniforms."""
     a, v = torch.randn(30, 3, dtype=F64), torch.rand(30, 3, dtype=F64)
-    b, slope = node.outcome(a, torch.rand(30, 3, dtype=F64)), torch.randn(30, 3, dtype=F64)
+    b, slope = node.sample(a, torch.rand(30, 3, dtype=F64)), torch.randn(30, 3, dtype=F64)
     leaf = a.clone().requires_grad_()
     (found,) = torch.autograd.grad((slope * relaxed_given(node, leaf, b, v, 0.7)).sum(), leaf)
     assert found.abs().max() > 0.05

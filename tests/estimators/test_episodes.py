@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import Bernoulli, Categorical, Episodes, NoisyReLU
-from dither.estimators._returns import mean_of_others
+from dither.estimators.episodes.returns import mean_of_others
 from dither.nodes import named_nodes, taken_over
 from small_mdp import F64, REWARD, Forced, flat, move, observe, play, policy, probabilities, value
 

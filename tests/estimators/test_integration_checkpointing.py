@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import dither
-from dither.nodes import _checkpoint
+from dither.nodes.checkpoint import _regions
 
 ESTIMATORS = {
     "straight-through": dither.StraightThrough,
@@ -205,7 +205,7 @@ def test_nothing_outlives_the_graph():
     regions = []
 
     def look(*_):
-        regions.extend(weakref.ref(region) for _, region in _checkpoint._regions())
+        regions.extend(weakref.ref(region) for _, region in _regions())
 
     net.blocks[0].register_forward_pre_hook(look)
     loss = estimator(lambda: cost(net))

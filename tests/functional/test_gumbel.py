@@ -114,7 +114,7 @@ def test_averaging_keeps_the_mean_given_the_sample_and_lowers_the_variance(tempe
 
 
 def test_gumbel_given_a_sample_lets_it_win():
-    from dither.functional._gumbel import conditional_gumbel
+    from dither.functional import conditional_gumbel
 
     generator = torch.Generator().manual_seed(4)
     a, e = torch.randn(500, 5, generator=generator), torch.rand(500, 5, generator=generator).clamp(1e-7)

@@ -21,7 +21,7 @@ def total(log_weight):
 def expectation(node, logits, cost=lambda h: h):
     """E cost(output), and its derivative in the logits, by the node's own cells."""
     logits = logits.detach().requires_grad_()
-    noise, log_weight = node.cells(logits)
+    noise, log_weight = node.partition(logits)
     outputs = torch.stack([node.propagate(logits, n) for n in noise.unbind()])
     value = (log_weight.exp().view(*log_weight.shape, *[1] * (outputs.dim() - log_weight.dim())) * cost(outputs)).sum(0)
     return value.detach(), torch.autograd.grad(value.sum(), logits)[0]
@@ -33,13 +33,13 @@ def expectation(node, logits, cost=lambda h: h):
 def test_bernoulli(dtype, values):
     node = dither.Bernoulli(values)
     logits = torch.tensor([SATURATED], dtype=dtype)
-    noise, log_weight = node.cells(logits)
+    noise, log_weight = node.partition(logits)
     close = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-6}
     torch.testing.assert_close(total(log_weight), torch.ones_like(log_weight[0]), **close)
     for outcome in (0, 1):
-        drawn = node.outcome(logits, noise[outcome])
+        drawn = node.sample(logits, noise[outcome])
         assert drawn.eq(outcome).all()
-        assert node.emit(logits, drawn).eq(values[outcome]).all()
+        assert node.output(logits, drawn).eq(values[outcome]).all()
         torch.testing.assert_close(log_weight[outcome], node.log_prob(logits, drawn))
     if dtype == torch.float64:
         torch.testing.assert_close(expectation(node, logits)[0], node.mean(logits), rtol=0, atol=1e-12)
@@ -52,13 +52,13 @@ def test_bernoulli(dtype, values):
 def test_categorical(dtype, row):
     node = dither.Categorical()
     logits = torch.tensor([[row]], dtype=dtype)
-    noise, log_weight = node.cells(logits)
+    noise, log_weight = node.partition(logits)
     close = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-6}
     torch.testing.assert_close(total(log_weight), torch.ones_like(log_weight[0]), **close)
     mean = torch.zeros_like(logits)
     for k in range(3):
         if log_weight[k].item() > -INF:
-            drawn = node.outcome(logits, noise[k])
+            drawn = node.sample(logits, noise[k])
             assert drawn.flatten().tolist() == [float(j == k) for j in range(3)]
             torch.testing.assert_close(log_weight[k], node.log_prob(logits, drawn))
             mean += log_weight[k].exp() * drawn
@@ -69,12 +69,12 @@ def test_categorical(dtype, row):
 def test_stochastic_pooling(dtype):
     node = dither.StochasticPool2d(2, 1)
     x = torch.tensor([[0.0, 1, 0, 0], [2, 5, 0, 0], [1e-3, 0.5, 40, 0]], dtype=dtype).view(1, 1, 3, 4)
-    noise, log_weight = node.cells(x)
+    noise, log_weight = node.partition(x)
     close = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-6}
     torch.testing.assert_close(total(log_weight), torch.ones_like(log_weight[0]), **close)
     for k in range(4):
         possible = log_weight[k] > -INF
-        drawn = node.outcome(x, noise[k])
+        drawn = node.sample(x, noise[k])
         assert drawn[possible].eq(k).all()
         torch.testing.assert_close(log_weight[k][possible], node.log_prob(x, drawn)[possible])
     torch.testing.assert_close(expectation(node, x)[0], node.mean(x), **close)
@@ -160,7 +160,7 @@ def test_noisy_tanh_with_both_noises():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_weights_of_continuous_cells(node, dtype):
     logits = torch.tensor([[*SATURATED, 9.5, -9.5, 3e38, -3e38]], dtype=dtype).requires_grad_()
-    _, log_weight = node.cells(logits)
+    _, log_weight = node.partition(logits)
     ones = torch.ones_like(log_weight[0])
     torch.testing.assert_close(total(log_weight), ones, rtol=0, atol=1e-12 if dtype == torch.float64 else 2e-5)
     _, gradient = expectation(node, logits, torch.sin)
@@ -185,4 +185,4 @@ def test_mean_of_noisy_relu_is_exact_everywhere():
 
 def test_a_node_without_cells_says_so():
     with pytest.raises(NotImplementedError, match="use a long average"):
-        dither.NoisyMaxPool2d(2).cells(torch.zeros(1, 1, 2, 2))
+        dither.NoisyMaxPool2d(2).partition(torch.zeros(1, 1, 2, 2))

@@ -15,7 +15,7 @@ def test_noisy_max_pooling_is_max_pooling_of_noisy_input():
     torch.manual_seed(5)
     pooled = node(x)
     torch.manual_seed(5)
-    noise = node.draw(x, dither.noise.draw_seed(), 0)
+    noise = node.keyed(x, dither.noise.draw_seed(), 0).draw(x)
     assert noise.shape == x.shape and abs(float(noise.std()) - 1) < 0.2
     expected = torch.nn.functional.max_pool2d(x + 0.5 * noise, 3, 2)
     assert torch.equal(pooled, expected)
@@ -42,13 +42,13 @@ def test_frequencies_are_proportional_to_activations(dtype):
 def test_noise_on_a_border_belongs_to_the_next_activation():
     # As u < p does for a bit: each activation has the noise from the sum of the probabilities before it, up to its own.
     node = dither.StochasticPool2d(2)
-    picked = [node.outcome(IMAGE[..., :2, :2], torch.full((1, 1, 1, 1), u)).item() for u in (0.1249, 0.125, 0.4999, 0.5)]
+    picked = [node.sample(IMAGE[..., :2, :2], torch.full((1, 1, 1, 1), u)).item() for u in (0.1249, 0.125, 0.4999, 0.5)]
     assert picked == [1, 2, 2, 3]
 
 
 def test_a_window_of_zeros_draws_uniformly():
     node = dither.StochasticPool2d(2)
-    index = node.outcome(
+    index = node.sample(
         torch.zeros(20_000, 1, 2, 2), dither.noise.uniform(torch.tensor(3), 0, torch.tensor(0), (20_000, 1, 1, 1), IMAGE)
     )
     assert_mean(torch.nn.functional.one_hot(index.flatten(), 4).float(), 0.25)
@@ -60,7 +60,7 @@ def test_rounding_never_picks_what_is_impossible():
     x.view(-1)[:10] = 0.1
     node = dither.StochasticPool2d(4)
     for u in (2.0**-33, 1 - 2.0**-24, 1.0):
-        index = node.outcome(x, torch.full((1, 1, 1, 1), u))
+        index = node.sample(x, torch.full((1, 1, 1, 1), u))
         assert x.view(-1)[index.item()] > 0
 
 
@@ -95,7 +95,7 @@ def test_a_kernel_that_does_not_fit_is_refused(node):
 
 
 def test_negative_activations_are_refused():
-    with pytest.raises(ValueError, match=r"least: -0.5.*put a rectifier before it"):
+    with pytest.raises(ValueError, match=r"minimum: -0.5.*put a rectifier before it"):
         dither.StochasticPool2d(2)(IMAGE - 0.5)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dither.auditing._audit import audit
 from dither.auditing._recommendation import STEPS, Recommendation, recommend
 from dither.estimators import Blend, DisARM, Estimator, MuProp, ReinMax, ScoreFunction, StraightThrough
-from dither.estimators._site import Closure
+from dither.estimators.core import Closure
 
 Build = Callable[[nn.Module], Estimator]
 CANDIDATES: dict[str, Build] = {

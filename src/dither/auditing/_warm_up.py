@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from dither import exact
 from dither.estimators import Estimator
-from dither.estimators._site import Closure
+from dither.estimators.core import Closure
 
 MOST_EVALUATIONS = 1024  # of the closure by one gradient: two hundred draws of more would take too long
 LEARNING_RATE = 1e-2  # of Adam, for what an estimator learns by gradients (a control variate's net, a baseline's)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dither.estimators._call import Call
-from dither.estimators._estimator import Estimator
+from dither.estimators.core.call import Call
+from dither.estimators.core.estimator import Estimator
 
 
 class Deterministic(Estimator):
@@ -18,5 +18,5 @@ class Deterministic(Estimator):
     stochastic = False
     reference = "plain back-propagation"
 
-    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         return call.node.mean(call.logits), None

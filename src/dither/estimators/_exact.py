@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dither import exact
-from dither.estimators._call import Call
-from dither.estimators._estimator import Estimator
-from dither.estimators._site import Closure, checked_cost
+from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.execution import require_called
+from dither.estimators.core.site import Closure, check_costs, checked_cost
 
 
 class Exact(Estimator):
@@ -20,7 +21,7 @@ class Exact(Estimator):
     unbiased = True
     reference = "enumeration"
     composable = False
-    enumerates = True
+    oracle = exact.Oracle(enumerates=True)
 
     def __init__(self, model: nn.Module, max_outcomes: int = exact.MAX_OUTCOMES, *, vectorize: bool = True) -> None:
         super().__init__(model, vectorize=vectorize)
@@ -32,15 +33,12 @@ class Exact(Estimator):
         """The number of joint outcomes, known after the first call."""
         return self.outcomes or 1
 
-    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
-        raise TypeError("Exact sums over all nodes of a model together: it cannot be one of PerNode's estimators")
-
     def __call__(self, closure: Closure) -> Tensor:
         self.calls += 1
         result = exact.expectation(
             self.nodes, lambda: checked_cost(closure()), max_outcomes=self.max_outcomes, vectorize=self.vectorize
         )
-        self._require_called(result.outcomes > 1)
+        require_called(result.outcomes > 1, self)
         self.outcomes = result.outcomes
-        self._check(result.cost.unsqueeze(0), [])
+        check_costs(result.cost.unsqueeze(0), [], f"call {self.calls} of Exact", torch.zeros(()))
         return result.cost.sum(-1).mean()

@@ -7,11 +7,13 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from dither.estimators._call import Call
-from dither.estimators._estimator import Estimator
-from dither.estimators._score_function import ScoreFunction
-from dither.estimators._site import Site
-from dither.estimators._straight_through import StraightThrough
+from dither.estimators.core.call import Call
+from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.site import Site
+from dither.estimators.propagating._straight_through import StraightThrough
+from dither.estimators.score._score_function import ScoreFunction
+from dither.exact import Oracle
+from dither.nodes import Node
 
 
 class PerNode(Estimator):
@@ -66,16 +68,20 @@ class PerNode(Estimator):
         left_over = [node for node in self.nodes.values() if node.discrete and id(node) not in self._owner]
         return not left_over and all(child.unbiased for child in self.children.values())
 
-    def answer(self, call: Call) -> tuple[Tensor, Tensor | None]:
-        owner = self._owner.get(id(call.node))
-        return owner.answer(call) if owner else (call.node.propagate(call.logits, call.keyed()), None)
+    def owner(self, node: Node) -> Estimator | None:
+        """The estimator that has this node."""
+        return self._owner.get(id(node))
+
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        owner = self.owner(call.node)
+        return owner.sample(call) if owner else (call.propagate(), None)
 
     @property
     def local_credit(self) -> bool:  # type: ignore[override]
         return any(child.local_credit for child in self.children.values())
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
-        owner = self._owner.get(id(site.node))
+        owner = self.owner(site.node)
         return owner.surrogate(site, costs) if owner else None
 
     @contextmanager
@@ -103,3 +109,12 @@ class PerNode(Estimator):
     def parameters(self) -> Iterator[nn.Parameter]:
         for child in self.children.values():
             yield from child.parameters()
+
+
+# --- for oracles ----------------------------------------------------------------------------------------------------------
+def _partition(estimator: PerNode, node: Node, logits: Tensor, stream: int) -> tuple[Tensor, Tensor] | None:
+    owner = estimator.owner(node)
+    return owner.oracle.partition(owner, node, logits, stream) if owner else None
+
+
+PerNode.oracle = Oracle(partition=_partition)

@@ -1,8 +1,8 @@
 """The oracle: sums over all joint outcomes of the library's own samplers, for nets small enough.
 
-Each node says how its noise falls into cells of known weight (`Node.cells`): two per binary unit, K per categorical one,
-quadrature points for a continuous one. The closure runs once, on every combination of cells at once (`torch.func.vmap`),
-with representative noise from each cell put where the random noise would be. So what is enumerated is the library's own
+Each node says how its noise falls into parts of known weight (`Node.partition`): two per binary unit, K per categorical one,
+quadrature nodes for a continuous one. The closure runs once, on every combination of parts at once (`torch.func.vmap`),
+with representative noise from each part put where the random noise would be. So what is enumerated is the library's own
 code path, from noise to gradient.
 
 - `expected_cost`, `gradient`: of the model itself. Examples of a batch are independent, so they share the combinations.
@@ -20,12 +20,14 @@ from dither.exact._expectation import (
     trainable,
 )
 from dither.exact._moments import Moments, expected_loss, moments, outcomes
+from dither.exact._oracle import Oracle
 
 __all__ = [
     "MAX_OUTCOMES",
     "CannotEnumerate",
     "Expectation",
     "Moments",
+    "Oracle",
     "TooManyOutcomes",
     "concatenate",
     "expectation",

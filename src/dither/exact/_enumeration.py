@@ -1,4 +1,4 @@
-"""A noise source for oracles: it walks through every combination of the cells that noise falls into."""
+"""A noise source for oracles: it walks through every combination of the parts of the noise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from dither.exact._oracle import Oracle
 from dither.nodes import Node
 
 MAX_OUTCOMES = 1 << 16
@@ -27,7 +28,7 @@ class TooManyOutcomes(CannotEnumerate):
     """There are more joint outcomes than allowed. `outcomes`: how many."""
 
     def __init__(self, outcomes: int, draws: list[tuple[int, int]], limit: int) -> None:
-        units = ", ".join(f"{count} with {cells} cells" for cells, count in draws)
+        units = ", ".join(f"{count} with {parts} outcomes" for parts, count in draws)
         size = (
             str(outcomes) if outcomes < 10**7 else f"{outcomes:.1e}" if outcomes < 10**300 else f"2^{outcomes.bit_length() - 1}"
         )
@@ -39,14 +40,16 @@ class TooManyOutcomes(CannotEnumerate):
 
 
 class Enumeration:
-    """A noise source that walks through cells: first it notes what is drawn (layout), then it replays given cells.
+    """A noise source that walks through the parts of a partition: first it notes what is sampled (layout), then it replays
+    chosen parts.
 
     Noise that an estimator asks for twice by one key is the same noise. Where the second request is for other logits, whose
-    threshold may divide the cell found first, the cell is cut once more (`_refined`).
+    threshold may divide the interval of the first, that interval is divided once more (`_refined`).
     """
 
-    def __init__(self, joint: bool) -> None:
+    def __init__(self, joint: bool, estimator: Any = None) -> None:
         self.joint = joint  # whether examples are enumerated jointly, or share the combinations
+        self.estimator, self.oracle = estimator, getattr(estimator, "oracle", Oracle())
         self.layout: list[tuple[int, int]] = []
         self.replaying = False
         self.row: Tensor | None = None
@@ -54,43 +57,41 @@ class Enumeration:
     def start(self, row: Tensor | None) -> None:
         self.replaying, self.row, self.position, self.call = row is not None, row, 0, 0
         self._weights: list[Tensor] = []
-        self._drawn: dict[Any, Tensor] = {}
+        self._noise: dict[Any, Tensor] = {}
         self._between: dict[Any, tuple[Tensor, Tensor]] = {}
         if row is None:
             self.layout = []
 
-    def __call__(self, node: Node, logits: Tensor, key: Any = None, owner: Any = None, same: Any = True) -> Tensor:
-        if key is not None:
-            site, stream, sample = key
-            key = (site, stream, int(sample))
-            if key in self._drawn and (bool(same) or key not in self._between):
-                return self._drawn[key]
-            breaks = owner.breaks(node, logits.detach(), stream)
-            if breaks is not None:
-                return self._refined(key, breaks, getattr(owner, "points", (0.0,)))
-            own = owner.cells(node, logits.detach(), stream)
-        noise, log_weight = node.cells(logits) if key is None or own is None else own
-        drawn = self._pick(noise, log_weight)
-        if key is not None:
-            self._drawn[key] = drawn
-        return drawn
+    def __call__(self, node: Node, logits: Tensor, call: Any = None, stream: int = 0, sample: Any = 0) -> Tensor:
+        """The noise of a node. call: an estimator's, for noise of its own key (site, stream, sample)."""
+        if call is None:
+            return self._pick(*node.partition(logits))
+        key = (call.site, stream, int(sample))
+        if key in self._noise and (key not in self._between or bool(self.oracle.repeats(self.estimator, call, stream))):
+            return self._noise[key]
+        thresholds = self.oracle.thresholds(self.estimator, node, logits.detach(), stream)
+        if thresholds is not None:
+            return self._refined(key, thresholds)
+        parts = self.oracle.partition(self.estimator, node, logits.detach(), stream) or node.partition(logits)
+        self._noise[key] = self._pick(*parts)
+        return self._noise[key]
 
     @property
     def log_weight(self) -> Tensor | float:
-        """The log-probability of all that was drawn. Added up only here: a node may run without a gradient, as the samples of
+        """The log-probability of all that was sampled. Added up only here: a node may run without a gradient, as the samples of
         a walk do, and must not take the other nodes' from them."""
         return sum(self._weights, 0.0)
 
     def _pick(self, noise: Tensor, log_weight: Tensor) -> Tensor:
-        """The noise of one cell per unit. noise, log_weight: cells in the leading dimension."""
+        """The noise of one part per unit. noise, log_weight: parts in the leading dimension."""
         if self.joint:
-            noise = noise.detach()  # an estimator differentiates at given noise; the model's expectation moves with its cells
+            noise = noise.detach()  # an estimator differentiates at fixed noise; the model's expectation moves with the parts
         shape = log_weight.shape[1:] if self.joint else (1, *log_weight.shape[2:])
-        count, cells = math.prod(shape), len(log_weight)
+        count, parts = math.prod(shape), len(log_weight)
         if not self.replaying:
-            self.layout.append((cells, count))
+            self.layout.append((parts, count))
             return noise[0]
-        if self.call >= len(self.layout) or self.layout[self.call] != (cells, count):
+        if self.call >= len(self.layout) or self.layout[self.call] != (parts, count):
             raise CannotEnumerate(_DEPENDS)
         assert self.row is not None
         digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
@@ -100,21 +101,19 @@ class Enumeration:
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
 
-    def _refined(self, key: Any, breaks: Tensor, points: tuple[float, ...]) -> Tensor:
-        """A point of an interval between thresholds, inside the interval found for this key before, if any.
-
-        points: of [-1, 1], of equal weight; the middle alone, unless the estimator uses the noise's value.
-        """
-        low, high = self._between.get(key, (torch.zeros_like(breaks[0]), torch.ones_like(breaks[0])))
-        edges = torch.cat((low.unsqueeze(0), breaks.sort(0).values, high.unsqueeze(0))).clamp(low, high)
+    def _refined(self, key: Any, thresholds: Tensor) -> Tensor:
+        """A point of an interval between thresholds, inside the interval of this key's earlier request, if any."""
+        points = self.oracle.quadrature
+        low, high = self._between.get(key, (torch.zeros_like(thresholds[0]), torch.ones_like(thresholds[0])))
+        edges = torch.cat((low.unsqueeze(0), thresholds.sort(0).values, high.unsqueeze(0))).clamp(low, high)
         width = high - low  # 0 for an outcome that cannot be, whose weight is 0 already
         weight = (edges[1:] - edges[:-1]) / torch.where(width > 0, width, torch.ones_like(width))
         middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-        cells = [torch.stack((edges[:-1], edges[1:], middle + x * half), -1) for x in points]
-        picked = self._pick(torch.cat(cells), (weight / len(points)).log().repeat(len(points), *[1] * (weight.dim() - 1)))
-        self._between[key] = (picked[..., 0], picked[..., 1])
-        self._drawn[key] = picked[..., 2]
-        return self._drawn[key]
+        parts = [torch.stack((edges[:-1], edges[1:], middle + x * half), -1) for x in points]
+        interval = self._pick(torch.cat(parts), (weight / len(points)).log().repeat(len(points), *[1] * (weight.dim() - 1)))
+        self._between[key] = (interval[..., 0], interval[..., 1])
+        self._noise[key] = interval[..., 2]
+        return self._noise[key]
 
     def finish(self) -> None:
         """Every unit of the layout must have been drawn again, else weights would not sum to one."""
@@ -122,14 +121,14 @@ class Enumeration:
             raise CannotEnumerate(_DEPENDS)
 
     def outcomes(self) -> int:
-        return math.prod(cells**count for cells, count in self.layout)
+        return math.prod(parts**count for parts, count in self.layout)
 
     def rows(self, limit: int) -> Tensor:
-        """Every combination of cells, (outcomes, units drawn) int64."""
+        """Every combination of parts, (outcomes, units drawn) int64."""
         outcomes = self.outcomes()
         if outcomes > limit:
             raise TooManyOutcomes(outcomes, self.layout, limit)
-        radices = [cells for cells, count in self.layout for _ in range(count)]
+        radices = [parts for parts, count in self.layout for _ in range(count)]
         index, columns = torch.arange(outcomes), []
         for radix in radices:
             columns.append(index % radix)

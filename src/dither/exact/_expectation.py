@@ -25,7 +25,7 @@ class Expectation:
 def _plain(node: Node, logits: Tensor) -> Tensor:
     assert node._source is not None
     noise = node._source(node, logits)
-    return node.emit(logits, node.outcome(logits, noise)) if node.discrete else node.propagate(logits, noise)
+    return node.output(logits, node.sample(logits, noise)) if node.discrete else node.propagate(logits, noise)
 
 
 def expectation(
@@ -67,7 +67,7 @@ def expected_cost(model: nn.Module, closure: Closure, *, max_outcomes: int = MAX
 
     closure: returns costs (batch,) or (batch, terms), as for an estimator; the result has that shape. Each example's cost
     must depend on its own noise only. vectorize=False loops over outcomes, for closures that vmap cannot take.
-    Raises TooManyOutcomes beyond max_outcomes = cells^units per example.
+    Raises TooManyOutcomes beyond max_outcomes = outcomes^units per example.
     """
     return expectation(named_nodes(model), closure, max_outcomes=max_outcomes, vectorize=vectorize).cost
 

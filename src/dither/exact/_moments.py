@@ -44,7 +44,7 @@ def moments(
     variance=False leaves the variance out, for half the work. The estimator's own output, the gradient of the loss it
     returns, is weighted by the probability of the noise behind it: nothing is sampled.
     """
-    model, source = estimator.model, Enumeration(joint=True)
+    model, source = estimator.model, Enumeration(joint=True, estimator=estimator)
     run, named = _runner(estimator, closure, source), trainable(model)
 
     def run_apart(row: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def moments(
     value: Any = 0.0
     mean = {name: torch.zeros_like(p) for name, p in named.items()}
     square = {name: torch.zeros_like(p) for name, p in named.items()}
-    apart = {name: torch.zeros_like(p) for name, p in named.items()}
+    per_outcome = {name: torch.zeros_like(p) for name, p in named.items()}
     with estimator.frozen() if frozen else _unchanged(estimator):
         rows = _laid_out(estimator, source, run).rows(max_outcomes)
         for part in rows.split(CHUNK):
@@ -70,11 +70,12 @@ def moments(
             losses, _ = over(run_apart, part, vectorize, copies)
             for name, grad in zip(named, parameter_gradients(losses[possible].sum(), copies.values()), strict=True):
                 weight = weights.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1))
-                apart[name] += (weight * grad).sum(0)
+                per_outcome[name] += (weight * grad).sum(0)
                 square[name] += (weight * grad.square()).sum(0)
     for name, grad in mean.items():
         _require_finite(grad, name)
-        if variance and not torch.allclose(apart[name], grad, rtol=1e-4, atol=1e-6 * float(square[name].max().sqrt() + 1)):
+        tolerance = 1e-6 * float(square[name].max().sqrt() + 1)
+        if variance and not torch.allclose(per_outcome[name], grad, rtol=1e-4, atol=tolerance):
             raise ValueError(
                 f"the closure uses '{name}' other than through the model (a reference taken before the call), so its gradient "
                 "per outcome is out of reach: look parameters up on the model inside the closure"
@@ -87,7 +88,7 @@ def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_O
     """The exact expectation of the loss that an estimator returns, the probabilities held constant: so each of its derivatives,
     of any order, is the expectation of that derivative of the loss. State (baselines) is left as it was.
     """
-    source = Enumeration(joint=True)
+    source = Enumeration(joint=True, estimator=estimator)
     run = _runner(estimator, closure, source)
     with estimator.frozen():
         losses, log_weights = over(run, _laid_out(estimator, source, run).rows(max_outcomes), vectorize)
@@ -96,13 +97,13 @@ def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_O
 
 def outcomes(estimator: Any, closure: Closure) -> int:
     """How many joint outcomes `moments` would sum for this estimator on this closure."""
-    source = Enumeration(joint=True)
+    source = Enumeration(joint=True, estimator=estimator)
     with _unchanged(estimator), estimator.frozen():
         return _laid_out(estimator, source, _runner(estimator, closure, source)).outcomes()
 
 
 def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[Tensor | None], tuple[Tensor, Tensor]]:
-    """row of cells -> (the estimator's loss for it, the logarithm of its probability); None notes what is drawn."""
+    """row of parts -> (the estimator's loss for it, the logarithm of its probability); None notes what is sampled."""
     nodes = named_nodes(estimator.model)
 
     def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -117,8 +118,8 @@ def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[
 
 def _laid_out(estimator: Any, source: Enumeration, run: Callable[[None], Any]) -> Enumeration:
     """The source after a run that noted its layout; a first one lets the estimator learn how many runs it will make."""
-    with torch.no_grad() if not getattr(estimator, "differentiates", False) else torch.enable_grad():
-        if getattr(estimator, "planned", False):
+    with torch.no_grad() if not getattr(estimator, "needs_sample_gradients", False) else torch.enable_grad():
+        if getattr(estimator, "runs_depend_on_layout", False):
             run(None)
         run(None)
     return source

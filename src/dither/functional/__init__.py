@@ -1,14 +1,18 @@
 """Pure functions of (logits, noise): no state, no generator. Each works under compile, vmap, autocast and any strides."""
 
 from dither.functional._bernoulli import (
+    attach,
     bernoulli_entropy,
     bernoulli_log_prob,
     bernoulli_reinmax,
+    bernoulli_reinmax_given,
     bernoulli_sample,
     bernoulli_slope_annealed,
     bernoulli_straight_through,
     bernoulli_straight_through_clipped,
     bernoulli_straight_through_sigmoid,
+    widen,
+    without_infinities,
 )
 from dither.functional._categorical import (
     categorical_entropy,
@@ -17,18 +21,27 @@ from dither.functional._categorical import (
     categorical_straight_through,
     gumbel,
     gumbel_softmax,
+    one_hot,
+    proper_logits,
     reinmax,
+    reinmax_given,
+    tempered_softmax,
 )
 from dither.functional._gumbel import (
     bernoulli_gumbel_rao,
     bernoulli_gumbel_softmax,
+    conditional_gumbel,
+    conditional_logit,
     gumbel_rao,
 )
 from dither.functional._mve import (
     bernoulli_mve,
+    bernoulli_mve_given,
     mve,
+    mve_given,
 )
 from dither.functional._noisy import (
+    Size,
     noisy_max_pool2d,
     noisy_relu,
     noisy_tanh,
@@ -43,25 +56,17 @@ from dither.functional._surrogate import (
     score_function_surrogate,
 )
 
-# Those that draw keyed noise on the fly.
-KEYED = (
-    bernoulli_sample,
-    bernoulli_straight_through,
-    bernoulli_straight_through_clipped,
-    bernoulli_straight_through_sigmoid,
-    categorical_sample,
-    categorical_straight_through,
-    noisy_relu,
-    noisy_tanh,
-)
-
 __all__ = [
+    "Size",
+    "attach",
     "bernoulli_entropy",
     "bernoulli_gumbel_rao",
     "bernoulli_gumbel_softmax",
     "bernoulli_log_prob",
     "bernoulli_mve",
+    "bernoulli_mve_given",
     "bernoulli_reinmax",
+    "bernoulli_reinmax_given",
     "bernoulli_sample",
     "bernoulli_slope_annealed",
     "bernoulli_straight_through",
@@ -71,19 +76,28 @@ __all__ = [
     "categorical_log_prob",
     "categorical_sample",
     "categorical_straight_through",
+    "conditional_gumbel",
+    "conditional_logit",
     "gumbel",
     "gumbel_rao",
     "gumbel_softmax",
     "mve",
+    "mve_given",
     "noisy_max_pool2d",
     "noisy_relu",
     "noisy_tanh",
+    "one_hot",
+    "proper_logits",
     "reinmax",
+    "reinmax_given",
     "score_function_surrogate",
     "stochastic_pool2d",
     "stochastic_pool2d_mean",
     "stochastic_pool2d_pick",
     "stochastic_pool2d_probabilities",
     "stochastic_pool2d_sample",
+    "tempered_softmax",
+    "widen",
     "windows",
+    "without_infinities",
 ]

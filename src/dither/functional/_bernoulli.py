@@ -3,8 +3,8 @@
 The paper prints h = 1[z > sigmoid(a)] (Bengio 2013, Eq. 2); its proof needs P(h = 1) = sigmoid(a), hence "<" here.
 All functions take logits a of any shape and return a tensor of that shape and dtype; noise is float32 and the comparison is
 made in float32 or wider, as u (1 + e^-a) < 1, by a rule that gives the same bits on every processor (`dither.kernels`). The
-samplers and straight-through functions also take `noise.Keyed`, and then draw it on the fly. Infinite logits are legal (p = 0
-or 1); a NaN logit gives a NaN sample, never a silent 0.
+samplers take drawn noise only: nodes go straight to a kernel where one draws it on the fly. Infinite logits are legal (p = 0 or
+1); a NaN logit gives a NaN sample, never a silent 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dither import kernels
 from dither.kernels import widen as widen
-from dither.noise import Keyed
 
 
 def attach(value: Tensor, path: Tensor) -> Tensor:
@@ -28,35 +27,27 @@ def without_infinities(logits: Tensor) -> Tensor:
     return torch.where(logits.isinf(), torch.zeros_like(logits), logits)
 
 
-def bernoulli_sample(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+def bernoulli_sample(logits: Tensor, noise: Tensor) -> Tensor:
     """Hard sample in {0, 1} without a gradient: 1[noise < sigmoid(logits)].
 
     noise: uniform in (0, 1), the shape of logits.
     """
-    if isinstance(noise, Keyed):
-        return kernels.bernoulli(logits, noise.key)
     return kernels.decide(logits, noise).to(logits.dtype)
 
 
-def bernoulli_straight_through(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+def bernoulli_straight_through(logits: Tensor, noise: Tensor) -> Tensor:
     """Hard sample whose derivative with respect to the logits is 1 (Hinton 2012; Bengio 2013, Sec. 3.2.1). Biased."""
-    if isinstance(noise, Keyed):
-        return kernels.bernoulli(logits, noise.key, "identity")
     return attach(bernoulli_sample(logits, noise), without_infinities(logits))
 
 
-def bernoulli_straight_through_sigmoid(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+def bernoulli_straight_through_sigmoid(logits: Tensor, noise: Tensor) -> Tensor:
     """Hard sample with the derivative of its mean, sigmoid'(a) = p (1 - p). Biased, exact if the cost is linear in h."""
-    if isinstance(noise, Keyed):
-        return kernels.bernoulli(logits, noise.key, "sigmoid")
     return attach(bernoulli_sample(logits, noise), torch.sigmoid(widen(logits)).to(logits.dtype))
 
 
-def bernoulli_straight_through_clipped(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+def bernoulli_straight_through_clipped(logits: Tensor, noise: Tensor) -> Tensor:
     """Hard sample whose derivative with respect to the logits is 1 where |a| <= 1 and 0 beyond (Hubara et al. 2016, Eq. 4:
     the gradient of a hard tanh). Biased."""
-    if isinstance(noise, Keyed):
-        return kernels.bernoulli(logits, noise.key, "clipped")
     return attach(bernoulli_sample(logits, noise), logits.clamp(-1, 1))
 
 
@@ -76,13 +67,17 @@ def bernoulli_reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -
     d h / d a := 2 q (1 - q) - p (1 - p) / 2  with p = sigmoid(a), q = (h + sigmoid(a / temperature)) / 2.
     Reference: Liu et al. 2023, "Bridging discrete and backpropagation", Eq. 7 (temperature 1: also ZGR, Shekhovtsov 2023).
     """
+    return bernoulli_reinmax_given(logits, bernoulli_sample(logits, noise), temperature)
+
+
+def bernoulli_reinmax_given(logits: Tensor, sample: Tensor, temperature: float = 1.0) -> Tensor:
+    """`bernoulli_reinmax` of a sample that was drawn already."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")
-    h = bernoulli_sample(logits, noise)
     a = widen(logits.detach())
-    p, q = torch.sigmoid(a), (h + torch.sigmoid(a / temperature)) / 2
-    slope = 2 * q * (1 - q) - p * (1 - p) / 2
-    return attach(h, slope.to(logits.dtype) * without_infinities(logits))
+    p, q = torch.sigmoid(a), (sample + torch.sigmoid(a / temperature)) / 2
+    derivative = 2 * q * (1 - q) - p * (1 - p) / 2
+    return attach(sample, derivative.to(logits.dtype) * without_infinities(logits))
 
 
 def bernoulli_log_prob(logits: Tensor, sample: Tensor) -> Tensor:

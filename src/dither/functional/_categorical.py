@@ -11,10 +11,9 @@ from torch import Tensor
 
 from dither import kernels
 from dither.functional._bernoulli import attach, widen, without_infinities
-from dither.noise import Keyed
 
 
-def _proper(logits: Tensor) -> Tensor:
+def proper_logits(logits: Tensor) -> Tensor:
     """Wide logits in which categories at +inf share all the mass, written with finite numbers and -inf."""
     logits = widen(logits)
     certain = logits == torch.inf
@@ -22,7 +21,7 @@ def _proper(logits: Tensor) -> Tensor:
     return torch.where(certain.any(-1, keepdim=True) & ~logits.isnan(), spread, logits)
 
 
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
+def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
     """softmax(logits / temperature), where the division may not overflow: the greatest logit becomes 0 before it."""
     return torch.softmax((logits - logits.detach().amax(-1, keepdim=True)) / temperature, -1)
 
@@ -32,23 +31,21 @@ def gumbel(noise: Tensor) -> Tensor:
     return -torch.log(-torch.log1p(-noise))
 
 
-def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+def one_hot(index: Tensor, like: Tensor) -> Tensor:
     return (index.unsqueeze(-1) == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
 
 
-def categorical_sample(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
-    """One-hot sample without a gradient: argmax_k (logits_k + gumbel_k). noise: uniform, the shape of logits, or Keyed."""
-    if isinstance(noise, Keyed):
-        return kernels.categorical(logits, noise.key)
+def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """One-hot sample without a gradient: argmax_k (logits_k + gumbel_k). noise: uniform, the shape of logits."""
     if logits.dtype != torch.float64:
         return kernels.choose(logits, noise).to(logits.dtype)
-    wide = _proper(logits.detach())
+    wide = proper_logits(logits.detach())
     return torch.add(kernels.choose(wide, noise), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
 
 
-def categorical_straight_through(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+def categorical_straight_through(logits: Tensor, noise: Tensor) -> Tensor:
     """One-hot sample with the derivative of its mean, softmax(logits). Biased (Bengio 2013, Sec. 3.2.1)."""
-    path = torch.softmax(_proper(logits), -1).to(logits.dtype)
+    path = torch.softmax(proper_logits(logits), -1).to(logits.dtype)
     return attach(categorical_sample(logits, noise), path)
 
 
@@ -59,7 +56,7 @@ def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float = 1.0, hard
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive; 0.1 to 1 is usual")
-    soft = _tempered(_proper(logits) + gumbel(noise), temperature).to(logits.dtype)
+    soft = tempered_softmax(proper_logits(logits) + gumbel(noise), temperature).to(logits.dtype)
     return attach(categorical_sample(logits, noise), soft) if hard else soft
 
 
@@ -70,28 +67,32 @@ def reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
     2 (diag q - q q') - (diag p - p p') / 2. At temperature 1 it is ZGR, exact for quadratic costs.
     Reference: Liu et al. 2023, "Bridging discrete and backpropagation: straight-through and beyond", Algorithm 2.
     """
+    return reinmax_given(logits, categorical_sample(logits, noise), temperature)
+
+
+def reinmax_given(logits: Tensor, sample: Tensor, temperature: float = 1.0) -> Tensor:
+    """`reinmax` of a one-hot sample that was drawn already."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")
-    hard = categorical_sample(logits, noise)
-    wide = _proper(logits)
+    wide = proper_logits(logits)
     p = torch.softmax(wide, -1)
-    q = ((hard + _tempered(wide, temperature)) / 2).detach()
+    q = ((sample + tempered_softmax(wide, temperature)) / 2).detach()
     # softmax(a + const) with const = log q - a has value q and Jacobian diag q - q q'; written directly to allow zeros.
     # Only the derivative of a matters: with the value 0 nothing overflows.
     a = without_infinities(wide)
     a = a - a.detach()
     through_q = q * (a - (q * a).sum(-1, keepdim=True))
-    return attach(hard, (2 * through_q - p / 2).to(logits.dtype))
+    return attach(sample, (2 * through_q - p / 2).to(logits.dtype))
 
 
 def categorical_log_prob(logits: Tensor, sample: Tensor) -> Tensor:
     """log P of one-hot samples, shape of logits without the last dimension; float32 or wider."""
-    log_p = torch.log_softmax(_proper(logits), -1)
+    log_p = torch.log_softmax(proper_logits(logits), -1)
     return torch.where(sample < 0.5, torch.zeros_like(log_p), log_p).sum(-1)  # a NaN sample keeps its NaN
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:
     """Entropy in nats, shape of logits without the last dimension; categories of probability 0 add 0."""
-    log_p = torch.log_softmax(_proper(logits), -1)
+    log_p = torch.log_softmax(proper_logits(logits), -1)
     p = log_p.exp()
     return -(p * torch.where(p > 0, log_p, torch.zeros_like(log_p))).sum(-1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dither.functional._bernoulli import attach, bernoulli_sample, widen, without_infinities
-from dither.functional._categorical import _proper, categorical_sample
+from dither.functional._categorical import categorical_sample, proper_logits
 
 
 def _require_positive(temperature: float) -> None:
@@ -73,7 +73,7 @@ def gumbel_rao(logits: Tensor, noise: Tensor, extra_noise: Tensor, temperature: 
     _require_positive(temperature)
     _require_draws(extra_noise, logits)
     hard = categorical_sample(logits, noise)
-    wide = _proper(logits)
+    wide = proper_logits(logits)
     perturbed = conditional_gumbel(wide.detach(), hard, extra_noise.to(wide.dtype))
     a = without_infinities(wide)
     lead = perturbed.amax(-1, keepdim=True)

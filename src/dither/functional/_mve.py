@@ -1,4 +1,4 @@
-"""The estimator of least variance among those that multiply the slope of the cost by a matrix that depends on the sample."""
+"""The estimator of minimum variance among those that multiply dL/dh by a matrix that depends on the sample."""
 
 from __future__ import annotations
 
@@ -8,38 +8,46 @@ import torch
 from torch import Tensor
 
 from dither.functional._bernoulli import attach, bernoulli_sample, widen, without_infinities
-from dither.functional._categorical import _proper, categorical_sample
+from dither.functional._categorical import categorical_sample, proper_logits
 
 
 def mve(logits: Tensor, noise: Tensor, quadratic: float = math.inf) -> Tensor:
-    """One-hot sample with the gradient of least variance ("MVE") that is exact for linear costs and, as far as `quadratic`
+    """One-hot sample with the gradient of minimum variance ("MVE") that is exact for linear costs and, as far as `quadratic`
     asks, for quadratic ones.
 
     For the sample x the estimate is d L / d a_k := sum_i S_x[i, k] d L / d x_i. With p = softmax(a), J = diag p - p p', the
-    matrices minimise sum_x p_x |S_x|^2 (the variance, for slopes of no preferred direction), subject to sum_x p_x S_x = J
+    matrices minimise sum_x p_x |S_x|^2 (the variance, for gradients of no preferred direction), subject to sum_x p_x S_x = J
     (linear costs), plus quadratic / 2 times the sum over i <= j of the squared errors p_j S_j[i] + p_i S_i[j] - [i = j] J_i on
     the cost x_i x_j. So quadratic -> 0 is straight-through, and at inf every quadratic cost is exact, as with `reinmax`, but
-    with the least variance. One K x K system per unit; solved in float64.
+    with the minimum variance. One K x K system per unit; solved in float64.
     Reference: Hooper & Shekhovtsov 2026, known from its authors' code; the minimisation above is what that code solves.
     """
+    return mve_given(logits, categorical_sample(logits, noise), quadratic)
+
+
+def mve_given(logits: Tensor, sample: Tensor, quadratic: float = math.inf) -> Tensor:
+    """`mve` of a one-hot sample that was drawn already."""
     _require_weight(quadratic)
-    hard = categorical_sample(logits, noise)
-    wide = _proper(logits)
-    matrix = _matrix(torch.softmax(wide.detach().double(), -1), hard.double(), 1 / quadratic).to(wide.dtype)
+    wide = proper_logits(logits)
+    matrix = _matrix(torch.softmax(wide.detach().double(), -1), sample.double(), 1 / quadratic).to(wide.dtype)
     a = without_infinities(wide)
     path = (matrix * (a - a.detach()).unsqueeze(-2)).sum(-1)
-    return attach(hard, path.to(logits.dtype))
+    return attach(sample, path.to(logits.dtype))
 
 
 def bernoulli_mve(logits: Tensor, noise: Tensor, quadratic: float = math.inf) -> Tensor:
     """`mve` of a binary unit, whose cost depends on the second of two categories with logits (0, a). At quadratic = inf it is
     `bernoulli_reinmax` at temperature 1: of one bit there is but one estimate that is exact for quadratic costs."""
+    return bernoulli_mve_given(logits, bernoulli_sample(logits, noise), quadratic)
+
+
+def bernoulli_mve_given(logits: Tensor, sample: Tensor, quadratic: float = math.inf) -> Tensor:
+    """`bernoulli_mve` of a sample that was drawn already."""
     _require_weight(quadratic)
-    h = bernoulli_sample(logits, noise)
     a = widen(logits.detach()).double()
-    p, x = (torch.stack((1 - one, one), -1) for one in (torch.sigmoid(a), h.double()))
-    slope = _matrix(p, x, 1 / quadratic)[..., 1, 1]
-    return attach(h, slope.to(logits.dtype) * without_infinities(logits))
+    p, x = (torch.stack((1 - one, one), -1) for one in (torch.sigmoid(a), sample.double()))
+    derivative = _matrix(p, x, 1 / quadratic)[..., 1, 1]
+    return attach(sample, derivative.to(logits.dtype) * without_infinities(logits))
 
 
 def _require_weight(quadratic: float) -> None:

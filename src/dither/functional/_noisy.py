@@ -7,26 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dither import kernels
-from dither.noise import Keyed
-
 Size = int | tuple[int, int]
 
 
-def noisy_relu(logits: Tensor, noise: Tensor | Keyed, scale: float = 1.0) -> Tensor:
-    """max(0, a + scale z). noise: standard normal, the shape of logits, or Keyed; scale: standard deviation in units of a."""
-    if isinstance(noise, Keyed):
-        return kernels.noisy_relu(logits, noise.key, scale)
+def noisy_relu(logits: Tensor, noise: Tensor, scale: float = 1.0) -> Tensor:
+    """max(0, a + scale z). noise: standard normal, the shape of logits; scale: standard deviation in units of a."""
     return F.relu(logits + scale * noise.to(logits.dtype))
 
 
-def noisy_tanh(logits: Tensor, noise: Tensor | Keyed, before: float = 1.0, after: float = 0.0) -> Tensor:
+def noisy_tanh(logits: Tensor, noise: Tensor, before: float = 1.0, after: float = 0.0) -> Tensor:
     """tanh(a + before z_1) + after z_2 (the hidden unit of generative stochastic networks).
 
-    noise: standard normal, shape (*logits.shape, 2), z_1 and z_2 in the last dimension, or Keyed.
+    noise: standard normal, shape (*logits.shape, 2), z_1 and z_2 in the last dimension.
     """
-    if isinstance(noise, Keyed):
-        return kernels.noisy_tanh(logits, noise.key, before, after)
     first, second = noise.to(logits.dtype).unbind(-1)
     return torch.tanh(logits + before * first) + after * second
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dither import functional
-from dither.functional._categorical import _proper
-from dither.nodes._node import Node, Sampler, sampled
-from dither.noise import Keyed
+from dither import functional, kernels
+from dither.functional import proper_logits, widen
+from dither.kernels import Key
+from dither.nodes.node import Kernel, Node, Sampler
 
 
 class Categorical(Node):
@@ -16,13 +16,14 @@ class Categorical(Node):
     >>> dither.Categorical()(torch.tensor([[0.0, torch.inf, 0.0]]))
     tensor([[0., 1., 0.]])
 
-    A logit of -inf forbids its category. sampler: how it back-propagates with no estimator running,
+    A logit of -inf forbids its category. sampler: how it backpropagates with no estimator running,
     `(logits, noise) -> one-hot`; default `functional.categorical_straight_through`.
     """
 
     discrete = True
-    takes_keys = True
     elementwise = False
+    one_hot = True
+    straight_through = staticmethod(functional.categorical_straight_through)
 
     def __init__(self, sampler: Sampler = functional.categorical_straight_through) -> None:
         super().__init__()
@@ -36,37 +37,79 @@ class Categorical(Node):
             )
         return super().forward(logits)
 
-    def propagate(self, logits: Tensor, noise: Tensor | Keyed, sampler: Sampler | None = None) -> Tensor:
-        return sampled(sampler or self.sampler, logits, noise)
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
+        return (sampler or self.sampler)(logits, noise)
+
+    def kernel(self, sampler: Sampler | None) -> Kernel | None:
+        return _KERNELS.get(sampler or self.sampler)
+
+    def sampling_kernel(self) -> Kernel:
+        return kernels.categorical
 
     def mean(self, logits: Tensor) -> Tensor:
-        return torch.softmax(_proper(logits), -1).to(logits.dtype)
+        return torch.softmax(proper_logits(logits), -1).to(logits.dtype)
 
     def mode(self, logits: Tensor) -> Tensor:
         index = logits.argmax(-1, keepdim=True)
         hard = (index == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
         return torch.add(hard, self.mean(logits), alpha=0)  # carries NaN
 
-    def outcome(self, logits: Tensor, noise: Tensor | Keyed) -> Tensor:
+    def mean_vjp(self, logits: Tensor, gradient: Tensor) -> Tensor:
+        p = torch.softmax(proper_logits(logits.detach()), -1)
+        return p * (gradient - (p * gradient).sum(-1, keepdim=True))
+
+    def unit_shape(self, logit_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return logit_shape[:-1]
+
+    def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
         return functional.categorical_sample(logits, noise)
 
-    def emit(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return outcome
+    def log_prob(self, logits: Tensor, sample: Tensor) -> Tensor:
+        return functional.categorical_log_prob(logits, sample)
 
-    def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return functional.categorical_log_prob(logits, outcome)
+    def score(self, logits: Tensor, sample: Tensor) -> Tensor:
+        return sample - torch.softmax(proper_logits(logits.detach()), -1)
 
-    def score(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return outcome - torch.softmax(_proper(logits.detach()), -1)
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return torch.softmax(proper_logits(logits), -1)
 
-    def score_weight(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return self.score(logits, outcome).square().sum(-1)
+    def outcomes(self, logits: Tensor) -> Tensor:
+        return torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
 
-    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        log_weight = torch.log_softmax(_proper(logits), -1).movedim(-1, 0)
+    def indicator(self, logits: Tensor, sample: Tensor) -> Tensor:
+        return sample
+
+    def sample_of(self, logits: Tensor, indicator: Tensor) -> Tensor:
+        return indicator
+
+    def relaxation(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """a + Gumbel(u)."""
+        return proper_logits(logits) + functional.gumbel(noise)
+
+    def relaxation_given(self, logits: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
+        """-log E_k of the sample, -log(E_j / p_j + E_k) of the others, E exponential (Tucker et al. 2017, App. C)."""
+        log_p = torch.log_softmax(proper_logits(logits), -1)
+        return functional.conditional_gumbel(log_p, sample, noise.to(widen(logits).dtype))
+
+    def soften(self, relaxed: Tensor, temperature: float) -> Tensor:
+        return functional.tempered_softmax(relaxed, temperature)
+
+    def partition(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        log_weight = torch.log_softmax(proper_logits(logits), -1).movedim(-1, 0)
         # u = 0 is infinite Gumbel noise: that category wins. A sampler that uses more of the noise than the winner
         # (Gumbel-softmax) becomes NaN, which the oracle reports, instead of a wrong expectation.
         count = logits.shape[-1]
         winner = torch.eye(count, dtype=torch.bool, device=logits.device).view(count, *[1] * (logits.dim() - 1), count)
         noise = torch.where(winner, 0.0, 0.5).expand(count, *logits.shape)
         return noise.to(log_weight.dtype), log_weight
+
+
+def _straight_through(logits: Tensor, key: Key) -> Tensor:
+    path = torch.softmax(proper_logits(logits), -1).to(logits.dtype)
+    return functional.attach(kernels.categorical(logits, key), path)
+
+
+_KERNELS: dict[Sampler, Kernel] = {
+    functional.categorical_sample: kernels.categorical,
+    functional.categorical_straight_through: _straight_through,
+}

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dither import functional
-from dither.functional._bernoulli import widen
-from dither.nodes._node import Node, Sampler
-from dither.noise import Keyed
+from dither import functional, kernels
+from dither.functional import widen
+from dither.nodes.node import Kernel, Node, Sampler
 
 _TAIL = 9.5  # standard deviations; beyond lies 1e-21 of the mass
 _NOWHERE = 40.0  # standard deviations, beyond which the normal density is 0 in float64
@@ -30,7 +29,6 @@ class NoisyReLU(Node):
 
     discrete = False
     noise_kind = "normal"
-    takes_keys = True
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -41,8 +39,11 @@ class NoisyReLU(Node):
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
 
-    def propagate(self, logits: Tensor, noise: Tensor | Keyed, sampler: Sampler | None = None) -> Tensor:
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         return functional.noisy_relu(logits, noise, self.scale)
+
+    def kernel(self, sampler: Sampler | None) -> Kernel:
+        return lambda logits, key: kernels.noisy_relu(logits, key, self.scale)
 
     def mean(self, logits: Tensor) -> Tensor:
         """a Phi(a / s) + s phi(a / s)."""
@@ -54,7 +55,7 @@ class NoisyReLU(Node):
     def mode(self, logits: Tensor) -> Tensor:
         return torch.relu(logits)
 
-    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def partition(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         # Below the kink the output is 0, above it smooth: integrate each side by itself.
         kink = (-widen(logits) / self.scale).clamp(-_NOWHERE, _TAIL)
         t, w = (torch.as_tensor(v, dtype=kink.dtype) for v in np.polynomial.legendre.leggauss(64))
@@ -86,7 +87,6 @@ class NoisyTanh(Node):
 
     discrete = False
     noise_kind = "normal"
-    takes_keys = True
 
     def __init__(self, before: float = 1.0, after: float = 0.0) -> None:
         super().__init__()
@@ -100,8 +100,11 @@ class NoisyTanh(Node):
     def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
         return (*logits.shape, 2)
 
-    def propagate(self, logits: Tensor, noise: Tensor | Keyed, sampler: Sampler | None = None) -> Tensor:
+    def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         return functional.noisy_tanh(logits, noise, self.before, self.after)
+
+    def kernel(self, sampler: Sampler | None) -> Kernel:
+        return lambda logits, key: kernels.noisy_tanh(logits, key, self.before, self.after)
 
     def mean(self, logits: Tensor) -> Tensor:
         return torch.tanh(logits)
@@ -109,12 +112,12 @@ class NoisyTanh(Node):
     def mode(self, logits: Tensor) -> Tensor:
         return torch.tanh(logits)
 
-    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def partition(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         rules = [_normal_rule(self.before), _normal_rule(self.after)]
         z = np.stack([g.ravel() for g in np.meshgrid(rules[0][0], rules[1][0], indexing="ij")], -1)
         w = np.outer(rules[0][1], rules[1][1]).ravel()
         dtype = widen(logits).dtype
         noise = torch.as_tensor(z, dtype=dtype, device=logits.device).view(-1, *[1] * logits.dim(), 2)
         log_weight = torch.as_tensor(np.log(w), dtype=dtype, device=logits.device)
-        cells = len(w)
-        return noise.expand(cells, *logits.shape, 2), log_weight.view(-1, *[1] * logits.dim()).expand(cells, *logits.shape)
+        parts = len(w)
+        return noise.expand(parts, *logits.shape, 2), log_weight.view(-1, *[1] * logits.dim()).expand(parts, *logits.shape)

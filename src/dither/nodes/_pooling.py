@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dither import functional
-from dither.functional._noisy import Size
-from dither.nodes._node import Node, Sampler, check_logits, is_concrete
+from dither.functional import Size
+from dither.nodes.checks import check_logits, is_concrete
+from dither.nodes.node import Node, Sampler
 
 
 def _check_image(node: NoisyMaxPool2d | StochasticPool2d, x: Tensor) -> None:
@@ -60,7 +61,7 @@ class NoisyMaxPool2d(Node):
 class StochasticPool2d(Node):
     """Pooling that picks an activation with probability proportional to it: (batch, channels, height, width), all >= 0.
 
-    Put it behind a rectifier. With no estimator running the gradient goes to the picked activation only (biased); the
+    Put it behind a rectifier. With no estimator running the gradient goes to the sampled activation only (biased); the
     score function also credits the choice, and is unbiased. `deterministic("mean")` is the probability-weighted average
     of the paper's test rule, "mode" is max-pooling. Reference: Zeiler & Fergus 2013.
     """
@@ -79,7 +80,7 @@ class StochasticPool2d(Node):
         _check_image(self, logits)
         if is_concrete(logits) and logits.device.type == "cpu" and bool((logits < 0).any()):
             raise ValueError(
-                f"StochasticPool2d: the input has negative values (least: {float(logits.min()):.3g}), but activations are "
+                f"StochasticPool2d: the input has negative values (minimum: {float(logits.min()):.3g}), but activations are "
                 "the weights of the choice; put a rectifier before it"
             )
         return super().forward(logits)
@@ -99,21 +100,24 @@ class StochasticPool2d(Node):
     def mode(self, logits: Tensor) -> Tensor:
         return F.max_pool2d(logits, self.kernel_size, self.stride)
 
-    def outcome(self, logits: Tensor, noise: Tensor) -> Tensor:
+    def unit_shape(self, logit_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.noise_shape(torch.empty((1, *logit_shape), device="meta"))[1:]
+
+    def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
         return functional.stochastic_pool2d_sample(logits, noise, self.kernel_size, self.stride)
 
-    def emit(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return functional.stochastic_pool2d_pick(logits, outcome, self.kernel_size, self.stride)
+    def output(self, logits: Tensor, sample: Tensor) -> Tensor:
+        return functional.stochastic_pool2d_pick(logits, sample, self.kernel_size, self.stride)
 
-    def log_prob(self, logits: Tensor, outcome: Tensor) -> Tensor:
-        return torch.log(self._probabilities(logits).gather(-1, outcome.unsqueeze(-1)).squeeze(-1))
+    def log_prob(self, logits: Tensor, sample: Tensor) -> Tensor:
+        return torch.log(self._probabilities(logits).gather(-1, sample.unsqueeze(-1)).squeeze(-1))
 
-    def score_weight(self, logits: Tensor, outcome: Tensor) -> Tensor:
+    def score_weight(self, logits: Tensor, sample: Tensor) -> Tensor:
         p = self._probabilities(logits.detach())
-        one_hot = outcome.unsqueeze(-1) == torch.arange(p.shape[-1], device=p.device)
+        one_hot = sample.unsqueeze(-1) == torch.arange(p.shape[-1], device=p.device)
         return (one_hot.to(p.dtype) - p).square().sum(-1)
 
-    def cells(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def partition(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         p = self._probabilities(logits).movedim(-1, 0)
         middle = (torch.cumsum(p, 0) - p / 2).detach()
         # log 0 has no finite derivative, and 0 times it would be NaN: an activation of 0 is a constant impossibility

@@ -9,11 +9,11 @@ from dither.testing._checks import (
     default_problems,
     fits,
 )
-from dither.testing._planted import PLANTED
+from dither.testing._mutants import MUTANTS
 from dither.testing._zoo import Problem, random_problem, rectifier_problem, zoo
 
 __all__ = [
-    "PLANTED",
+    "MUTANTS",
     "CheckFailed",
     "Problem",
     "assert_mean",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import exact
-from dither.nodes import Node, named_nodes
+from dither.nodes import named_nodes
 from dither.testing._zoo import Problem, deep_problems, rectifier_problem, smooth_problems, zoo
 
 Build = Callable[[nn.Module], Any]
@@ -69,7 +69,7 @@ def assert_unbiased(
     """
     built = estimator if hasattr(estimator, "model") else estimator(model)
     expected = exact.gradient(model, objective(built, closure), max_outcomes=max_outcomes)
-    tolerance = max(tolerance, getattr(built, "accuracy", 0.0))
+    tolerance = max(tolerance, _accuracy(built))
     errors = bias(built, closure, max_outcomes=max_outcomes)
     scale = max(1.0, *(float(g.abs().max()) for g in expected.values()))
     for name, error in errors.items():
@@ -151,16 +151,24 @@ def fits(build: Build, problem: Problem, max_bits: float = MAX_BITS) -> bool:
         return False
     if "hard-cost" in problem.traits and not getattr(estimator, "any_cost", True):
         return False
-    quadrature = getattr(estimator, "accuracy", 0.0) > TOLERANCE
+    quadrature = _accuracy(estimator) > TOLERANCE
     if quadrature and "smooth" not in problem.traits:
         return False
     max_bits = max_bits + 2 if quadrature else max_bits
-    return getattr(estimator, "enumerates", False) or exact.outcomes(estimator, problem.closure) <= 2**max_bits
+    return _enumerates(estimator) or exact.outcomes(estimator, problem.closure) <= 2**max_bits
 
 
 def _supported(build: Build, problem: Problem) -> bool:
-    supports = getattr(getattr(build, "func", build), "supports", (Node,))
-    return all(isinstance(node, supports) for node in named_nodes(problem.model).values() if node.discrete)
+    requires = getattr(getattr(build, "func", build), "requires", ())
+    return all(node.has(c) for node in named_nodes(problem.model).values() if node.discrete for c in requires)
+
+
+def _accuracy(estimator: Any) -> float:
+    return getattr(estimator, "oracle", exact.Oracle(accuracy=0.0)).accuracy
+
+
+def _enumerates(estimator: Any) -> bool:
+    return getattr(estimator, "oracle", exact.Oracle()).enumerates
 
 
 def _gradient(estimator: Any, problem: Problem, closure: Callable[[], Tensor] | None = None) -> Tensor:
@@ -187,7 +195,7 @@ def _value(build: Build, problems: list[Problem]) -> int:
         value = float(exact.moments(estimator, p.closure, max_outcomes=1 << 20, frozen=False, variance=False).value)
         cost = exact.expected_cost(p.model, objective(estimator, p.closure)).detach()
         expected = float(cost.sum() / cost.shape[0])
-        if not abs(value - expected) <= max(TOLERANCE, getattr(estimator, "accuracy", 0.0)) * max(1, abs(expected)):
+        if not abs(value - expected) <= max(TOLERANCE, _accuracy(estimator)) * max(1, abs(expected)):
             raise CheckFailed("value", p.name, f"the loss's expected value is {value:.12g}, the expected cost {expected:.12g}")
     return len(problems)
 
@@ -213,12 +221,12 @@ def _bias(build: Build, problems: list[Problem]) -> int:
 
 def _reproducible(build: Build, problems: list[Problem]) -> int:
     for p in problems:
-        drawn = []
+        gradients = []
         for _ in range(2):
             torch.manual_seed(3)
-            drawn.append(_gradient(build(p.model), p))
+            gradients.append(_gradient(build(p.model), p))
             torch.rand(7)
-        if not torch.equal(drawn[0], drawn[1]):
+        if not torch.equal(gradients[0], gradients[1]):
             raise CheckFailed("reproducible", p.name, "two calls after torch.manual_seed(3) gave different gradients")
     return len(problems)
 
@@ -243,7 +251,7 @@ def _restores(build: Build, problems: list[Problem]) -> int:
 def _evaluations(build: Build, problems: list[Problem]) -> int:
     for p in problems:
         estimator = build(p.model)
-        if getattr(estimator, "enumerates", False):
+        if _enumerates(estimator):
             continue
         estimator.vectorize = False
         estimator(p.closure)  # the first call may trace locality
@@ -263,22 +271,22 @@ def _evaluations(build: Build, problems: list[Problem]) -> int:
 def _vectorize(build: Build, problems: list[Problem]) -> int:
     """What runs in one vmap is what oracles see in a loop: noise shared between runs is the same noise in both."""
     for p in problems:
-        if getattr(build(p.model), "enumerates", False):
+        if _enumerates(build(p.model)):
             continue
-        drawn = []
+        gradients = []
         for vectorize in (True, False):
             torch.manual_seed(4)
             estimator = build(p.model)
             estimator.vectorize = vectorize
-            drawn.append(_gradient(estimator, p))
-        if not torch.allclose(drawn[0], drawn[1], rtol=1e-9, atol=1e-11):
+            gradients.append(_gradient(estimator, p))
+        if not torch.allclose(gradients[0], gradients[1], rtol=1e-9, atol=1e-11):
             raise CheckFailed("vectorize", p.name, "runs in one vmap and runs in a loop give different gradients")
     return len(problems)
 
 
 def _scale(build: Build, problems: list[Problem]) -> int:
     for p in problems:
-        drawn = []
+        gradients = []
         for factor in (1.0, 1024.0):
             torch.manual_seed(5)
             estimator = build(p.model)
@@ -286,8 +294,8 @@ def _scale(build: Build, problems: list[Problem]) -> int:
                 return len(problems)  # its objective is not linear in the costs
             closure = lambda f=factor, q=p: f * q.closure()  # noqa: E731
             _gradient(estimator, p, closure)
-            drawn.append(_gradient(estimator, p, closure) / factor)
-        if not torch.allclose(drawn[0], drawn[1], rtol=1e-9, atol=1e-11):
+            gradients.append(_gradient(estimator, p, closure) / factor)
+        if not torch.allclose(gradients[0], gradients[1], rtol=1e-9, atol=1e-11):
             raise CheckFailed("scale", p.name, "the gradient of 1024 times the cost is not 1024 times the gradient")
     return len(problems)
 

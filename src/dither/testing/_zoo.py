@@ -55,14 +55,12 @@ class _Layered(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         for layer, node in zip(self.layers, self.nodes, strict=True):
             a = layer(h)
-            if isinstance(node, Categorical):
+            if node.one_hot:
                 h = node(a.unflatten(-1, (-1, a.shape[-1]))).flatten(-2)
             else:
                 h = node(a)
             if self.twice:
-                h = h + 0.5 * (
-                    node(a.roll(1, -1).unsqueeze(-2)).squeeze(-2) if isinstance(node, Categorical) else node(0.7 - a)
-                )
+                h = h + 0.5 * (node(a.roll(1, -1).unsqueeze(-2)).squeeze(-2) if node.one_hot else node(0.7 - a))
         return h
 
 

@@ -1,0 +1,1 @@
+"""Samples that avoid each other."""

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dither.estimators.antithetic.pairs import LayerwisePairs
+from dither.estimators.core.site import Site
+from dither.functional import widen
+
+
+class DisARM(LayerwisePairs):
+    """DisARM, also known as U2G: an antithetic pair of binary samples, with the uniforms integrated out.
+
+    Estimates   d E[L] / d a_i for every logit; unbiased at any depth.
+    Formula     1/2 (L(b) - L(b')) (b_i - b'_i) max(s_i, 1 - s_i),  b = 1[u < s], b' = 1[1 - u < s], s = sigmoid(a): zero for
+                units that agree in both.
+    Requires    samples x (1 + layers) evaluations of the closure: a first run, and one for each layer in which its uniforms are
+                turned to 1 - u; two for a net with one layer. Any cost, differentiable or not. Bernoulli nodes only.
+    Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
+    Raises      TypeError for a model with another discrete node.
+    Reference   Dong, Mnih, Tucker 2020, "DisARM: an antithetic gradient estimator for binary latent variables", Eq. 6;
+                Yin, Ho, Yan, Qian, Zhou 2020, "Probabilistic best subset selection via gradient-based optimization" (U2G).
+    """
+
+    unbiased = True
+    reference = "Dong, Mnih, Tucker 2020, Eq. 6"
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        first, second = self.pair(site, site.credit(costs))
+        h, turned = self.pair(site, site.sample)
+        logits, _ = self.pair(site, site.logits)
+        s = torch.sigmoid(widen(logits.detach()))
+        estimate = 0.5 * (first - second) * (h - turned) * torch.maximum(s, 1 - s)
+        return site.along_logits(estimate / self.samples, logits)

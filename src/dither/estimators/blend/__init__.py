@@ -1,0 +1,1 @@
+"""A blend of a biased and an unbiased estimate."""

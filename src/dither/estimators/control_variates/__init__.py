@@ -1,0 +1,1 @@
+"""Score functions with control variates from other runs or from relaxations."""

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators.control_variates.independent import IndependentSamples
+from dither.estimators.control_variates.scales import others
+from dither.estimators.core.site import Site
+from dither.functional import widen
+
+_HIDDEN = 100
+_PART = 4096
+
+
+class _Surrogate(nn.Module):
+    """H(first-order change, cost) -> the surrogates of the baseline and of the vector control variate, with their scales."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        of = {"dtype": like.dtype, "device": like.device}
+        self.first, self.last = nn.Linear(2, _HIDDEN, **of), nn.Linear(_HIDDEN, 2, **of)
+        self.scale = nn.Parameter(torch.zeros(2, **of))  # the paper's alpha and beta
+
+    def forward(self, change: Tensor, cost: Tensor) -> Tensor:
+        """change, cost (broadcast to it) -> the two surrogates in a leading dimension."""
+        inputs = torch.stack((change.flatten(), cost.expand_as(change).flatten())).to(self.scale.dtype)
+        # Part by part, or memory for all hidden units of all neighbours is mapped anew at every step: half of its time.
+        values = torch.cat([self._values(part) for part in inputs.split(_PART, 1)], 1)
+        return (self.scale.unsqueeze(1) * values).view(2, *change.shape)
+
+    def _values(self, inputs: Tensor) -> Tensor:
+        h = torch.addmm(self.first.bias.unsqueeze(1), self.first.weight, inputs)  # rows of hidden units: long and contiguous
+        h = nn.functional.leaky_relu(h, 0.3, inplace=True)
+        return torch.addmm(self.last.bias.unsqueeze(1), self.last.weight, h)
+
+
+class RODEO(IndependentSamples):
+    """RODEO: leave-one-out with two control variates made by a discrete Stein operator from the other samples.
+
+    Estimates   d E[L] / d a for every logit of binary units; unbiased at any depth, whatever the surrogates are.
+    Formula     1/K sum_k (L_k - 1/(K-1) sum_{j != k} (L_j + (A h_j)(x_j))) (x_k - s_k) + (A h~_k)(x_k),
+                (A h)(x) = 1/D sum_i P(flip of x_i) (h(x with x_i flipped) - h(x)): the generator of random-scan Gibbs sampling
+                (Barker's rule, for neighbours that differ in one unit), of mean zero under P for every h.
+                h_k(y) = mean over j != k of alpha H_1, and h~_k(y) = (y - s_k) times that of beta H_2, where H takes
+                (L_j' (y - x_j), L_j), the first-order change of the cost and the cost of run j; L_j' is dL_j / dx_j.
+    Learning    H, a net of 100 hidden units for each node, and alpha and beta (zero at first: leave-one-out) learn from the
+                returned loss, which carries d |gradient|^2 / d phi onto them, and onto nothing else: give
+                estimator.parameters() to an optimizer (Adam with 1e-3 in the paper). The update follows the call.
+    Requires    samples >= 2 evaluations of the closure, one backward pass, and K (K-1) (units + 1) evaluations of H per
+                example. Any cost; Bernoulli nodes only. Terms of a cost are summed.
+    Differs     H's values are averaged over j for every K (the paper's choice for K > 2; for K = 2 both are the same). All K
+                runs are independent from the first layer on, and sample gradients pass later nodes straight-through; the
+                paper draws K samples anew for each layer given one sample of those before.
+    Raises      TypeError for other discrete nodes; ValueError for fewer than two samples.
+    Reference   Shi, Zhou, Hwang, Titsias, Mackey 2022, "Gradient estimation with discrete Stein operators", Sec. 4-5.
+    """
+
+    reference = "Shi et al. 2022, Sec. 5"
+    requires = ("binary", "score")
+
+    def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
+        super().__init__(model, samples, vectorize=vectorize)
+        like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+        with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
+            self.nets = nn.ModuleDict({n.replace(".", "_"): _Surrogate(like) for n, v in self.nodes.items() if v.discrete})
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        estimate = self._estimate(site, widen(costs).sum(-1)) / self.samples
+        surrogate = site.along_logits(estimate)
+        if not estimate.requires_grad:
+            return surrogate
+        return surrogate + estimate.sum(0).square().sum() / estimate.shape[1]
+
+    def _estimate(self, site: Site, cost: Tensor) -> Tensor:
+        """Per sample and logit; a function of the surrogates' parameters alone."""
+        s, x = torch.sigmoid(widen(site.logits.detach())).flatten(2), widen(site.sample).flatten(2)
+        flip = s * (1 - x) + (1 - s) * x
+        before, after = self._surrogates(site, cost, x)
+        change = (flip * (after - before)).mean(-1)
+        score = x - s
+        turned = flip * after[1] * (1 - 2 * x) / x.shape[-1]  # the flipped unit's own entry of y - s moves too
+        baseline = others(cost + change[0])
+        estimate = (cost - baseline + change[1]).unsqueeze(-1) * score + turned
+        return estimate.view(site.logits.shape)
+
+    def _surrogates(self, site: Site, cost: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both h_k at x_k, (2, K, batch, 1), and with each of its units flipped, (2, K, batch, units)."""
+        assert site.sample_gradient is not None
+        net, k = self.nets[site.name.partition(":")[0].replace(".", "_")], self.samples
+        gradient = widen(site.sample_gradient * _step(site)).flatten(2)  # with respect to the bits
+        here = torch.einsum("jbd,kbd->kjb", gradient, x) - (gradient * x).sum(-1)
+        flipped = here.unsqueeze(-1) + gradient * (1 - 2 * x).unsqueeze(1)
+        changes = torch.cat((here.unsqueeze(-1), flipped), -1)
+        rows = [[j for j in range(k) if j != i] for i in range(k)]
+        index = torch.tensor(rows, device=x.device)
+        changes = changes[torch.arange(k, device=x.device).unsqueeze(1), index]
+        h = net(changes, cost[index].unsqueeze(-1)).mean(2).to(x.dtype)
+        return h[..., :1], h[..., 1:]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {f"nets.{name}": tensor for name, tensor in self.nets.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        wrong = [name for name in state if not name.startswith("nets.")]
+        if wrong:
+            raise ValueError(f"the state of RODEO holds nets.* only, got {', '.join(wrong)}")
+        self.nets.load_state_dict({name.removeprefix("nets."): tensor for name, tensor in state.items()})
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.nets.parameters()
+
+
+def _step(site: Site) -> Tensor:
+    """The output for 1 less that for 0."""
+    one = torch.ones_like(site.sample)
+    return site.per_run(site.node.output, site.logits.detach(), one) - site.per_run(
+        site.node.output, site.logits.detach(), torch.zeros_like(one)
+    )

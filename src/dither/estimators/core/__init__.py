@@ -1,0 +1,8 @@
+"""What all estimators share: calls, runs, sites, credit, baselines. Enough is exported here to write one."""
+
+from dither.estimators.core.baselines import Baseline, make_baseline
+from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.site import Closure, Site
+
+__all__ = ["Baseline", "Call", "Closure", "Estimator", "Layout", "Site", "make_baseline"]

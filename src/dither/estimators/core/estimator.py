@@ -1,0 +1,164 @@
+"""What every estimator shares: running a closure with the model's nodes taken over, and the loss that comes back."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from dither import noise
+from dither.estimators.core.call import Call
+from dither.estimators.core.execution import FORESEEN, Execution, Handler, Layout, Run, layout_of
+from dither.estimators.core.locality import Locality
+from dither.estimators.core.site import Closure, Site, check_costs
+from dither.exact import Oracle
+from dither.functional import attach, widen
+from dither.nodes import CAPABILITIES, named_nodes
+
+
+class Estimator(ABC):
+    """Base of the estimators: built on a model, called on a closure, returns the loss.
+
+    The loss's value is the mean cost; its gradient is the estimate. A subclass says how a node samples in a run of the closure
+    (`sample`) and what each of its calls adds to the loss (`surrogate`), and declares its facts, which the conformance suite
+    checks:
+
+    unbiased       whether the gradient's expectation is that of the expected cost.
+    evaluations    how many times the closure's cost is computed per call.
+    reference      where the method comes from.
+    requires       the capabilities that it needs of a discrete node (`nodes.CAPABILITIES`).
+    needs_sample_gradients  whether it takes d cost / d output of each node (`Site.sample_gradient`): then the cost must be
+                   differentiable in the nodes' outputs, unless `any_cost`.
+
+    Raises TypeError for a node that it cannot credit; ValueError for a model without nodes, a cost without a batch
+    dimension and the like; FloatingPointError, naming call, node and seed, for a cost that is not finite.
+    """
+
+    unbiased: ClassVar[bool]
+    multi_sample: ClassVar[bool] = False  # its objective is not the mean of the runs' costs, but `value` of them together
+    reference: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+    needs_sample_gradients: ClassVar[bool] = False
+    any_cost: ClassVar[bool] = True  # False: (un)biasedness holds for costs that are smooth in the nodes' outputs only
+    runs_depend_on_layout: ClassVar[bool] = False  # then the closure may have to run anew once its layout is known
+    stochastic: ClassVar[bool] = True  # False: its value is the cost of another network
+    composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
+    oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
+    run_type: ClassVar[type[Run]] = Run
+    local_credit: bool = False  # whether surrogates use Site.influence
+    split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
+
+    def __init__(self, model: nn.Module, *, samples: int = 1, vectorize: bool = True) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model is {type(model).__name__}: an estimator is built on a torch.nn.Module, {type(self).__name__}(net)"
+            )
+        if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= noise.MAX_SAMPLES:
+            raise ValueError(f"samples is {samples!r}: it must be an integer from 1 to {noise.MAX_SAMPLES}")
+        self.model = model
+        self.nodes = named_nodes(model)
+        if not self.nodes:
+            raise ValueError(
+                f"{type(model).__name__} has no stochastic node: put a dither.Bernoulli(), dither.Categorical() or another "
+                "node where the model takes its hard decisions (a closure is estimated only through its model's nodes)"
+            )
+        self._require_capable()
+        self.samples = samples
+        self.vectorize = vectorize
+        self.calls = 0
+        self.locality = Locality()
+        self.learning = True  # False while an oracle needs the state as it is
+        self.handler = Handler()
+        self.layout: Layout = FORESEEN  # that of the last call
+
+    def _require_capable(self) -> None:
+        for name, node in self.nodes.items():
+            if node.discrete and (lacking := [c for c in self.requires if not node.has(c)]):
+                raise TypeError(
+                    f"{type(self).__name__} cannot credit node '{name}', a {type(node).__name__}: it needs "
+                    f"{' and '.join(f'{c} ({CAPABILITIES[c]})' for c in lacking)}, which the node does not have; use "
+                    "ScoreFunction, which takes every discrete node, or dither.PerNode with an estimator for each"
+                )
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        """What the conformance suite builds of this class, by name: every choice that changes its gradient."""
+        return {} if cls is Estimator else {cls.__name__: cls}
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        """How many samples it needs at least, with these words among its arguments (such as a baseline's)."""
+        return 1
+
+    def runs(self, layout: Layout) -> int:
+        """How many runs of the closure a call makes, for discrete calls of these shapes."""
+        return self.samples
+
+    @property
+    def evaluations(self) -> int:
+        """Known after the first call, where it depends on the closure's units."""
+        return self.runs(self.layout)
+
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        """(the node's output in this run, its sample if it is to be credited)."""
+        raise NotImplementedError(f"{type(self).__name__} does not define sample(call)")
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
+        """A scalar whose gradient is this site's part of the estimate. costs: (K, batch, terms), constants."""
+        return None
+
+    def value(self, costs: Tensor) -> Tensor:
+        """The objective of each example from the costs (K, batch, terms) of all runs: their mean, terms summed."""
+        return widen(costs).sum(-1).mean(0)
+
+    def __call__(self, closure: Closure) -> Tensor:
+        self.calls += 1
+        # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
+        execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
+        costs, sites = execution.runs()
+        if (layout := layout_of(sites)) != self.layout:
+            self.layout = layout
+            if self.runs_depend_on_layout:  # the first call, or a change of shapes: made once more, by the right plan
+                execution.layout = layout
+                costs, sites = execution.runs()
+        check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
+        if self.local_credit and costs.shape[-1] > 1:
+            self.locality.mark(execution, sites, costs.shape[-1])
+        return self.assemble(costs, sites) if execution.differentiating else self.value(costs).mean()
+
+    def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
+        """The loss: the objective's value with its own gradient, and every site's surrogate attached."""
+        loss = self.value(costs).mean()
+        for site in sites:
+            part = self.surrogate(site, costs.detach())
+            if part is not None:
+                loss = attach(loss, part)
+        return loss
+
+    # --- state --------------------------------------------------------------------------------------------------------
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within it calls leave the estimator's state (baselines) as it is."""
+        before, self.learning = self.learning, False
+        try:
+            yield
+        finally:
+            self.learning = before
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The estimator's state as a flat dict of tensors; empty if it has none."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state but was given {', '.join(sorted(state))}")
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the estimator's own (a learned baseline): give them to the optimizer."""
+        return iter(())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(samples={self.samples}, nodes=[{', '.join(self.nodes)}])"

@@ -1,0 +1,191 @@
+"""The state of one call of an estimator: its runs of the closure, with the nodes taken over, and what each of them leaves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from dither import noise
+from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.sample_gradients import Graph, sample_gradients
+from dither.estimators.core.site import Closure, Site, checked_cost
+from dither.estimators.core.sums import with_terms
+from dither.nodes import Node, noted, taken_over
+
+FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
+
+
+class Plan(Protocol):
+    """What an execution needs to know of its estimator."""
+
+    nodes: dict[str, Node]
+    vectorize: bool
+    split_sums: bool
+    handler: Handler
+    needs_sample_gradients: ClassVar[bool]
+
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]: ...
+
+    def runs(self, layout: Layout) -> int: ...
+
+
+@dataclass
+class Record:
+    """One call of a discrete node in a run."""
+
+    node: Node
+    logits: Tensor
+    sample: Tensor
+    output: Tensor | None = None
+
+
+class Run:
+    """One run of the closure; in a vmap over runs, all of them at once."""
+
+    def __init__(self, plan: Plan, index: Tensor, seed: Tensor, layout: Layout, differentiating: bool) -> None:
+        self.plan, self.index, self.seed, self.layout = plan, index, seed, layout
+        self.differentiating = differentiating
+        self.graph = Graph(index, plan.nodes.values())
+        self.calls = 0
+        self.records: list[Record] = []
+
+    def on_node(self, node: Node, logits: Tensor) -> Tensor:
+        """The output of a node's call, which is recorded if it is to be credited."""
+        # What a checkpointed region keeps for its recomputation: a key, and nothing of the graph.
+        key = (self.seed, self.calls, len(self.records), self.index, self.layout, self.graph)
+        sample = noted(partial(_sample, self.plan.sample, node, key))
+        node._unseen = self.differentiating and not torch.is_grad_enabled()
+        self.calls += 1
+        output, credited = sample(logits)
+        if credited is not None:
+            self.records.append(Record(node, logits, credited, output if self.plan.needs_sample_gradients else None))
+        return output
+
+    def call(self, node: Node, logits: Tensor) -> Call:
+        """What the estimator is told of a node's call."""
+        return Call(node, logits, self.seed, self.calls, len(self.records), self.index, self.layout, self.graph)
+
+    def sites(self, sites: list[Site]) -> list[Site]:
+        """The sites of all runs, of which this is the last, as the estimator keeps them."""
+        return sites
+
+    def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):
+        """Run it: (cost (batch, terms), logits, samples, sample gradients), lists with an entry for each record."""
+        plan = self.plan
+        with taken_over(plan.nodes.values(), _handler=handler):
+            cost = checked_cost(with_terms(closure) if plan.split_sums else closure())
+        outputs = [record.output for record in self.records if record.output is not None]
+        gradients = sample_gradients(cost, outputs) if plan.needs_sample_gradients and self.differentiating else []
+        self.graph.cut()
+        return cost, [r.logits for r in self.records], [r.sample for r in self.records], gradients
+
+
+def _sample(sample: Callable[[Call], Any], node: Node, key: tuple[Any, ...], logits: Tensor) -> Any:
+    return sample(Call(node, logits, *key))
+
+
+class Handler:
+    """What a taken-over node calls: one object for good, so that compiled models are not compiled again."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+
+    def __call__(self, node: Node, logits: Tensor) -> Tensor:
+        assert self.run is not None
+        return self.run.on_node(node, logits)
+
+
+class Execution:
+    """All runs of the closure in one call of an estimator."""
+
+    def __init__(self, plan: Plan, closure: Closure, layout: Layout, run_type: type[Run] = Run) -> None:
+        self.plan, self.closure, self.layout, self.run_type = plan, closure, layout, run_type
+        self.seed, self.differentiating = noise.draw_seed(), torch.is_grad_enabled()
+
+    def run(self, index: Tensor, run_type: type[Run] | None = None) -> Run:
+        return (run_type or self.run_type)(self.plan, index, self.seed, self.layout, self.differentiating)
+
+    def runs(self) -> tuple[Tensor, list[Site]]:
+        """Costs (runs, batch, terms) and the sites, for all runs that the plan has for the layout."""
+        count, last = self.plan.runs(self.layout), []
+
+        def once(index: Tensor):
+            run = self.run(index)
+            last[:] = [run]
+            self.plan.handler.run = run
+            try:
+                return run.over(self.closure, self.plan.handler)
+            finally:
+                self.plan.handler.run = None
+
+        from_oracle = any(node._source is not None for node in self.plan.nodes.values())
+        if count == 1:
+            cost, *parts = once(torch.tensor(0))
+            costs, parts = cost.unsqueeze(0), [[t.unsqueeze(0) for t in part] for part in parts]
+        elif self.plan.vectorize and not from_oracle:
+            costs, *parts = self._vmapped(once, count)
+        else:
+            costs, parts = self._looped(once, count)
+        return costs, self._sites(last[0], *parts)
+
+    def _vmapped(self, once: Callable[[Tensor], Any], count: int):
+        try:
+            # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
+            compiler = "torch._dynamo" in sys.modules
+            with torch.compiler.set_stance("force_eager") if compiler else nullcontext():
+                return torch.func.vmap(once, randomness="same")(torch.arange(count))
+        except RuntimeError as error:
+            error.add_note(
+                f"dither: {type(self.plan).__name__} makes its {count} runs as one vmap over the closure; where the "
+                "closure cannot be vmapped (.item(), in-place updates of buffers, ...) use vectorize=False"
+            )
+            raise
+
+    def _looped(self, once: Callable[[Tensor], Any], count: int):
+        results = [once(torch.tensor(k)) for k in range(count)]
+        calls = {len(logits) for _, logits, *_ in results}
+        if len(calls) > 1:
+            raise ValueError(
+                f"the closure called {sorted(calls)} nodes in its {count} runs: with "
+                "several runs per call each must call the same nodes"
+            )
+        costs = torch.stack([result[0] for result in results])
+        parts = [[torch.stack(same) for same in zip(*(result[p] for result in results), strict=True)] for p in (1, 2, 3)]
+        return costs, parts
+
+    def _sites(self, run: Run, logits: list[Tensor], samples: list[Tensor], gradients: list[Tensor]) -> list[Site]:
+        require_called(run.calls > 0, self.plan)
+        names = self._names(run)
+        gradients = gradients or [None] * len(logits)  # type: ignore[list-item]
+        each = enumerate(zip(names, run.records, logits, samples, gradients, strict=True))
+        return run.sites([Site(name, record.node, a, h, g, i, len(names)) for i, (name, record, a, h, g) in each])
+
+    def _names(self, run: Run) -> list[str]:
+        names = {id(node): name for name, node in self.plan.nodes.items()}
+        seen: dict[str, int] = {}
+        result = []
+        for record in run.records:
+            name = names[id(record.node)]
+            seen[name] = seen.get(name, -1) + 1
+            result.append(f"{name}:{seen[name]}" if seen[name] else name)
+        return result
+
+
+def layout_of(sites: list[Site]) -> Layout:
+    return tuple((site.node, site.shape[2:]) for site in sites)
+
+
+def require_called(called: bool, plan: Plan) -> None:
+    if not called:
+        raise ValueError(
+            f"the closure called none of the nodes of the model that {type(plan).__name__} was built on "
+            f"({', '.join(plan.nodes)}): build the estimator on the model that the closure runs, and call it outside "
+            "dither.deterministic"
+        )

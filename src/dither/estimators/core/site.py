@@ -1,0 +1,141 @@
+"""What the runs of a closure leave behind: their cost, and a record of every sample taken on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dither.functional import widen, without_infinities
+from dither.nodes import Node, is_concrete
+
+Closure = Callable[[], Tensor]
+
+
+@dataclass
+class Site:
+    """One call of one discrete node in a pass over the closure, for all K runs.
+
+    name: the module's name, with ":1", ":2", ... for later calls of the same node in one pass. logits, sample:
+    (K, batch, *units[, categories]). sample_gradient: d cost / d output in each run, for estimators that need it.
+    index: number among the sites, of which there are `count`.
+    """
+
+    name: str
+    node: Node
+    logits: Tensor
+    sample: Tensor
+    sample_gradient: Tensor | None = None
+    index: int = 0
+    count: int = 1
+    influence: Tensor | None = None  # (units, terms) bool: the cost terms that each unit can change; None: all
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the logits, (K, batch, *units[, categories])."""
+        return tuple(self.logits.shape)
+
+    def per_run(self, f: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """A function of the node, of tensors whose batch is first, for tensors of all runs (K, batch, ...)."""
+        return f(*(t.flatten(0, 1) for t in tensors)).unflatten(0, tensors[0].shape[:2])
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The shape of the node's units: that of log_prob without runs and batch."""
+        return self.node.unit_shape(self.shape[2:])
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """log P(sample) per unit, (K, batch, *units), differentiable."""
+        return self.per_run(self.node.log_prob, self.logits, self.sample)
+
+    @cached_property
+    def score_weight(self) -> Tensor:
+        """Squared norm of the score per unit, (K, batch, *units)."""
+        return self.per_run(self.node.score_weight, self.logits.detach(), self.sample)
+
+    @cached_property
+    def score(self) -> Tensor | None:
+        """d log P(sample) / d logits, the shape of logits; None for nodes that have no score in closed form."""
+        if not self.node.has("score"):
+            return None
+        return self.per_run(self.node.score, self.logits.detach(), self.sample)
+
+    @property
+    def output(self) -> Tensor:
+        """The node's output in each run, without a graph."""
+        return self.per_run(self.node.output, self.logits.detach(), self.sample)
+
+    def mean_vjp(self, gradient: Tensor, logits: Tensor | None = None) -> Tensor:
+        """(d mean / d logits)' gradient in each run."""
+        return self.per_run(self.node.mean_vjp, self.logits if logits is None else logits, gradient)
+
+    def credit(self, costs: Tensor) -> Tensor:
+        """The cost that each unit is credited with, (K, batch, *units), or with ones for units when all share it.
+
+        costs: (K, batch, terms). With local credit a unit's is the sum of the terms that it can influence.
+        """
+        costs = widen(costs)
+        if self.influence is not None:
+            return (costs @ self.influence.to(costs.dtype).T).view(*costs.shape[:2], *self.units)
+        return self.over_units(costs.sum(-1))
+
+    def along_logits(self, estimate: Tensor, logits: Tensor | None = None) -> Tensor:
+        """A scalar whose gradient with respect to the logits (of all runs, or those given) is `estimate` / batch."""
+        logits, batch, estimate = self.logits if logits is None else logits, self.logits.shape[1], estimate.detach()
+        if is_concrete(logits) and len(logits) > 1 and logits.stride(0) == 0:
+            estimate, logits = estimate.sum(0), logits[0]  # the same logits in all runs
+        return (estimate * without_infinities(widen(logits))).sum() / batch
+
+    def over_units(self, values: Tensor) -> Tensor:
+        """(K, batch) values with trailing dimensions that broadcast over units."""
+        return values.view(*values.shape, *[1] * len(self.units))
+
+
+def over_logits(values: Tensor, logits: Tensor) -> Tensor:
+    """Values (K, batch) or (K, batch, *units) with trailing dimensions that broadcast over logits (K, batch, ...)."""
+    return values.view(*values.shape, *[1] * (logits.dim() - values.dim()))
+
+
+def checked_cost(cost: Tensor) -> Tensor:
+    """The closure's cost as (batch, terms)."""
+    if not isinstance(cost, Tensor):
+        raise TypeError(f"the closure returned {type(cost).__name__}: it must return a tensor, one cost per example, (batch,)")
+    if cost.dim() == 0:
+        raise ValueError(
+            "the closure returned a scalar cost: one cost per example, shape (batch,), is needed to credit each sample "
+            'with its own outcome; use reduction="none" in the loss and leave the mean to the estimator'
+        )
+    if cost.dim() > 2 or not cost.is_floating_point():
+        raise ValueError(
+            f"the closure returned a cost of shape {tuple(cost.shape)} and dtype {cost.dtype}: floating-point costs of shape "
+            "(batch,) or (batch, terms) are needed; sum over the other dimensions, e.g. cost.flatten(1).sum(1)"
+        )
+    if 0 in cost.shape:
+        raise ValueError(f"the closure returned an empty cost, shape {tuple(cost.shape)}; skip the step for an empty batch")
+    return cost if cost.dim() == 2 else cost.unsqueeze(1)
+
+
+def check_costs(costs: Tensor, sites: Sequence[Site], what: str, seed: Tensor) -> None:
+    """Raise unless every site has a cost for each of its examples, and all costs are finite.
+
+    costs: (K, batch, terms). what: the call, for the message, such as "call 3 of DisARM".
+    """
+    for site in sites:
+        if site.shape[1] != costs.shape[1]:
+            raise ValueError(
+                f"node '{site.name}' got logits of shape {site.shape[1:]} but the closure returned a cost "
+                f"for {costs.shape[1]} examples: the first dimension of logits must be the batch, example by example; "
+                "reshape (batch * time, units) to (batch, time, units), expand shared logits to (batch, units)"
+            )
+    if is_concrete(costs) and not bool(torch.isfinite(costs.detach()).all()):
+        broken = [s.name for s in sites if not bool(torch.isfinite(widen(s.logits.detach())).all())]
+        where = f"first non-finite logits at node '{broken[0]}'" if broken else "all logits are finite"
+        rows = (~torch.isfinite(costs.detach())).any(-1).any(0).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"the cost is not finite for {len(rows)} of {costs.shape[1]} examples (first: example {rows[0]}) in {what}; "
+            f"{where}; noise seed {int(seed)}. Lower the learning rate or clip gradients; the update was not made"
+        )

@@ -1,0 +1,1 @@
+"""Rewards that come later than the decisions."""

@@ -1,0 +1,214 @@
+"""Rewards that come later than the decisions that earned them: score-function gradients over episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline
+from dither.estimators.episodes.returns import Decision, Objective, Step, Stored
+from dither.estimators.episodes.traces import Traces
+from dither.functional import widen
+from dither.nodes import Node, named_nodes, taken_over
+from dither.noise import draw_seed
+
+
+class Episodes:
+    """Score-function gradient of a return: decisions are taken now, rewards come later, the loss when the episodes are over.
+
+    >>> import torch, dither
+    >>> policy = torch.nn.Sequential(torch.nn.Linear(4, 8), dither.Bernoulli(), torch.nn.Linear(8, 2), dither.Categorical())
+    >>> episodes, observation = dither.Episodes(policy, discount=0.9), torch.zeros(3, 4)
+    >>> for _ in range(5):
+    ...     with episodes.acting():                  # every decision of the policy is recorded, hidden units included
+    ...         action = policy(observation)         # three environments at once
+    ...     episodes.reward(action[:, 0], done=torch.zeros(3, dtype=torch.bool))
+    >>> episodes.loss().backward()
+
+    Estimates   d loss / d theta, loss = -E[sum_t discount^t r_t] per episode: rewards are maximised, the loss is minimised.
+    Formula     -1/envs sum over episodes, steps t and units i of w_t (G_t - b_i) d log P(h_ti) / d theta, with the return-to-go
+                G_t = sum_{s >= t} discount^(s - t) r_s: a decision is credited with what comes after it only.
+    discount_from  "start": w_t = discount^t, which makes the estimate unbiased for the discounted return of the episode.
+                "decision" (usual): w_t = 1, every step counts like a first one; not the gradient of any one objective
+                (Thomas 2014), but late decisions are learned too. The same for discount=1.
+    Baselines   None       b = 0.
+                "mean"     moving average over previous losses of the returns-to-go, of all steps.
+                "optimal"  per unit, E[|score|^2 G] / E[|score|^2] over previous losses (Bengio 2013, Corollary 1, Eq. 7).
+                "leave-one-out"  mean return-to-go of the other environments at the same step; needs two or more.
+                nn.Module  of the node's logits, fitted to G by squared error through the loss, as in `ScoreFunction`; add
+                           `episodes.parameters()` to the optimizer.
+                None of them sees what its own environment did after the decision, so none biases the estimate.
+    traces      False: the graph of every step is kept until `loss()`. True: constant memory in the length of the episode.
+                Each step is back-propagated at once into a score trace per environment, z <- discount z + d log P / d theta
+                and gradient -= r z: envs times the size of the parameters. The estimate is the same, for the baselines None,
+                "mean" and "optimal".
+    nodes       names or shell-style patterns of the discrete nodes that get a score, default all. The others back-propagate by
+                their own sampler (straight-through), which is biased. Continuous nodes do so always, which is not.
+    autoreset   False: an environment that is done takes no further part until `loss()`. True: its next step is the first of a
+                new episode (vector environments that reset themselves in the same step).
+    decay       of the moving averages, per loss.
+    Raises      RuntimeError for calls out of order; ValueError for wrong shapes; FloatingPointError for a reward that is not
+                finite, naming the step.
+    Reference   Williams 1992; Bengio 2013, Sec. 3.1 (its closing remark); Baxter & Bartlett 2001 for the traces; Weaver & Tao
+                2001 for optimal baselines of returns.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        discount: float = 0.99,
+        baseline: BaselineName | nn.Module | Baseline | None = "optimal",
+        *,
+        discount_from: Literal["decision", "start"] = "decision",
+        traces: bool = False,
+        nodes: Collection[str] | None = None,
+        autoreset: bool = False,
+        decay: float = 0.9,
+    ) -> None:
+        if not 0 <= discount <= 1:
+            raise ValueError(f"discount is {discount}: it must be from 0 to 1, such as 0.99")
+        if discount_from not in ("decision", "start"):
+            raise ValueError(f"discount_from is {discount_from!r}: it must be 'decision' or 'start'")
+        self.model, self.discount, self.discount_from = model, discount, discount_from
+        self.autoreset, self.traces = autoreset, traces
+        self.nodes = named_nodes(model)
+        self.credited = self._credited(nodes)
+        self.leave_one_out = baseline == "leave-one-out"
+        self.baseline = make_baseline(None if self.leave_one_out else baseline, decay, per_logit=False)
+        if traces and (self.leave_one_out or isinstance(self.baseline, Learned)):
+            raise ValueError(
+                f"baseline={baseline!r} needs the whole episode, traces=True forgets it: use traces=False or 'optimal'"
+            )
+        self.reset()
+
+    def _credited(self, nodes: Collection[str] | None) -> dict[int, str]:
+        patterns = ("*",) if nodes is None else (nodes,) if isinstance(nodes, str) else tuple(nodes)
+        for pattern in patterns:
+            if not any(node.discrete and fnmatchcase(name, pattern) for name, node in self.nodes.items()):
+                raise ValueError(f"no discrete node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
+        return {
+            id(node): name
+            for name, node in self.nodes.items()
+            if node.discrete and any(fnmatchcase(name, pattern) for pattern in patterns)
+        }
+
+    # --- an episode ---------------------------------------------------------------------------------------------------
+    def reset(self) -> None:
+        """Forget all steps since the last loss."""
+        self.steps = 0
+        self._pending: list[Decision] = []
+        self._running: Tensor | None = None  # (envs,) bool
+        self._weight: Tensor | None = None  # discount^(steps since the start of the episode)
+        objective = Objective(self.model, self.discount, self.discount_from == "start", self.baseline, self.leave_one_out)
+        self._record = (Traces if self.traces else Stored)(objective)
+
+    @property
+    def over(self) -> bool:
+        """Whether every environment is done. Never with autoreset."""
+        return self._running is not None and not bool(self._running.any())
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """One time step: within it the policy's decisions, for a batch of environments, are drawn and recorded."""
+        if self._pending:
+            raise RuntimeError("acting() again before reward(): give each step its reward, zeros if none has come yet")
+        if not torch.is_grad_enabled():
+            raise RuntimeError("acting() under torch.no_grad() could not be learned from: to evaluate, call the policy itself")
+        seed, calls, decisions = draw_seed(), 0, []
+        counts: dict[int, int] = {}
+
+        def handler(node: Node, logits: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            noise = node.keyed(logits, seed, calls - 1)
+            if id(node) not in self.credited:
+                return node.propagate_keyed(logits, noise)
+            sample, name = node.sample_keyed(logits, noise), self.credited[id(node)]
+            nth = counts[id(node)] = counts.get(id(node), -1) + 1
+            decisions.append(Decision(f"{name}:{nth}" if nth else name, node, logits, sample))
+            return node.output(logits, sample)
+
+        with taken_over(self.nodes.values(), _handler=handler):
+            yield
+        if not decisions:
+            raise ValueError(
+                f"no decision was taken within acting(): call there the policy that Episodes was built on (its nodes to be "
+                f"credited: {', '.join(self.credited.values())}), outside dither.deterministic"
+            )
+        self._pending = decisions
+
+    @torch.no_grad()
+    def reward(self, reward: Any, done: Any = None) -> None:
+        """What the step's decisions led to. reward: (envs,), to be maximised; done: (envs,) bool, whether the episode ended
+        (terminated or cut off) with this step. Tensors or arrays."""
+        if not self._pending:
+            raise RuntimeError("reward() before a decision: call the policy within `with episodes.acting():` first")
+        logits = self._pending[0].logits
+        earned = self._per_env("reward", reward, widen(logits).dtype)
+        ended = self._per_env("done", torch.zeros(len(logits)) if done is None else done, torch.bool)
+        if not bool(torch.isfinite(earned).all()):
+            raise FloatingPointError(f"the reward of step {self.steps} since the last loss is not finite: {earned.tolist()}")
+        if self._running is None or self._weight is None:
+            self._running, self._weight = torch.ones_like(ended), torch.ones_like(earned)
+        running = self._running
+        weight = self._weight if self.discount_from == "start" else torch.ones_like(earned)
+        step = Step(self._pending, earned * running, running, ended & running, weight)
+        with torch.enable_grad():
+            self._record.add(step, self._weight)
+        self._weight = self._weight * self.discount
+        if self.autoreset:
+            self._weight = torch.where(ended, 1.0, self._weight)
+        else:
+            self._running = running & ~ended
+        self._pending, self.steps = [], self.steps + 1
+
+    def loss(self, bootstrap: Any = None) -> Tensor:
+        """A scalar whose gradient is the estimate and whose value is minus the mean discounted return, over environments.
+
+        Closes all episodes and starts anew. bootstrap: (envs,), the expected return of what would follow for environments
+        that are still running, for example a learned value of the next observation; without it their returns end here.
+        """
+        if self._pending or not self.steps:
+            raise RuntimeError("loss() needs reward() after every acting(), and at least one step")
+        assert self._running is not None and self._weight is not None
+        beyond = torch.zeros_like(self._weight)
+        if bootstrap is not None:
+            beyond = self._per_env("bootstrap", bootstrap, beyond.dtype, len(beyond)).to(beyond.device) * self._running
+        loss = self._record.loss(beyond, self._weight)
+        self.reset()
+        return loss
+
+    def _per_env(self, name: str, values: Any, dtype: torch.dtype, envs: int | None = None) -> Tensor:
+        device = self._pending[0].logits.device if self._pending else None
+        plain = values if isinstance(values, Tensor) else np.asarray(values)  # which keeps the digits of Python's floats
+        tensor = torch.as_tensor(plain, device=device).detach().to(dtype)
+        decided = {len(d.logits) for d in self._pending} if envs is None else {envs}
+        if self._running is not None:
+            decided.add(len(self._running))
+        if decided != {tensor.shape[0] if tensor.dim() == 1 else -1}:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, but the policy decided for {' and '.join(map(str, sorted(decided)))} "
+                "environments: one value per environment, (envs,), is needed, and the same environments in every step"
+            )
+        return tensor
+
+    # --- state --------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Tensor]:
+        """The baseline's state; steps since the last loss are not part of it."""
+        return {f"baseline.{name}": tensor for name, tensor in self.baseline.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        wrong = [name for name in state if not name.startswith("baseline.")]
+        if wrong:
+            raise ValueError(f"the state of Episodes holds baseline.* only, got {', '.join(wrong)}")
+        self.baseline.load_state_dict({name.removeprefix("baseline."): tensor for name, tensor in state.items()})
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of a learned baseline: give them to the optimizer."""
+        return self.baseline.module.parameters() if isinstance(self.baseline, Learned) else iter(())

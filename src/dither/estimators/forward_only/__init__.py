@@ -1,0 +1,1 @@
+"""The score function with samples as bits and nothing sent backward."""

@@ -1,0 +1,140 @@
+"""A run of the closure in which binary nodes keep packed bits, and the Linear layers between them work on those."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch  # type: ignore[attr-defined]
+
+from dither import kernels
+from dither.estimators.core.execution import Plan, Record, Run
+from dither.estimators.core.site import Closure, Site
+from dither.estimators.forward_only.packed_site import PackedSite, Segment
+from dither.nodes import Bernoulli, Node, in_region
+
+Keep = Literal["logits", "bits"]
+
+
+class PackingPlan(Plan, Protocol):
+    """What a packed run needs to know of its estimator besides."""
+
+    samples: int
+    keep: Keep
+    linears: dict[nn.Linear, Callable[[Tensor], Tensor]]  # what takes the place of their forward
+
+
+@dataclass
+class _Source:
+    """A tensor of the run, by what computed it: a node (packed bits, number of its site) or a Linear."""
+
+    tensor: weakref.ref[Tensor]
+    version: int
+    packed: Tensor | None = None
+    site: int = -1
+    segment: Segment | None = None
+
+
+class PackedRun(Run):
+    """`segments` has an entry for each record: what leads to its logits, or None if it is not packed."""
+
+    plan: PackingPlan
+
+    def __init__(self, *state: Any) -> None:
+        super().__init__(*state)
+        self.segments: list[Segment | None] = []
+        self._sources: dict[int, _Source] = {}
+        self._forwards: dict[nn.Linear, Callable[[Tensor], Tensor]] = {}
+
+    def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):
+        with self._linears_taken_over():
+            return super().over(closure, handler)
+
+    def sites(self, sites: list[Site]) -> list[Site]:
+        packed: list[Site] = []
+        for site, segment in zip(sites, self.segments, strict=True):
+            before = packed[segment.site] if segment is not None and segment.site >= 0 else None
+            packed.append(site if segment is None else PackedSite(site, segment, before, self.drops(segment)))
+        return packed
+
+    def drops(self, segment: Segment | None) -> bool:
+        """Whether the logits behind this segment are computed anew when they are needed."""
+        return self.plan.keep == "bits" and segment is not None and segment.linear is not None
+
+    # --- nodes ------------------------------------------------------------------------------------------------------------
+    def on_node(self, node: Node, logits: Tensor) -> Tensor:
+        ordinary = torch.compiler.is_compiling() or in_region()
+        if ordinary or type(node) is not Bernoulli or node.values != (0, 1) or logits.dim() < 2:
+            if node.discrete:
+                self.segments.append(None)
+            return super().on_node(node, logits)
+        node._unseen = self.differentiating and not torch.is_grad_enabled()
+        h, packed = self._bits(node, logits)
+        computed = self._source(logits)
+        segment = Segment() if computed is None or computed.segment is None else computed.segment
+        self.segments.append(segment)
+        self._note(h, packed=packed, site=len(self.records))
+        if self.drops(segment):  # of the logits their shape alone is kept
+            logits = torch.zeros((), dtype=logits.dtype, device=logits.device).expand(tuple(logits.shape))
+        self.calls += 1
+        self.records.append(Record(node, logits, packed))
+        return h
+
+    def _bits(self, node: Node, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample, and it packed."""
+        if node._source is None:
+            key = node.keyed(logits, self.seed, self.calls, self.index, slices_differ=False).key
+            return kernels.bernoulli_packed(logits, key)
+        h = self.call(node, logits).sample()
+        return h, kernels.pack(h.flatten(1))
+
+    # --- layers -----------------------------------------------------------------------------------------------------------
+    @contextmanager
+    def _linears_taken_over(self) -> Iterator[None]:
+        linears = self.plan.linears
+        self._forwards = {linear: vars(linear)["forward"] for linear in linears if "forward" in vars(linear)}
+        try:
+            for linear, taken in linears.items():
+                vars(linear)["forward"] = taken
+            yield
+        finally:
+            for linear in linears:
+                vars(linear).pop("forward")
+                vars(linear).update({"forward": self._forwards[linear]} if linear in self._forwards else {})
+
+    def linear(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """The layer's output, on the bits of x where it has them."""
+        forward = self._forwards.get(linear) or partial(nn.Linear.forward, linear)
+        source = self._source(x)
+        same = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)  # bits are exact in every dtype
+        if source is None or source.packed is None or x.dim() != 2 or not same:
+            output = forward(x)
+            # Several runs might each have values of their own.
+            plain = self.plan.samples == 1 and x.dim() == 2 and not x.requires_grad
+            if plain and x.dtype == output.dtype == linear.weight.dtype:
+                self._note(output, segment=Segment(linear, values=x))
+            return output
+        output = kernels.packed_linear(source.packed, linear.weight, linear.bias)
+        self._note(output, segment=Segment(linear, site=source.site))
+        return output
+
+    def _note(self, tensor: Tensor, **by: Any) -> None:
+        self._sources[id(tensor)] = _Source(weakref.ref(tensor), _version(tensor), **by)
+
+    def _source(self, tensor: Tensor) -> _Source | None:
+        """What computed this very tensor, if nothing has changed it since."""
+        source = self._sources.get(id(tensor))
+        return source if source is not None and source.tensor() is tensor and source.version == _version(tensor) else None
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place; the wrapper that a vmap puts around it does not count."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor._version

@@ -1,0 +1,1 @@
+"""Gradients from the cost alone: parameters or logits are moved a little."""

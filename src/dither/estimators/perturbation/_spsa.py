@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dither import noise
+from dither.estimators.core.site import Closure
+from dither.estimators.perturbation.perturbing import Perturbing, with_gradient
+
+_CHUNK = 1 << 20  # elements of a direction that are drawn at once: the generator's workspace is some tens of bytes for each
+
+
+class SPSA(Perturbing):
+    """Simultaneous perturbation: the derivative of the cost along a random direction of all parameters, times that direction.
+
+    Estimates   d E[L] / d theta for every parameter of the model with requires_grad; bias O(scale^2) (central differences).
+    Formula     (L(theta + c D) - L(theta - c D)) / (2 c) D,  c = scale, D of independent +-1 ("rademacher") or standard
+                normal entries; mean over the batch and K samples, each with a direction of its own. With the normal it is
+                exactly unbiased for the cost smoothed by that noise, E_D[E[L(theta + c D)]].
+    Noise       both evaluations of a pair have the same noise in the nodes. Hard units flip with probability O(c), so the
+                variance grows like 1 / scale (it would be 1 / scale^2 with fresh noise), and like the number of parameters:
+                prefer a larger scale than for a smooth net. In half precision scale must exceed the parameters' resolution.
+    Value       the loss's value is the mean cost of the perturbed nets, not of theta itself.
+    Memory      that of inference: the closure runs without a graph, D is drawn anew from its key whenever it is needed,
+                also in the backward pass, one tensor at a time.
+    exact_restore  True: a copy of the parameters is kept during the call and they come back bit by bit, also when the closure
+                raises. False: no copy; the steps +c D, -2 c D, +c D are undone by replay, and what remains is rounded to
+                the resolution of theta +- c D (in float32 at scale 0.01 less than 2e-8 away, after one call as after a
+                thousand: rounded values come back).
+    Requires    2 samples evaluations of the closure; any cost, differentiable or not. Everything that depends on a parameter's
+                value counts, also through .detach() or .item(); parameters outside the model get no gradient.
+    Reference   Spall 1992; Malladi et al. 2023 (MeZO) for the replayed direction; Nesterov & Spokoiny 2017 for the normal.
+    """
+
+    reference = "Spall 1992"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scale: float = 0.01,
+        samples: int = 1,
+        distribution: Literal["rademacher", "normal"] = "rademacher",
+        *,
+        exact_restore: bool = True,
+    ) -> None:
+        super().__init__(model, scale, samples)
+        if distribution not in ("rademacher", "normal"):
+            raise ValueError(f"distribution is {distribution!r}: it must be 'rademacher' or 'normal'")
+        self.distribution = distribution
+        self.exact_restore = exact_restore
+
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.samples
+
+    def __call__(self, closure: Closure) -> Tensor:
+        self._begin()
+        parameters, derivatives, values = self._parameters(), [], []
+        for k in range(self.samples):
+            with torch.no_grad(), self._moving(parameters, k) as move_to:
+                move_to(self.scale)
+                plus = self._cost(closure, k)
+                move_to(-self.scale)
+                minus = self._cost(closure, k)
+            derivatives.append((plus - minus).double().sum(-1).mean() / (2 * self.scale))
+            values.append((plus + minus).sum(-1).mean() / 2)
+        seed = int(self._seed)
+
+        def replayed(number: int, p: Tensor) -> Tensor:
+            with torch.no_grad():
+                total = torch.zeros_like(p)
+                for k, derivative in enumerate(derivatives):
+                    total.add_(self.direction(seed, number, p, k).mul_((derivative / len(derivatives)).to(p)))
+                return total
+
+        gradients = [(p, lambda i=i, p=p: replayed(i, p)) for i, p in enumerate(parameters)]
+        return with_gradient(torch.stack(values).mean(), gradients)
+
+    def direction(self, seed: int, number: int, like: Tensor, sample: int) -> Tensor:
+        """The entries of D for trainable parameter `number` of the model, whose shape and dtype `like` has."""
+        key = torch.tensor(noise.step_seed(seed, number))  # apart from the keys of the nodes' noise
+        flat = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+        for chunk, part in enumerate(flat.split(_CHUNK)):
+            draw = noise.uniform if self.distribution == "rademacher" else noise.normal
+            with noise.examples(torch.tensor([chunk])):  # whatever the ids of the user's batch are
+                drawn = draw(key, 0, torch.tensor(sample), (1, part.numel()), part)[0]
+            part.copy_(torch.where(drawn < 0.5, -1.0, 1.0) if self.distribution == "rademacher" else drawn)
+        return flat.view(like.shape)
+
+    @contextmanager
+    def _moving(self, parameters: list[nn.Parameter], sample: int) -> Iterator[Callable[[float], None]]:
+        """Gives a function that puts the parameters at theta + c D; on leaving they are at theta."""
+        saved = [p.detach().clone() for p in parameters] if self.exact_restore else None
+        seed, at = int(self._seed), 0.0
+
+        def move_to(c: float) -> None:
+            nonlocal at
+            for i, p in enumerate(parameters):
+                start = p if saved is None else p.copy_(saved[i])
+                start.add_(self.direction(seed, i, p, sample), alpha=c - at if saved is None else c)
+            at = c
+
+        try:
+            yield move_to
+        finally:
+            if saved is None:
+                move_to(0.0)
+            else:
+                for p, before in zip(parameters, saved, strict=True):
+                    p.copy_(before)

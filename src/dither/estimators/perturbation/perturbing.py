@@ -1,0 +1,97 @@
+"""Gradients from the cost alone: move the parameters a little and see what the cost does; the model is not back-propagated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from dither import noise
+from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.execution import require_called
+from dither.estimators.core.site import Closure, checked_cost
+from dither.functional import widen
+from dither.nodes import Node, taken_over
+
+
+class _WithGradient(torch.autograd.Function):
+    """0, whose gradient with respect to a parameter is what `make()` returns in the backward pass; nothing is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, make: Callable[[], Tensor], like: Tensor) -> Tensor:
+        ctx.make = make
+        return like.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        gradient = ctx.make()
+        return gradient * grad.to(gradient), None, None
+
+
+def with_gradient(value: Tensor, gradients: Sequence[tuple[Tensor, Callable[[], Tensor]]]) -> Tensor:
+    """`value`, with that gradient for each parameter. One graph node per parameter: a gradient that a hook consumes at
+    once (an optimizer step in backward) is freed before the next is made."""
+    for parameter, make in gradients if torch.is_grad_enabled() else ():
+        value = value + _WithGradient.apply(parameter, make, value)
+    return value
+
+
+class Perturbing(Estimator):
+    """Base of FiniteDifference and SPSA: runs the closure at moved parameters, with the same noise in the nodes each time."""
+
+    unbiased = False
+    composable = False
+
+    def __init__(self, model: nn.Module, scale: float, samples: int) -> None:
+        super().__init__(model, samples=samples, vectorize=False)
+        self.scale = positive(scale, "0.01")
+        if not self._parameters():
+            raise ValueError(f"{type(model).__name__} has no parameter with requires_grad=True: there is nothing to perturb")
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        # Empty: the suite enumerates the nodes' noise, drawn once a run and inside vmap; these repeat the same noise at
+        # parameters that are moved in place. They are tested against the enumerated cost instead.
+        return {}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def _begin(self) -> None:
+        self.calls += 1
+        self._seed = noise.draw_seed()  # of the present call, and of what its backward pass draws anew
+
+    def _cost(self, closure: Closure, sample: int) -> Tensor:
+        """The closure's costs, (batch, terms), with this sample's noise in the nodes, whatever the parameters are."""
+        called = 0
+
+        def handler(node: Node, logits: Tensor) -> Tensor:
+            nonlocal called
+            called += 1
+            noise = node.keyed(logits, self._seed, called - 1, sample)
+            if not node.discrete:
+                return node.propagate_keyed(logits, noise)
+            return node.output(logits, node.sample_keyed(logits, noise))
+
+        with taken_over(self.nodes.values(), _handler=handler):
+            cost = widen(checked_cost(closure()).detach())
+        require_called(called > 0, self)
+        if not bool(torch.isfinite(cost).all()):
+            rows = (~torch.isfinite(cost)).any(-1).nonzero().flatten().tolist()
+            raise FloatingPointError(
+                f"the cost is not finite for {len(rows)} of {len(cost)} examples (first: example {rows[0]}) in call "
+                f"{self.calls} of {type(self).__name__}, at perturbed parameters; noise seed {int(self._seed)}. Lower the "
+                "learning rate or scale; the update was not made"
+            )
+        return cost
+
+
+def positive(scale: float, usual: str) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale!r}: the size of the perturbation is a positive number, such as {usual}")
+    return float(scale)

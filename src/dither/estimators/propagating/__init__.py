@@ -1,0 +1,1 @@
+"""Back-propagation through hard samples: biased, with little variance."""

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators.core.baselines import Learned, RunningMean
+from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.site import Site
+from dither.estimators.score._score_function import ScoreFunction
+from dither.nodes import named_nodes
+
+
+class NVIL(ScoreFunction):
+    """NVIL: the score function with a learned, input-dependent baseline and a running mean of what it leaves over.
+
+    Estimates   d E[L] / d theta for every parameter, through every discrete node; unbiased.
+    Formula     sum_i (L - C(a) - c) d log P(h_i) / d theta + d L / d theta. C is `baseline`, a module of the node's logits,
+                which are a function of the observation (and, further up, of the layer below, as in the paper); c is the
+                moving average of L - C(a) over previous calls. C is trained by (L - C(a) - c)^2, through the returned loss.
+    Left out    the paper's division of the signal by its running standard deviation: it makes the gradient's expectation
+                another one, in scale, at every step. Adam does the like to what it is given.
+    Local cost  as ScoreFunction: the paper's layer-specific learning signals, where the closure returns (batch, terms).
+    baseline    maps logits (batch, *units) to (batch,), (batch, 1) or one value per unit; or an nn.ModuleDict, one for each
+                node, under its name with "." written as "_"; None: a linear map for each node. Give
+                estimator.parameters() to the optimizer.
+    decay       of the moving average, per call; the paper's 0.8 by default.
+    Requires    samples evaluations of the closure; any cost, differentiable or not.
+    Raises      as ScoreFunction; TypeError if baseline is not a module.
+    Reference   Mnih, Gregor 2014, "Neural variational inference and learning in belief networks", Sec. 2.3 and Algorithm 1.
+    """
+
+    reference = "Mnih, Gregor 2014, Sec. 2.3"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        baseline: nn.Module | None = None,
+        samples: int = 1,
+        *,
+        decay: float = 0.8,
+        vectorize: bool = True,
+    ) -> None:
+        baseline = _linear_per_node(model) if baseline is None else baseline
+        if not isinstance(baseline, nn.Module):
+            raise TypeError(
+                f"baseline is {type(baseline).__name__}: NVIL learns a torch.nn.Module of the node's logits, such as "
+                "nn.Linear(units, 1); for a running mean alone use ScoreFunction(net, 'mean')"
+            )
+        super().__init__(model, _Centred(baseline, decay), samples, decay=decay, vectorize=vectorize)
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        return {f"{cls.__name__}-{k}": partial(cls, baseline=_Constant(), samples=k) for k in (1, 2)}
+
+
+class _Centred(Learned):
+    """A learned baseline, and on top of it the running mean of what it leaves over."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__(module)
+        self.mean = RunningMean(decay)
+        self._left: Tensor | None = None
+
+    def value(self, site: Site, credit: Tensor) -> Tensor:
+        learned = super().value(site, credit)
+        self._left = credit - learned.detach()
+        return learned + self.mean.value(site, credit)
+
+    def update(self, site: Site, credit: Tensor) -> None:
+        assert self._left is not None, "value comes before update"
+        self.mean.update(site, self._left)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            **{f"module.{name}": tensor for name, tensor in super().state_dict().items()},
+            **{f"mean.{name}": tensor for name, tensor in self.mean.state_dict().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+        if wrong := [name for name in state if not name.startswith(("module.", "mean."))]:
+            raise ValueError(f"the state of NVIL's baseline holds module.* and mean.* only, got {', '.join(wrong)}")
+        super().load_state_dict(part("module."))
+        self.mean.load_state_dict(part("mean."))
+
+
+class _Constant(nn.Module):
+    """The baseline module of the conformance suite: 0 for any logits until it is trained, so that nothing but c is of the
+    cost's scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.constant.expand(len(logits))
+
+
+def _linear_per_node(model: nn.Module) -> nn.ModuleDict:
+    """A linear map of each discrete node's logits to one value, whose size the first call gives it."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    of = {"dtype": like.dtype, "device": like.device}
+    discrete = [name for name, node in named_nodes(model).items() if node.discrete]
+    return nn.ModuleDict({name.replace(".", "_"): nn.LazyLinear(1, **of) for name in discrete})

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline, per_logit
+from dither.estimators.core.call import Call
+from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.site import Site
+from dither.functional import score_function_surrogate, widen
+
+
+class ScoreFunction(Estimator):
+    """Score-function (REINFORCE) gradient, with a choice of baselines.
+
+    Estimates   d E[L] / d theta for every parameter, through every discrete node; unbiased. Continuous nodes (NoisyReLU,
+                ...) keep back-propagation, which is unbiased for them.
+    Formula     sum_i (L - b_i) d log P(h_i) / d theta + d L / d theta; for a binary unit the first is (h_i - sigmoid(a_i))
+                (L - b_i) times d a_i / d theta. Mean over K samples and the batch.
+    Baselines   None      b = 0.
+                "mean"     moving average of the cost over previous calls.
+                "optimal"  per logit, E[(h - s)^2 L] / E[(h - s)^2] over previous calls: of all constants the minimum variance.
+                "leave-one-out"  mean of the example's other samples; needs samples >= 2.
+                nn.Module  learned from the node's logits by squared error; add estimator.parameters() to the optimizer.
+    Local cost  a closure that returns (batch, terms) gives each unit the credit of those terms only that it can influence,
+                found by tracing the closure once (an evaluation more at the first call).
+    split_sums  take the cost apart by itself: where what the closure returns, (batch,), is the plain sum or mean of a tensor
+                over all but the batch, that tensor's entries are the terms, and credit is local with no change to the closure.
+    Requires    samples evaluations of the closure; any cost, differentiable or not.
+    decay       of the moving averages, per call.
+    any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every
+                derivative of it is an unbiased estimate of that derivative of the expected cost. The costs are then multiplied
+                by exp(l - constant(l)), l = sum of log P over the units that influence them, whose value is 1 (DiCE).
+    vectorize   run the samples as one vmap over the closure, so that all that precedes the first node is computed once.
+    Raises      ValueError for a scalar cost; FloatingPointError, naming node and call, for a non-finite one.
+    Reference   Bengio 2013, Theorem 1 and Corollary 1 (Eq. 7); Williams 1992; Kool et al. 2019 for leave-one-out; Foerster
+                et al. 2018, "DiCE: the infinitely differentiable Monte Carlo estimator", for any_order.
+    """
+
+    unbiased = True
+    reference = "Bengio 2013, Theorem 1 and Corollary 1"
+    local_credit = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        baseline: BaselineName | nn.Module | Baseline | None = None,
+        samples: int = 1,
+        *,
+        decay: float = 0.99,
+        any_order: bool = False,
+        split_sums: bool = False,
+        vectorize: bool = True,
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
+        self.any_order, self.split_sums = any_order, split_sums
+        self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
+        self.baseline = make_baseline(baseline, decay, per_logit=not any_order)
+        if samples < self.baseline.minimum_samples:
+            raise ValueError(
+                f"samples={samples} with baseline={baseline!r}: it needs samples >= {self.baseline.minimum_samples}, because "
+                "an example's baseline comes from its other samples; use baseline='optimal' for one sample"
+            )
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2 if "leave-one-out" in words else 1
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        names: tuple[BaselineName | None, ...] = (None, "mean", "optimal", "leave-one-out")
+        kinds: list[tuple[BaselineName | None, int]] = [(b, k) for b in names for k in (1, 2, 3)]
+        rows: dict[str, Callable[[nn.Module], Estimator]] = {
+            f"{cls.__name__}-{baseline}-{samples}": partial(cls, baseline=baseline, samples=samples)
+            for baseline, samples in kinds
+            if samples >= make_baseline(baseline, 0.9).minimum_samples
+        }
+        return (
+            rows
+            | {f"{cls.__name__}-any-order": partial(cls, baseline="optimal", any_order=True)}
+            | {f"{cls.__name__}-split-sums": partial(cls, baseline="optimal", split_sums=True)}
+        )
+
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        if not call.node.discrete:
+            return call.propagate(), None
+        sample = call.sample()
+        return call.output(sample), sample
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        credit = site.credit(costs)
+        baseline = self.baseline.value(site, credit)
+        surrogate = self._surrogate(site, credit, baseline)
+        fit = self.baseline.loss(site, credit, baseline)
+        if self.learning and torch.is_grad_enabled():
+            self.baseline.update(site, credit)
+        return surrogate if fit is None else surrogate + fit
+
+    def _surrogate(self, site: Site, credit: Tensor, baseline: Tensor | float) -> Tensor:
+        """Its gradient is (L - b) d log P, the mean over samples and examples, whatever units there are."""
+        if self.any_order:
+            one = (site.log_prob - site.log_prob.detach()).exp()
+            estimate = torch.as_tensor(baseline, device=one.device).detach() * (1 - one)  # the costs carry their own factors
+        elif site.score is None:
+            estimate = score_function_surrogate(credit, site.log_prob, baseline)
+        else:  # the score in closed form: log P need be neither computed nor differentiated
+            if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
+                baseline = per_logit(baseline, site)  # one for all of a unit's logits
+            return site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
+        return estimate.sum() / credit.shape[:2].numel()
+
+    def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
+        if not self.any_order:
+            return super().assemble(costs, sites)
+        log_prob: Tensor | float = 0.0
+        for site in sites:
+            units = site.log_prob.flatten(2)
+            log_prob = log_prob + (units.sum(-1, True) if site.influence is None else units @ site.influence.to(units.dtype))
+        if isinstance(log_prob, Tensor):
+            costs = widen(costs) * (log_prob - log_prob.detach()).exp()
+        return super().assemble(costs, sites)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {f"baseline.{name}": tensor for name, tensor in self.baseline.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        wrong = [name for name in state if not name.startswith("baseline.")]
+        if wrong:
+            raise ValueError(f"the state of ScoreFunction holds baseline.* only, got {', '.join(wrong)}")
+        self.baseline.load_state_dict({name.removeprefix("baseline."): tensor for name, tensor in state.items()})
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.baseline.module.parameters() if isinstance(self.baseline, Learned) else iter(())

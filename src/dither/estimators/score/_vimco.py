@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dither.estimators.core.call import Call
+from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.site import Site
+from dither.functional import score_function_surrogate, widen
+
+
+class VIMCO(Estimator):
+    """VIMCO: the score function for a multi-sample bound, with a leave-one-out baseline for every sample.
+
+    Estimates   d B / d theta of B = -E[log 1/K sum_k w_k] for every parameter; unbiased. The closure returns -log w per example
+                (log w = log p(x, h) - log q(h | x)): with several terms, their sum. B is at most the mean cost, the usual
+                bound, and falls towards -log p(x) as K grows.
+    Formula     -sum_k (B_K - B_K,-k) d log q(h_k) / d theta + direct part,  B_K = log 1/K sum_j w_j, and B_K,-k the same with
+                w_k replaced by the geometric mean of the others.
+    Value       that bound, -log 1/K sum_k w_k, mean over the batch; not the mean cost.
+    Requires    samples >= 2 evaluations of the closure; any cost, differentiable or not. Any discrete node.
+    Raises      ValueError for samples < 2.
+    Reference   Mnih, Rezende 2016, "Variational inference for Monte Carlo objectives" (geometric mean).
+    """
+
+    unbiased = True
+    multi_sample = True
+    composable = False
+    reference = "Mnih, Rezende 2016"
+
+    def __init__(self, model: nn.Module, samples: int = 5, *, vectorize: bool = True) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
+        if samples < 2:
+            raise ValueError(
+                f"samples is {samples}: VIMCO's baseline of a sample comes from the others, so it needs at least 2; with one "
+                "sample the bound is the mean cost, which ScoreFunction takes"
+            )
+
+    @classmethod
+    def fewest_samples(cls, words: Collection[str] = ()) -> int:
+        return 2
+
+    @classmethod
+    def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
+        return {f"{cls.__name__}-{k}": partial(cls, samples=k) for k in (2, 3)}
+
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        if not call.node.discrete:
+            return call.propagate(), None
+        sample = call.sample()
+        return call.output(sample), sample
+
+    def value(self, costs: Tensor) -> Tensor:
+        return -_log_mean_exp(-widen(costs).sum(-1))
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        log_w = -widen(costs).sum(-1)
+        count = len(log_w)
+        own = torch.eye(count, dtype=torch.bool, device=log_w.device).unsqueeze(-1)
+        others = torch.where(own, 0, log_w).sum(1) / (count - 1)  # not sum - own: that would cancel
+        without = _log_mean_exp(torch.where(own, others.unsqueeze(1), log_w).transpose(0, 1))
+        signal = site.over_units(-_log_mean_exp(log_w).expand_as(log_w))
+        return score_function_surrogate(signal, site.log_prob, site.over_units(-without)).sum() / costs.shape[1]
+
+
+def _log_mean_exp(values: Tensor) -> Tensor:
+    return values.logsumexp(0) - math.log(len(values))
