@@ -412,7 +412,7 @@ def test_a_net_of_another_shape_is_refused(tmp_path):
 def test_the_loop_waits_for_the_loss_of_50_steps_at_a_time(monkeypatch):
     """Reading every loss would stop a GPU at every step."""
     reads, stack = [], torch.stack
-    monkeypatch.setattr(_progress, "SETTLE_SECONDS", math.inf)
+    monkeypatch.setattr(_progress, "READ_SECONDS", math.inf)
     monkeypatch.setattr(torch, "stack", lambda losses: (reads.append(len(losses)), stack(losses))[1])
     net, x = nn.Linear(1, 1), torch.zeros(120, 1)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
