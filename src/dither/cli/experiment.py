@@ -15,9 +15,9 @@ EXPERIMENTS = {
         "dither.experiments.polynomial",
         "128 categorical nodes under a polynomial cost: the loss that every estimator reaches",
     ),
-    "mixture-error": (
-        "dither.experiments.mixture_error",
-        "the exact error of Mixture beside its parents', on nets of one to three layers",
+    "blend-error": (
+        "dither.experiments.blend_error",
+        "the exact error of Blend beside its parents', on nets of one to three layers",
     ),
     "variance-units": (
         "dither.experiments.variance_units",
