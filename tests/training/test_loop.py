@@ -232,16 +232,16 @@ def test_without_a_run_signals_are_left_alone():
 
 
 def test_training_works_in_a_thread(tmp_path, reference):
-    found = []
+    records = []
 
     def work():
         with RunFolder.create(tmp_path, {}) as run:
-            found.append(fit(**build(), run=run))
+            records.append(fit(**build(), run=run))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [reference[0]]
+    assert records == [reference[0]]
 
 
 def test_interrupted_is_not_swallowed_by_except_exception():
@@ -390,7 +390,7 @@ def test_a_run_is_resumed_only_as_what_it_was(tmp_path):
             ({"seed": 1}, r"seed=1 \(was 0\)"),
             ({"batch_size": 10}, r"batch_size=10 \(was 15\)"),
             ({"epochs": 1}, "has done 18; ask for more epochs"),
-            ({"scheduler": None}, "given are"),
+            ({"scheduler": None}, "but is resumed with"),
         ]:
             with pytest.raises(ValueError, match=words):
                 fit(**{**build(), **changes}, run=run, resume=True)

@@ -181,12 +181,12 @@ def test_a_folder_without_permission_is_named(tmp_path):
 
 # --- environment ------------------------------------------------------------------------------------------------------
 def test_the_environment_is_json_and_says_what_results_depend_on():
-    found = environment()
-    assert json.loads(json.dumps(found)) == found
-    assert found["versions"]["torch"] == torch.__version__
-    assert found["threads"] == torch.get_num_threads()
-    assert {"python", "dither", "numpy", "safetensors"} <= found["versions"].keys()
-    assert {"cpu", "gpu", "git", "platform"} <= found.keys()
+    record = environment()
+    assert json.loads(json.dumps(record)) == record
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["threads"] == torch.get_num_threads()
+    assert {"python", "dither", "numpy", "safetensors"} <= record["versions"].keys()
+    assert {"cpu", "gpu", "git", "platform"} <= record.keys()
 
 
 def test_the_environment_names_no_machine_no_person_and_no_path():

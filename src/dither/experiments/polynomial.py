@@ -5,7 +5,7 @@ batch of 8 samples, and the logits are trained by Adam at 1e-3 for 50 epochs of 
 loss of the last epoch. Liu et al. 2023 ("Bridging discrete and backpropagation", polynomial programming) have two categories.
 
 The published table does not print its four values. The default, (0, 0.5, 0.75, 1), was *fitted*: with it straight-through,
-whose loss is that of its fixed point and so tells the values apart, has the published loss within 1 % for all three p. Most
+whose loss is that of its fixed point and so identifies the values, has the published loss within 1 % for all three p. Most
 other rows are lower than published with it, by up to 16 %, and one is higher, so the published set-up is another: compare the
 rows with each other rather than with `published`.
 """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dither import noise
 
-ORDERS = 0  # the stream of seeds that permutations draw from: seeded twice over, they share it with no step
+ORDERS = 0  # the stream of seeds of the permutations: seeded twice over, they share it with no step
 
 
 class Batches:
@@ -37,5 +37,5 @@ class Batches:
 
     @property
     def identity(self) -> dict[str, int]:
-        """The numbers that decide every batch: a run is resumed only with the same."""
+        """The numbers on which every batch depends: a run is resumed with the same ones only."""
         return {"batch_size": self.batch_size, "examples": self.examples, "seed": self.seed}

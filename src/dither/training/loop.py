@@ -53,13 +53,13 @@ def fit(
                       noise depends on the seed and the epoch alone, so it is the same for every estimator.
     scheduler         its step() is called after every epoch
     checkpoint_every  in steps; None: after every epoch. The last step is always saved.
-    keep              how many checkpoints are kept, the newest
+    keep              how many checkpoints stay, the newest
     cuda_graph        replay the step as a CUDA graph: same weights, without the time that a processor takes to launch its
                       kernels. For models on a GPU whose step reads no value on the host; see `cuda_graphs.Graphed`.
     progress          (steps done, steps in all, text), a few times a second
     on_epoch          (record, seconds of its steps), for epochs trained by this call
 
-    Step k draws all its noise from `noise.step_seed(seed, k)`, and its batch from a permutation that depends
+    Step k takes all its noise from `noise.step_seed(seed, k)`, and its batch from a permutation that depends
     on the seed and the epoch; noise follows the examples (`noise.examples`). So nothing of any generator
     needs saving.
 

@@ -46,7 +46,7 @@ def pack(state: Any, name: str) -> tuple[dict[str, Tensor], Any]:
 
 
 def unpack(tensors: Mapping[str, Tensor], plain: Any) -> Any:
-    """The state that `pack` took apart.  Raises ValueError for a missing tensor or an unknown marker."""
+    """The state that `pack` replaced.  Raises ValueError for a missing tensor or an unknown marker."""
     if isinstance(plain, list):
         return [unpack(tensors, item) for item in plain]
     if not isinstance(plain, dict):

@@ -28,13 +28,13 @@ Record = dict[str, Any]  # a line of metrics.jsonl
 class Plan:
     """When a training ends, records and saves, counted in steps.
 
-    seed            step k draws all its noise from `noise.step_seed(seed, k)`
+    seed            step k takes all its noise from `noise.step_seed(seed, k)`
     steps           in all
-    record_every    a record after every so many, and after the last
-    save_every      a checkpoint after every so many, after the last, and on a signal
-    save_seconds    no checkpoint is due sooner than this after the one before
+    record_every    from one record to the next; the last step makes one too
+    save_every      from one checkpoint to the next; the last step and a signal make one too
+    save_seconds    since the last checkpoint, before which `save_every` makes none
     minutes         of training, without records and checkpoints: the step that exceeds them is the last
-    keep            how many checkpoints are kept, the newest
+    keep            how many checkpoints stay, the newest
     unit            what a line of timing.jsonl calls the number of its record
     """
 
@@ -74,8 +74,8 @@ class Loop:
     parts       what a checkpoint holds, as far as it has a state: name -> optimizer, estimator, scheduler, ...
     run         where to log and checkpoint; SIGINT and SIGTERM then checkpoint and raise `Interrupted`
     resume      continue from the newest checkpoint of `run`, or start if it has none
-    identity    numbers that a run is resumed with the same of only, such as the batch size
-    device      where noise is drawn
+    identity    numbers that must be the same when a run is resumed, such as the batch size
+    device      where noise is sampled
     Raises      what `loop.fit` raises.
     """
 

@@ -58,7 +58,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 100_000
     minutes: float | None = None
-    """end each training after so many minutes of its own, if its steps are not over"""
+    """of its own, after which a training ends even if its steps are not over"""
     examples: int = 50_000
     """as many of the training images, the first, or all that there are"""
     hidden: tuple[int, ...] = (200, 200)

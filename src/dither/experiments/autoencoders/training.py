@@ -90,18 +90,18 @@ def train(
     """Train to the end, from the newest checkpoint of `run` if it has one.
 
     Returns a record for every `record_every` steps: step, train_elbo (the mean over the batches of these steps, each
-    before its update) and seconds (of training so far). Model and estimator are kept as they are after `snapshots` steps.
+    before its update) and seconds (of training so far). Model and estimator are saved as they are after `snapshots` steps.
     """
 
-    def keep(step: int) -> None:
+    def snapshot(step: int) -> None:
         if step in snapshots:
             save_snapshot(run, training, step)
 
-    task = Task(images, training.update, lambda step, loss: {"step": step, "train_elbo": -loss}, before=keep)
+    task = Task(images, training.update, lambda step, loss: {"step": step, "train_elbo": -loss}, before=snapshot)
     plan = Plan(images.seed, steps, record_every, save_every=record_every, save_seconds=SAVE_SECONDS, minutes=minutes)
     loop = Loop(training.model, training.parts, task, plan, run, resume=True, identity=images.batches.identity)
     loop.train()
-    keep(loop.step)
+    snapshot(loop.step)
     return run.curve()
 
 
