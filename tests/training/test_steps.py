@@ -145,7 +145,7 @@ def test_when_it_saves(tmp_path, clock, plan, saved):
 def test_a_plan_that_ends_before_the_checkpoint_is_refused(tmp_path):
     with RunFolder.of(tmp_path, {}) as run:
         loop(run=run).train()
-        with pytest.raises(ValueError, match="ends at step 10, but .* has done 20; ask for more epochs or steps"):
+        with pytest.raises(ValueError, match=r"ends at step 10, but .* has done 20; ask for more epochs or steps"):
             loop(replace(PLAN, steps=10), run)
 
 

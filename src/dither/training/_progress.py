@@ -105,7 +105,7 @@ def _check_same(
     if different := [f"{key}={now} (was {was.get(key)})" for key, now in identity.items() if now != was.get(key)]:
         raise ValueError(f"cannot resume {run.path} with {', '.join(different)}; use the run's values or a new run")
     if set(parts) != set(state):
-        raise ValueError(f"cannot resume {run.path}: it saved {sorted(state)}, but is resumed with {sorted(parts)}; pass the same parts")
+        raise ValueError(f"cannot resume {run.path}: it saved {sorted(state)}, not {sorted(parts)}; pass the same parts")
 
 
 def check_parameters(model: nn.Module, step: int, seed: int) -> None:
