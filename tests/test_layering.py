@@ -31,7 +31,7 @@ LAYERS = [
     {"kernels"},
 ]
 # Beside the house: each is usable alone. `files` knows nothing of dither; the others may write through it.
-BESIDE = {"data": {"files"}, "metrics": {"files"}, "plots": {"files"}, "results": {"files"}, "files": set()}
+BESIDE = {"data": {"files"}, "metrics": {"files"}, "plots": {"files"}, "results": {"files"}, "tables": set(), "files": set()}
 # Who may use what stands beside. The rest, models above all, must never read files.
 USERS_OF_BESIDE = {
     "cli": set(BESIDE),

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dither.experiments import single_node
-from dither.experiments.single_node import PUBLISHED, Config, Problem, measure, run
+from dither.experiments.single_node import PER_NODE, PUBLISHED, Config, Problem, estimates, measure, moments, run, sampler_of
+
+GUMBEL = "gumbel-softmax:temperature=0.1"
 
 SUMS = [
     (key, method) for key, rows in PUBLISHED.items() for method in rows if not method.startswith("gumbel")
@@ -32,26 +33,34 @@ def test_published_digits(key: tuple[int, int], method: str) -> None:
 @pytest.mark.parametrize("key", PUBLISHED)
 def test_published_gumbel_softmax_is_an_average_of_about_5000_draws(key: tuple[int, int]) -> None:
     """Its printed bias shrinks with more draws and its variance grows: both lie within the spread of runs of 5000."""
-    printed = torch.tensor(PUBLISHED[key]["gumbel-softmax-0.1"], dtype=torch.float64)
+    printed = torch.tensor(PUBLISHED[key][GUMBEL], dtype=torch.float64)
     problem = Problem(*key)
-    estimates = single_node._estimates(problem, "gumbel-softmax-0.1", 100_000, part=3)
+    gradients = estimates(problem, sampler_of(GUMBEL)[1], 100_000, part=3)
     weight = torch.full((5000,), 1 / 5000, dtype=torch.float64)
-    runs = torch.tensor([single_node._moments(problem, part, weight) for part in estimates.split(5000)], dtype=torch.float64)
+    runs = torch.tensor([moments(problem, part, weight) for part in gradients.split(5000)], dtype=torch.float64)
     assert ((printed - runs.mean(0)).abs() < 2 * runs.std(0)).all(), (runs.mean(0), runs.std(0))
 
 
 def test_rows() -> None:
     rows = run(Config(categories=(4,), draws=10_000), Path())["rows"]
     assert [row["method"] for row in rows] == list(Config().methods)
-    by = {row["method"]: row for row in rows}
+    by, optimal = {row["method"]: row for row in rows}, "score-function:optimal"
     assert by["reinmax"]["published_variance"] == 13.8 and by["mve"]["published_variance"] is None
-    assert by["gumbel-softmax-0.1"]["variance_error"] > 0
-    assert by["gumbel-rao-0.1"]["variance"] < by["gumbel-softmax-0.1"]["variance"] / 3
-    assert all(abs(by[m]["bias2"]) < 1e-12 for m in ("reinmax", "mve", "score", "score-optimal-unit", "score-optimal"))
-    assert by["score-optimal"]["variance"] < by["score-optimal-unit"]["variance"] < by["score"]["variance"]
+    assert by[GUMBEL]["variance_error"] > 0
+    assert by["gumbel-rao:temperature=0.1"]["variance"] < by[GUMBEL]["variance"] / 3
+    assert all(abs(by[m]["bias2"]) < 1e-12 for m in ("reinmax", "mve", "score-function", PER_NODE, optimal))
+    assert by[optimal]["variance"] < by[PER_NODE]["variance"] < by["score-function"]["variance"]
 
 
-@pytest.mark.parametrize("name", ["reinforce", "score-mean", "gumbel"])
-def test_unknown_methods_are_named(name: str) -> None:
-    with pytest.raises(ValueError, match="choose among straight-through"):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("reinforce", r"no estimator 'reinforce'; known are .*straight-through"),
+        ("gumbel", r"no estimator 'gumbel'; .*perhaps you meant gumbel"),
+        ("score-function:mean", "choose among straight-through"),
+        ("reinmax:samples=2", "choose among straight-through"),
+    ],
+)
+def test_unknown_methods_are_named(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         measure(name, 4)

@@ -114,8 +114,8 @@ def memory_folder():
 def digest(path):
     """sha256 of what may not depend on interruptions: metrics, and every file of the last checkpoint."""
     last = max((path / "checkpoints").iterdir())
-    kept = [path / "config.json", path / "metrics.jsonl", *sorted(last.iterdir())]
-    named = [(str(file.relative_to(path)), file.read_bytes()) for file in kept if file.is_file()]
+    files = [path / "config.json", path / "metrics.jsonl", *sorted(last.iterdir())]
+    named = [(str(file.relative_to(path)), file.read_bytes()) for file in files if file.is_file()]
     return {name: hashlib.sha256(content).hexdigest() for name, content in named}
 
 
@@ -145,7 +145,7 @@ def wait(pid):
 
 
 def sweep(folder, kills, seed, signals):
-    draw, log, problems = random.Random(seed), folder / "log", []
+    rng, log, problems = random.Random(seed), folder / "log", []
     reference, started = folder / "reference", time.perf_counter()
     if code := wait(fork(lambda: train(reference), log)):
         sys.exit(f"the uninterrupted run failed with {code}:\n{log.read_text()}")
@@ -156,8 +156,8 @@ def sweep(folder, kills, seed, signals):
         trials += 1
         while True:
             pid = fork(lambda path=path: train(path), log)
-            time.sleep(draw.random() * whole)
-            os.kill(pid, signal.Signals[f"SIG{draw.choice(signals)}"])
+            time.sleep(rng.random() * whole)
+            os.kill(pid, signal.Signals[f"SIG{rng.choice(signals)}"])
             code = wait(pid)
             if code == 0:
                 break

@@ -46,11 +46,11 @@ def save(folder, step, value=0):
 def content(folder):
     """The value of the checkpoint that loads; None if there is none. Raises if the newest one is corrupt."""
     try:
-        found = checkpoint.load(folder)
+        loaded = checkpoint.load(folder)
     except FileNotFoundError:
         return None
-    assert found.tensors["w"].eq(found.meta["value"]).all(), "tensors and meta are of different checkpoints"
-    return found.meta["value"]
+    assert loaded.tensors["w"].eq(loaded.meta["value"]).all(), "tensors and meta are of different checkpoints"
+    return loaded.meta["value"]
 
 
 # name -> (values saved before, the (step, value) of the save under test, what may load after a fault)
@@ -126,7 +126,7 @@ def wait(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def judge(folder, status, step, value, allowed, log):
+def check(folder, status, step, value, allowed, log):
     """What is wrong after the fault, or None."""
     if status not in (KILLED, RETURNED, RAISED):
         return f"exit status {status}: {log.read_text() if log.exists() else ''}"
@@ -142,11 +142,11 @@ def judge(folder, status, step, value, allowed, log):
         except checkpoint.CorruptCheckpoint as failure:
             return f"under the name of a checkpoint there is {failure}"
     try:
-        found = content(folder)
+        loaded = content(folder)
     except Exception as failure:
         return f"cannot load: {failure!r}"
-    if found not in allowed or (status == RETURNED and found != 100 * step + value):
-        return f"{found} loads after exit status {status}, allowed {allowed}"
+    if loaded not in allowed or (status == RETURNED and loaded != 100 * step + value):
+        return f"{loaded} loads after exit status {status}, allowed {allowed}"
     try:
         save(folder, 8)
         save(folder, 9)
@@ -176,7 +176,7 @@ def python_faults(work):
                 status = wait(fork(lambda a=arguments: attempt(*a))) if "kill" in mode else attempt(*arguments)
                 if status == NOT_REACHED:
                     break  # there is no call number `at`: all have had their turn
-                yield f"{scenario}, {mode}, call {at}", status, judge(folder, status, step, value, allowed, log)
+                yield f"{scenario}, {mode}, call {at}", status, check(folder, status, step, value, allowed, log)
 
 
 def strace_faults(work):
@@ -203,7 +203,7 @@ def strace_faults(work):
                     if not hit:
                         break
                     name = f"{scenario}, {calls} {action}, call {at}"
-                    yield name, status, judge(folder, status, step, value, allowed, log)
+                    yield name, status, check(folder, status, step, value, allowed, log)
 
 
 def main():

@@ -53,13 +53,13 @@ def test_tensors_and_meta_come_back_exactly(tmp_path):
     meta = {"a": [1, 2.5, None, "é"], "b": {"c": 0.1 + 0.2}}
     path = save(tmp_path / "deep" / "checkpoints", 400, tensors, meta)
     assert path == tmp_path / "deep" / "checkpoints" / "step-000400"
-    found = load(path.parent, strict=True)
-    assert (found.step, found.meta, found.path) == (400, meta, path)
-    assert found.tensors.keys() == tensors.keys()
+    loaded = load(path.parent, strict=True)
+    assert (loaded.step, loaded.meta, loaded.path) == (400, meta, path)
+    assert loaded.tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert found.tensors[name].dtype == tensor.dtype
-        assert torch.equal(found.tensors[name], tensor), name
-    found.tensors["float"].add_(1)  # writable
+        assert loaded.tensors[name].dtype == tensor.dtype
+        assert torch.equal(loaded.tensors[name], tensor), name
+    loaded.tensors["float"].add_(1)  # writable
 
 
 def test_the_same_content_gives_the_same_bytes_and_is_not_written_again(tmp_path):
@@ -237,38 +237,38 @@ def test_a_missing_permission_is_not_taken_for_corruption(tmp_path):
 
 
 # --- corruption -------------------------------------------------------------------------------------------------------
-def flip(data, draw):
-    at = draw.randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
+def flip(data, rng):
+    at = rng.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
 
 
-def cut(data, draw):
-    return data[: draw.randrange(len(data))]
+def cut(data, rng):
+    return data[: rng.randrange(len(data))]
 
 
-def zero(data, draw):
-    start = draw.randrange(len(data))
-    stop = min(len(data), start + draw.choice([1, 16, 512, 4096]))
+def zero(data, rng):
+    start = rng.randrange(len(data))
+    stop = min(len(data), start + rng.choice([1, 16, 512, 4096]))
     return data[:start] + bytes(stop - start) + data[stop:]
 
 
-def insert(data, draw):
-    at = draw.randrange(len(data) + 1)
-    return data[:at] + draw.randbytes(draw.choice([1, 8, 1000])) + data[at:]
+def insert(data, rng):
+    at = rng.randrange(len(data) + 1)
+    return data[:at] + rng.randbytes(rng.choice([1, 8, 1000])) + data[at:]
 
 
-def repeat(data, draw):
+def repeat(data, rng):
     return data + data
 
 
-def edit_number(data, draw):
+def edit_number(data, rng):
     at = [i for i, byte in enumerate(data) if 48 <= byte <= 57]
-    i = draw.choice(at or [0])
-    return data[:i] + b"%d" % draw.randrange(10) + data[i + 1 :]
+    i = rng.choice(at or [0])
+    return data[:i] + b"%d" % rng.randrange(10) + data[i + 1 :]
 
 
-def space(data, draw):
-    at = draw.choice([i for i, byte in enumerate(data) if byte in b',:{ \n"'] or [0])
+def space(data, rng):
+    at = rng.choice([i for i, byte in enumerate(data) if byte in b',:{ \n"'] or [0])
     return data[:at] + b" " + data[at:]
 
 
@@ -288,31 +288,31 @@ def read_all(path):
 def test_of_1000_mutated_checkpoints_none_loads_differently_and_none_crashes(tmp_path):
     write(tmp_path / "source", 1, 2)
     other, good = (read_all(step_folder(tmp_path / "source", step)) for step in (1, 2))
-    folder, draw, refused, same = tmp_path / "mutated", random.Random(0), 0, 0
+    folder, rng, refused, same = tmp_path / "mutated", random.Random(0), 0, 0
     peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     folder.mkdir()
     for i in range(1000):
         content = dict(good)
         kind = i % 10
         if kind == 7:  # files of another checkpoint
-            for name in draw.sample(sorted(content), draw.choice([1, 2, 3])):
+            for name in rng.sample(sorted(content), rng.choice([1, 2, 3])):
                 content[name] = other[name]
         elif kind == 8:  # two files swapped
-            a, b = draw.sample(sorted(content), 2)
+            a, b = rng.sample(sorted(content), 2)
             content[a], content[b] = content[b], content[a]
         elif kind == 9:  # a file lost
-            del content[draw.choice(sorted(content))]
+            del content[rng.choice(sorted(content))]
         else:
-            name = draw.choice(sorted(content))
-            content[name] = MUTATIONS[kind](content[name], draw)
+            name = rng.choice(sorted(content))
+            content[name] = MUTATIONS[kind](content[name], rng)
         lay(step_folder(folder, 2), content)
         try:
-            found = load(folder)
+            loaded = load(folder)
         except CorruptCheckpoint:
             refused += 1
         else:
             assert content == good, f"mutation {i} of kind {kind} was loaded"
-            assert torch.equal(found.tensors["w"], W + 2)
+            assert torch.equal(loaded.tensors["w"], W + 2)
             same += 1
         shutil.rmtree(step_folder(folder, 2))
     assert refused + same == 1000
@@ -520,8 +520,8 @@ def test_a_step_can_be_chosen(tmp_path):
     write(tmp_path, 300, 20, 1000000)
     (tmp_path / "step-000007.tmp-1").mkdir()
     assert checkpoint.steps(tmp_path) == [20, 300, 1000000]
-    found = load(tmp_path, step=20)
-    assert found.step == found.meta["step"] == 20 and torch.equal(found.tensors["w"], W + 20)
+    loaded = load(tmp_path, step=20)
+    assert loaded.step == loaded.meta["step"] == 20 and torch.equal(loaded.tensors["w"], W + 20)
     with pytest.raises(FileNotFoundError, match="no checkpoint of step 7 here; there is 20, 300, 1000000"):
         load(tmp_path, step=7)
 

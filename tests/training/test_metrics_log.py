@@ -63,13 +63,13 @@ def test_what_is_not_a_finite_number_is_refused_and_not_written(log, record, err
     assert len(read(log.path)) == 1
 
 
-@pytest.mark.parametrize("kept", range(0, 12))
-def test_rewind_keeps_what_is_not_later(log, kept):
+@pytest.mark.parametrize("step", range(0, 12))
+def test_rewind_keeps_what_is_not_later(log, step):
     fill(log, *range(1, 11))
     whole = log.path.read_bytes().splitlines(keepends=True)
-    assert [record["step"] for record in log.rewind(kept)] == list(range(1, min(kept, 10) + 1))
-    assert log.path.read_bytes() == b"".join(whole[:kept])
-    fill(log, *range(min(kept, 10) + 1, 11))
+    assert [record["step"] for record in log.rewind(step)] == list(range(1, min(step, 10) + 1))
+    assert log.path.read_bytes() == b"".join(whole[:step])
+    fill(log, *range(min(step, 10) + 1, 11))
     assert log.path.read_bytes() == b"".join(whole)
 
 

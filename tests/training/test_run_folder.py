@@ -79,6 +79,30 @@ def test_an_empty_folder_is_free_and_so_is_one_whose_creation_was_killed_at_once
     assert sorted(tree(tmp_path)) == ["config.json", "env.json", "run.lock"]
 
 
+def test_a_folder_whose_creation_was_killed_before_its_config_is_free_unless_it_holds_more(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "figures").mkdir(parents=True)
+        for file in ("run.lock", "env.json"):
+            (tmp_path / name / file).write_text("")
+    RunFolder.create(tmp_path / "a", CONFIG).close()
+    (tmp_path / "b" / "figures" / "mine.svg").write_text("")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        RunFolder.create(tmp_path / "b", CONFIG)
+
+
+def test_the_run_of_a_configuration_is_new_or_the_one_that_is_there(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.of(path, {**CONFIG, "hidden": (200, 200)}) as run:  # as JSON has it, a tuple is a list
+        run.metrics.append({"step": 1})
+    before = tree(path)
+    with RunFolder.of(path, {**CONFIG, "hidden": (200, 200)}) as run:
+        assert run.config == CONFIG and run.writable and run.records() == [{"step": 1}]
+    with pytest.raises(ValueError, match=r"a run with other depth, lr: choose another folder with --out"):
+        RunFolder.of(path, {**CONFIG, "lr": 0.1, "depth": 2})
+    assert tree(path) == before
+    RunFolder.open(path).close()  # the refusal has left it free
+
+
 def test_two_writers_are_one_too_many(tmp_path):
     path = tmp_path / "run"
     with RunFolder.create(path, CONFIG):
@@ -157,12 +181,12 @@ def test_a_folder_without_permission_is_named(tmp_path):
 
 # --- environment ------------------------------------------------------------------------------------------------------
 def test_the_environment_is_json_and_says_what_results_depend_on():
-    found = environment()
-    assert json.loads(json.dumps(found)) == found
-    assert found["versions"]["torch"] == torch.__version__
-    assert found["threads"] == torch.get_num_threads()
-    assert {"python", "dither", "numpy", "safetensors"} <= found["versions"].keys()
-    assert {"cpu", "gpu", "git", "platform"} <= found.keys()
+    record = environment()
+    assert json.loads(json.dumps(record)) == record
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["threads"] == torch.get_num_threads()
+    assert {"python", "dither", "numpy", "safetensors"} <= record["versions"].keys()
+    assert {"cpu", "gpu", "git", "platform"} <= record.keys()
 
 
 def test_the_environment_names_no_machine_no_person_and_no_path():

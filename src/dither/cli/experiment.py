@@ -15,9 +15,9 @@ EXPERIMENTS = {
         "dither.experiments.polynomial",
         "128 categorical nodes under a polynomial cost: the loss that every estimator reaches",
     ),
-    "mixture-error": (
-        "dither.experiments.mixture_error",
-        "the exact error of Mixture beside its parents', on nets of one to three layers",
+    "blend-error": (
+        "dither.experiments.blend_error",
+        "the exact error of Blend beside its parents', on nets of one to three layers",
     ),
     "variance-units": (
         "dither.experiments.variance_units",
@@ -28,11 +28,11 @@ EXPERIMENTS = {
         "MNIST 784-100(binary)-10 by every estimator, at equal epochs and equal time",
     ),
     "binary-vae": (
-        "dither.experiments.binary_vae",
+        "dither.experiments.autoencoders.binary",
         "autoencoder with 200 binary latents by every estimator: training bound and gradient variance",
     ),
     "categorical-vae": (
-        "dither.experiments.categorical_vae",
+        "dither.experiments.autoencoders.categorical",
         "autoencoder with a code of one-hot units by every estimator, each at its best learning rate",
     ),
     "gdae-consistency": (

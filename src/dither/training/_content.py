@@ -34,7 +34,7 @@ class CorruptCheckpoint(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load` found: tensors on the CPU, `meta` as it was given to `save`."""
+    """What `load` returns: tensors on the CPU, `meta` as `save` took it."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -55,12 +55,12 @@ def _encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
             raise ValueError(f"a tensor is called {name!r}; use a string other than '__metadata__'")
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensors[{name!r}] is a {type(tensor).__name__}; pass a tensor, or put it into meta")
-    alone = {}
+    separate = {}
     try:
         for name, tensor in tensors.items():
             # Clones, because tied or sliced tensors share storage, which the format refuses.
-            alone[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        data = safetensors.torch.save(alone)
+            separate[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        data = safetensors.torch.save(separate)
     except Exception as failure:  # torch's and the serialiser's own exceptions are of many kinds
         raise ValueError(f"the tensors cannot be saved: {failure}; use dense tensors of common dtypes") from failure
     _check_header(data)

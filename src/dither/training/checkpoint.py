@@ -68,7 +68,7 @@ def save(
     if type(step) is not int or not 0 <= step < 10**18:
         raise ValueError(f"step is {step!r}; it must be an integer from 0 to 10^18: pass the number of steps done")
     if type(keep) is not int or keep < 1:
-        raise ValueError(f"keep is {keep!r}; it must be at least 1: the checkpoint just saved is one of those kept")
+        raise ValueError(f"keep is {keep!r}; it must be at least 1: the checkpoint just saved counts")
     content = encode(step, tensors, meta)
     target = folder / f"step-{step:06d}"
     try:
@@ -96,11 +96,11 @@ def load(folder: str | os.PathLike[str], strict: bool = False, step: int | None 
                 newest is not).
     """
     folder, failures = Path(folder), []
-    for found_step, _, path in _entries(folder, ("", "old")):
-        if step is not None and step != found_step:
+    for saved_step, _, path in _entries(folder, ("", "old")):
+        if step is not None and step != saved_step:
             continue
         try:
-            found = read(path, found_step)
+            saved = read(path, saved_step)
         except CorruptCheckpoint as failure:
             if strict:
                 raise
@@ -109,7 +109,7 @@ def load(folder: str | os.PathLike[str], strict: bool = False, step: int | None 
         if failures:
             text = f"{'; '.join(failures)}; using {path.name} instead"
             warnings.warn(text, CheckpointWarning, stacklevel=2)
-        return found
+        return saved
     which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
     if failures:
         remedy = "start a new run" if step is None else "choose another step"
@@ -157,7 +157,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
         old = [path for other, _, path in entries if other <= step][keep:]
         for path in old + [path for other, _, path in entries if other > step and not _holds(path)]:
             doomed = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-            os.rename(path, doomed)  # at once, so that a half-removed checkpoint is never found
+            os.rename(path, doomed)  # at once, so that a half-removed checkpoint is never read
             shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
     except OSError as failure:
         text = f"an old checkpoint could not be removed ({failure}); remove it by hand if space is short"
@@ -179,10 +179,10 @@ def _entries(folder: Path, kinds: tuple[str, ...]) -> Iterator[tuple[int, int, P
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
         return
-    found = [(match, folder / match[0]) for match in map(_NAME.fullmatch, names) if match]
-    kept = [(int(m[1]), int(m[3] or 0), path) for m, path in found if (m[2] or "") in kinds]
+    matches = [(match, folder / match[0]) for match in map(_NAME.fullmatch, names) if match]
+    entries = [(int(m[1]), int(m[3] or 0), path) for m, path in matches if (m[2] or "") in kinds]
     yield from sorted(
-        (entry for entry in kept if entry[2].name.startswith(f"step-{entry[0]:06d}")),  # no second spelling
+        (entry for entry in entries if entry[2].name.startswith(f"step-{entry[0]:06d}")),  # no second spelling
         key=lambda entry: (-entry[0], entry[1]),
     )
 

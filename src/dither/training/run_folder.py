@@ -96,6 +96,24 @@ class RunFolder:
             raise CorruptRun(f"{failure}; start a new run") from failure
         return cls(path, config, lock)
 
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunFolder:
+        """The run of this configuration in `path`, locked for this process: a new one, or the one that is there.
+
+        Raises      ValueError naming what differs when a run of another configuration is there; what `create` and
+                    `open` raise.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            return cls.create(path, config)
+        run, wanted = cls.open(path), files.parse_json(files.dump_json(dict(config)), CONFIG)
+        if different := sorted(key for key in wanted.keys() | run.config.keys() if wanted.get(key) != run.config.get(key)):
+            run.close()
+            raise ValueError(
+                f"{path} holds a run with other {', '.join(different)}: choose another folder with --out, or remove that one"
+            )
+        return run
+
     def records(self) -> list[dict[str, Any]]:
         """The metric records written so far."""
         return metrics_log.read(self.metrics.path) if self.metrics.path.exists() else []
@@ -103,6 +121,11 @@ class RunFolder:
     def timings(self) -> list[dict[str, Any]]:
         """The wall-clock records written so far."""
         return metrics_log.read(self.timing.path) if self.timing.path.exists() else []
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The metric records written so far, each with the `seconds` of training up to its step."""
+        timings = self.timings()
+        return [row | {"seconds": sum(t["seconds"] for t in timings if t["step"] <= row["step"])} for row in self.records()]
 
     @property
     def writable(self) -> bool:
@@ -136,13 +159,18 @@ def _acquire(path: Path) -> FileLock:
 
 def _check_free(path: Path, overwrite: bool) -> None:
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(files.TEMPORARY)} - {LOCK}
-    if not names:
+    if not names or _is_incomplete(path, names):
         return
     is_run = (path / LOCK).exists() or {CONFIG, "env.json"} <= names
     if overwrite and not is_run:
         raise FileExistsError(f"{path} holds files but no run, so it is not overwritten; choose another folder")
     if not overwrite:
         raise FileExistsError(f"{path} is not empty; continue its run with --resume, or replace it with --overwrite")
+
+
+def _is_incomplete(path: Path, names: set[str]) -> bool:
+    """Whether all that is there is what `create` leaves when it is killed, before the configuration is written."""
+    return names <= {"env.json", "figures"} and (path / LOCK).exists() and not any((path / "figures").glob("*"))
 
 
 def _remove_run(path: Path) -> None:

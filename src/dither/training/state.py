@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -20,6 +20,19 @@ _TENSOR, _TUPLE, _FLOAT, _MAPPINGS = (
     "__float__",
     {"__dict__": dict, "__counter__": Counter},
 )
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: a module, an optimizer, a scheduler, most estimators."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+def stateful(parts: Mapping[str, object]) -> dict[str, Stateful]:
+    """Those of the parts that have a state: no plain functions, no None."""
+    return {name: cast(Stateful, part) for name, part in parts.items() if hasattr(part, "state_dict")}
 
 
 def pack(state: Any, name: str) -> tuple[dict[str, Tensor], Any]:
@@ -33,7 +46,7 @@ def pack(state: Any, name: str) -> tuple[dict[str, Tensor], Any]:
 
 
 def unpack(tensors: Mapping[str, Tensor], plain: Any) -> Any:
-    """The state that `pack` took apart.  Raises ValueError for a missing tensor or an unknown marker."""
+    """The state that `pack` replaced.  Raises ValueError for a missing tensor or an unknown marker."""
     if isinstance(plain, list):
         return [unpack(tensors, item) for item in plain]
     if not isinstance(plain, dict):
