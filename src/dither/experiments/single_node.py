@@ -161,7 +161,7 @@ class Problem:
 
     def noise_of_each(self) -> Tensor:
         """Noise (K, K) by which each category wins in turn."""
-        return dither.Categorical().cells(self.logits.unsqueeze(0))[0].squeeze(1)
+        return dither.Categorical().partition(self.logits.unsqueeze(0))[0].squeeze(1)
 
     def gradients(self, sampler: Sampler, uniform: Tensor) -> Tensor:
         """The estimate of the gradient at each row of noise, (rows, K)."""
