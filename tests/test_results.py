@@ -105,10 +105,10 @@ def test_a_curve_is_what_has_the_same_columns_and_words():
     assert len(results.thin(rows, points=10)) == 30
 
 
-def test_numbers_get_five_digits_and_points_without_a_place_all_stay():
+def test_numbers_get_four_digits_and_points_without_a_place_all_stay():
     points = [{"figure": "f", "x": 1 / (i + 3), "seed": 123456, "epoch": None} for i in range(100)]
     thinned = results.thin(points)
-    assert len(thinned) == 100 and thinned[0] == {"figure": "f", "x": 0.33333, "seed": 123456, "epoch": None}
+    assert len(thinned) == 100 and thinned[0] == {"figure": "f", "x": 0.3333, "seed": 123456, "epoch": None}
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ SCHEMA = {"command": str, "seconds": float, "environment": dict, "config": dict,
 # Words on what made a file of which `environment` does not say it: no commit, a tree with changes, names that changed since.
 OPTIONAL = {"made_by": str}
 BLOCK = re.compile(r"(<!-- results:([\w.-]+)((?: +[^\n]+?)?) *-->\n)(.*?)(<!-- end -->)", re.DOTALL)
-POINTS, DIGITS = 50, 5  # of a curve that only a picture needs
+POINTS, DIGITS = 40, 4  # of a curve that only a picture needs
 X = ("epoch", "step", "episode")  # what a curve runs along
 
 Row = Mapping[str, Any]
@@ -104,7 +104,7 @@ def check_row(row: Any, where: str) -> None:
 
 # --- curves, which only pictures need -----------------------------------------------------------------------------------
 def thin(rows: Sequence[Row], points: int = POINTS) -> list[dict[str, Any]]:
-    """The rows of curves at `points` places each, evenly spaced with the first and the last, all numbers to five digits.
+    """The rows of curves at `points` places each, evenly spaced with the first and the last, all numbers to four digits.
 
     A curve is all rows with the same columns and the same words; the seeds of one stay at the same places, so that means over
     them are what they were. Rows with no epoch, step or episode are no curve: all stay.

@@ -6,27 +6,24 @@ import difflib
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+from dither.cli import pictures
 from dither.cli.errors import OK, USAGE, UsageError
 from dither.cli.out import Out
 from dither.cli.parse import parse, to_json
 from dither.cli.setup import PLACES, check_device
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # name -> (module, one line). Each module has a frozen dataclass `Config` and run(config, folder, progress) ->
 # {"rows": [flat dicts], ...}. Its "curves", also flat dicts, are drawn by the module's figures(curves) ->
 # [(name, figure), ...], or else as learning curves. "figures", (name, figure), are pictures of what no row holds, such as
 # samples of a model.
 Entries = Mapping[str, tuple[str, str]]
-Picture = tuple[str, "Figure"]
 
 
 def main(verb: str, entries: Entries, arguments: Sequence[str]) -> int:
@@ -77,17 +74,17 @@ def write(
     from dither import plots, results
 
     yield results.save(name, payload, folder)
-    curves, pictures = result.get("curves"), list(result.get("figures", ()))
+    curves, drawn = result.get("curves"), list(result.get("figures", ()))
     if command.publish:
         yield results.save(name, payload, command.publish)
         if curves:
             yield results.save(f"{name}-curves", {**payload, "rows": results.thin(curves)}, command.publish)
     if curves:
-        pictures += pictures_of(module, curves)
-    for title, figure in pictures:
+        drawn += pictures.of_curves(module, curves)
+    for title, figure in drawn:
         yield from plots.save(figure, folder / "figures" / title)
     if command.figures:
-        yield from publish(selected(pictures, command.figures), command.publish / "figures", name)
+        yield from pictures.publish(pictures.selected(drawn, command.figures), command.publish / "figures", name)
 
 
 # --- publishing ---------------------------------------------------------------------------------------------------------
@@ -104,59 +101,6 @@ def published_tree() -> dict[str, Any]:
             "made the result; commit them (git status lists them), or run without --publish"
         )
     return state
-
-
-def pictures_of(module: ModuleType, curves: list[dict[str, Any]]) -> Iterable[Picture]:
-    """What is drawn from curves alone."""
-    return getattr(module, "figures", learning)(curves)
-
-
-def learning(curves: list[dict[str, Any]]) -> Iterator[Picture]:
-    """The learning curves, by epoch (or step, or episode) and by time: (name, figure) of each."""
-    from dither.plots import learning_curves
-
-    group = "method" if "method" in curves[0] else "estimator"
-    y = next((y for y in ("train_elbo", "return") if y in curves[0]), "validation_accuracy")
-    count = next((x for x in ("epoch", "episode") if x in curves[0]), "step")
-    for x, name in ((count, "learning"), ("seconds", "learning-by-time")):
-        if x in curves[0]:
-            yield name, learning_curves.draw(curves, x=x, y=y, group=group).figure  # type: ignore[misc]
-
-
-def selected(pictures: Iterable[Picture], names: Sequence[str]) -> list[Picture]:
-    """Those of the names, in their order. Raises UsageError for a name that is not there."""
-    by_name = dict(pictures)
-    if absent := [name for name in names if name not in by_name]:
-        raise UsageError(f"--figures {absent[0]}: there is no such picture; there are {', '.join(by_name) or 'none'}")
-    return [(name, by_name[name]) for name in names]
-
-
-def publish(pictures: Iterable[Picture], folder: Path, name: str) -> Iterator[Path]:
-    """Writes folder/NAME-PICTURE.png of each."""
-    from dither import plots
-
-    for title, figure in pictures:
-        vector, png = plots.save(figure, folder / f"{name}-{title}")
-        vector.unlink()  # no page shows it, and it is as large again
-        shrink(png)
-        yield png
-
-
-def shrink(png: Path) -> None:
-    """Greys as greys, other pictures in 256 colours: a third of the bytes, and the same to the eye."""
-    import io
-
-    from PIL import Image, ImageChops
-
-    from dither import files
-
-    image = Image.open(png).convert("RGB")
-    red, green, blue = image.split()
-    grey = not (ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox())
-    small = red if grey else image.quantize(256, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG", optimize=True)
-    files.write_atomic(png, buffer.getvalue())
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------

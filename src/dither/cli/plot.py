@@ -11,14 +11,15 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dither.cli import catalogue
+from dither.cli import pictures
 from dither.cli.bench import BENCHMARKS
+from dither.cli.catalogue import Entries
 from dither.cli.errors import OK, CorruptError, MissingError, UsageError
 from dither.cli.experiment import EXPERIMENTS
 from dither.cli.out import Out
 from dither.cli.parse import parse
 
-TABLES: dict[str, catalogue.Entries] = {"experiment": EXPERIMENTS, "bench": BENCHMARKS}
+TABLES: dict[str, Entries] = {"experiment": EXPERIMENTS, "bench": BENCHMARKS}
 
 
 @dataclass(frozen=True)
@@ -63,25 +64,25 @@ def run(command: Command) -> int:
 # --- published results --------------------------------------------------------------------------------------------------
 def of_results(name: str, command: Command) -> Iterator[Path]:
     """Draws what the curves of NAME-curves.json give, as PNG."""
-    pictures = dict(pictures_of_result(name, command.folder))
-    absent = [title for title in command.figures if title not in pictures]
-    if absent or not pictures:
+    drawn = dict(pictures_of_result(name, command.folder))
+    absent = [title for title in command.figures if title not in drawn]
+    if absent or not drawn:
         raise UsageError(
-            f"{name}: its JSON gives {', '.join(pictures) or 'no picture'}. Pictures of trained models, such as samples, come "
+            f"{name}: its JSON gives {', '.join(drawn) or 'no picture'}. Pictures of trained models, such as samples, come "
             f"from the run: {publishing(name, command.folder)} --figures {absent[0] if absent else 'PICTURE'}"
         )
     folder = command.out or Path(os.environ.get("DITHER_RUNS", "runs")) / name / "figures"
-    return catalogue.publish(catalogue.selected(pictures.items(), command.figures or list(pictures)), folder, name)
+    return pictures.publish(pictures.selected(drawn.items(), command.figures or list(drawn)), folder, name)
 
 
-def pictures_of_result(name: str, folder: Path) -> Iterable[catalogue.Picture]:
+def pictures_of_result(name: str, folder: Path) -> Iterable[pictures.Picture]:
     from dither import results
 
     verb, entry = entry_of(name, folder)
     if not (folder / f"{name}-curves.json").is_file():
         return ()
     module = import_module(TABLES[verb][entry][0])
-    return catalogue.pictures_of(module, results.load(f"{name}-curves", folder)["rows"])
+    return pictures.of_curves(module, results.load(f"{name}-curves", folder)["rows"])
 
 
 def entry_of(name: str, folder: Path) -> tuple[str, str]:
@@ -111,7 +112,7 @@ def of_runs(command: Command, out: Out) -> Iterator[Path]:
 
     folder = command.out or command.runs[0] / "figures"
     if (kind := generative(command.runs[0])) is not None:
-        for name, figure in pictures(command.runs[0], kind):
+        for name, figure in pictures_of_run(command.runs[0], kind):
             yield from plots.save(figure, folder / name)
         return
     records = [record for path in command.runs for record in curve(path)]
@@ -138,7 +139,7 @@ def generative(path: Path) -> str | None:
     return config["data"] if {"method", "units", "data"} <= config.keys() else None
 
 
-def pictures(path: Path, data_name: str) -> Iterator[tuple[str, Any]]:
+def pictures_of_run(path: Path, data_name: str) -> Iterator[tuple[str, Any]]:
     """Samples, completions and autocorrelation of a denoising model, and its cost by epoch."""
     from dither import data
     from dither.experiments import _pictures
