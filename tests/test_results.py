@@ -1,13 +1,11 @@
 """Published results are validated, and the tables in README and docs are made from them."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from dither import results
 
-ROOT = Path(__file__).resolve().parent.parent
 PAYLOAD = {
     "command": "dither experiment tiny",
     "seconds": 1.5,
@@ -139,20 +137,3 @@ def test_a_block_may_keep_some_rows(tmp_path):
         filled(" ms where unit=2", tmp_path)
     with pytest.raises(ValueError, match="'units' is no condition; write where column=value"):
         filled(" ms where units", tmp_path)
-
-
-def pages():
-    return [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
-
-
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
-def test_the_tables_in_the_text_are_those_of_the_results(path):
-    text = path.read_text("utf-8")
-    if not results.BLOCK.search(text):
-        pytest.skip("no table of results in it")
-    assert results.fill(text, ROOT / "results") == text, f"run python -m dither.results {path.relative_to(ROOT)}"
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
-def test_every_published_result_is_valid(path):
-    assert results.load(path.stem, path.parent) == json.loads(path.read_text("utf-8"))
