@@ -39,7 +39,9 @@ def test_every_import_is_declared():
     assert {str(path): names for path in files if (names := undeclared(path.read_text("utf-8")))} == {}
 
 
-@pytest.mark.parametrize(("package", "needed"), [("filelock", True), ("jinja2", True), ("pillow", False), ("matplotlib", False)])
+@pytest.mark.parametrize(
+    ("package", "needed"), [("filelock", True), ("jinja2", True), ("pillow", False), ("matplotlib", False)]
+)
 def test_what_every_run_needs_is_no_extra(package, needed):
     assert (package in declared(DECLARED["dependencies"])) == needed
 

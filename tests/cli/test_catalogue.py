@@ -69,6 +69,13 @@ def test_published_curves_are_thin_and_name_the_commit(entries, tmp_path):
     assert curves["environment"]["git"] == CLEAN == results.load("tiny-small", tmp_path / "out")["environment"]["git"]
 
 
+def test_the_commit_is_that_of_the_start(entries, monkeypatch, tmp_path):
+    states = iter([CLEAN, {"commit": "d" * 40, "dirty": True}])  # somebody goes on working during a long run
+    monkeypatch.setattr(environment, "git_state", lambda folder: next(states))
+    assert catalogue.main("experiment", entries, ["tiny", "--publish", "out", "--quiet"]) == 0
+    assert results.load("tiny", tmp_path / "out")["environment"]["git"] == CLEAN
+
+
 def test_pictures_are_published_only_when_asked_for_and_small(entries, tmp_path):
     arguments = ["tiny", "--publish", "out", "--figures", "learning", "--quiet", "--size", "2"]
     assert catalogue.main("experiment", entries, arguments) == 0

@@ -98,6 +98,9 @@ def test_the_figures_of_the_module_and_some_of_them(runs, capsys):
     publish("step-slow", "dither bench step --threads 1", DEPTHS)
     assert main(["plot", "--results", "step-slow", "--figures", "time", "--out", "results/figures"]) == 0
     assert capsys.readouterr().out.split() == ["results/figures/step-slow-time.png"]
+    publish("first-demo", "dither experiment first-demo", POINTS)
+    assert main(["plot", "--results", "first-demo", "--figures", "learning-by-time", "--out", "results/figures"]) == 0
+    assert capsys.readouterr().out.split() == ["results/figures/first-demo-learning-by-time.png"]
 
 
 @pytest.mark.parametrize(
