@@ -1,13 +1,11 @@
 """Published results are validated, and the tables in README and docs are made from them."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from dither import results
 
-ROOT = Path(__file__).resolve().parent.parent
 PAYLOAD = {
     "command": "dither experiment tiny",
     "seconds": 1.5,
@@ -47,6 +45,14 @@ def test_missing_keys_names_and_files(tmp_path):
         results.load("tiny", tmp_path)
 
 
+def test_the_file_says_one_row_a_line_and_perhaps_what_made_it(tmp_path):
+    path = results.save("tiny", PAYLOAD | {"made_by": "hand"}, tmp_path)
+    assert results.load("tiny", tmp_path)["made_by"] == "hand"
+    assert '\n  {"method": "a|b", "score": 0.98765, "ok": true},\n' in path.read_text()
+    with pytest.raises(ValueError, match="made_by is int"):
+        results.save("tiny", PAYLOAD | {"made_by": 3}, tmp_path)
+
+
 def test_markdown():
     assert results.to_markdown(PAYLOAD["rows"], ["method", "score"]) == TABLE
     assert "| yes |" in results.to_markdown(PAYLOAD["rows"])
@@ -54,6 +60,56 @@ def test_markdown():
         results.to_markdown(PAYLOAD["rows"], ["speed"])
 
 
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"x": 0.94231, "x_sd": 0.00298, "seeds": 3}, "0.9423 ± 0.0030 (3)"),
+        ({"x": 0.5, "x_sd": 0.0996, "n": 10}, "0.50 ± 0.10 (10)"),  # the digits are those of the rounded one
+        ({"x": 393.04, "x_sd": 33.6, "n": 100, "seeds": 3}, "393 ± 34 (3)"),  # n may be a number of examples
+        ({"x": -116.5, "x_sd": 0.44, "x_n": 12, "seeds": 3}, "-116.50 ± 0.44 (12)"),
+        ({"x": 12345.6, "x_sd": 250.0, "seeds": 2}, "12346 ± 250 (2)"),
+        ({"x": 500, "x_sd": 0.0, "seeds": 3}, "500 ± 0 (3)"),
+        ({"x": 0.5, "x_sd": 0.25}, "0.50 ± 0.25"),
+        ({"x": 0.94231, "x_sd": None, "seeds": 1}, "0.9423"),  # one seed has no spread
+        ({"x": None, "x_sd": None, "seeds": 3}, ""),
+    ],
+)
+def test_a_mean_is_shown_with_its_standard_deviation(row, shown):
+    assert results.cell(row, "x") == shown
+    table = results.to_markdown([{"method": "a"} | row])
+    assert f"| {shown} |" in table and " sd |" not in table and "x n |" not in table
+    assert "---:" in table.splitlines()[1].split("|")[2], "it is a number"
+
+
+def test_a_standard_deviation_may_be_a_column_of_its_own():
+    assert results.to_markdown([{"x": 1.0, "x_sd": 0.5}], ["x_sd"]).endswith("| 0.5 |\n")
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+def curve(method: str, seed: int, count: int, **more) -> list[dict]:
+    return [{"method": method, "seed": seed, "epoch": e, "y": 1 / (e + seed + 2)} | more for e in range(count)]
+
+
+def test_curves_are_thinned_evenly_with_both_ends_and_the_same_places_for_all_seeds():
+    rows = curve("a", 0, 101) + curve("a", 1, 101) + curve("b", 0, 4)
+    thinned = results.thin(rows, points=11)
+    assert [row["epoch"] for row in thinned] == [*range(0, 101, 10)] * 2 + [0, 1, 2, 3]
+    assert results.thin(thinned, points=11) == thinned, "once is enough"
+    assert len(results.thin(rows, points=1)) == 3
+
+
+def test_a_curve_is_what_has_the_same_columns_and_words():
+    rows = curve("a", 0, 100) + curve("a", 0, 100, part="x") + [{"method": "a", "epoch": e, "z": 1.0} for e in range(10)]
+    assert len(results.thin(rows, points=10)) == 30
+
+
+def test_numbers_get_four_digits_and_points_without_a_place_all_stay():
+    points = [{"figure": "f", "x": 1 / (i + 3), "seed": 123456, "epoch": None} for i in range(100)]
+    thinned = results.thin(points)
+    assert len(thinned) == 100 and thinned[0] == {"figure": "f", "x": 0.3333, "seed": 123456, "epoch": None}
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
 def test_blocks_are_filled_checked_and_stay(tmp_path, capsys):
     results.save("tiny", PAYLOAD, tmp_path)
     page = tmp_path / "page.md"
@@ -65,18 +121,19 @@ def test_blocks_are_filled_checked_and_stay(tmp_path, capsys):
     assert "out of date" in capsys.readouterr().err
 
 
-def pages():
-    return [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
+def filled(words: str, folder: Path) -> str:
+    return results.fill(f"<!-- results:tiny{words} -->\n<!-- end -->", folder)
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
-def test_the_tables_in_the_text_are_those_of_the_results(path):
-    text = path.read_text("utf-8")
-    if not results.BLOCK.search(text):
-        pytest.skip("no table of results in it")
-    assert results.fill(text, ROOT / "results") == text, f"run python -m dither.results {path.relative_to(ROOT)}"
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
-def test_every_published_result_is_valid(path):
-    assert results.load(path.stem, path.parent) == json.loads(path.read_text("utf-8"))
+def test_a_block_may_keep_some_rows(tmp_path):
+    rows = [{"part": p, "units": n, "how": "by hand, fast", "ms": 0.5 * n} for p in ("step", "sum") for n in (1, 8, 64)]
+    results.save("tiny", PAYLOAD | {"rows": rows}, tmp_path)
+    assert "| 8 | 4 |\n<!-- end" in filled(" units ms where part=step units=8", tmp_path)
+    assert filled(" units ms where part=step units=8|64", tmp_path).count("\n") == 5
+    assert filled(' ms where "how=by hand, fast"', tmp_path).count("\n") == 9
+    with pytest.raises(ValueError, match="block results:tiny: no row has part=step and units=2"):
+        filled(" ms where part=step units=2", tmp_path)
+    with pytest.raises(ValueError, match="column 'unit' is in no row"):
+        filled(" ms where unit=2", tmp_path)
+    with pytest.raises(ValueError, match="'units' is no condition; write where column=value"):
+        filled(" ms where units", tmp_path)

@@ -11,7 +11,11 @@ import pytest
 from dither import results
 from dither.cli import catalogue, main
 from dither.cli.bench import BENCHMARKS
+from dither.cli.errors import UsageError
 from dither.cli.experiment import EXPERIMENTS
+from dither.training import environment
+
+CLEAN = {"commit": "c" * 40, "dirty": False}
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ def run(config, folder, progress):
     progress(f"in {folder}")
     rows = [{"method": "a", "score": float(i)} for i in range(config.size)]
     curves = [{"method": m, "seed": s, "epoch": e, "seconds": 2.0 * e, "validation_accuracy": e / 10}
-              for m in "ab" for s in (0, 1) for e in (1, 2)]  # fmt: skip
+              for m in "ab" for s in (0, 1) for e in range(1, 101)]  # fmt: skip
     return {"rows": rows, "curves": curves}
 
 
@@ -39,6 +43,7 @@ def entries(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tiny_experiment", module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DITHER_RUNS", raising=False)
+    monkeypatch.setattr(environment, "git_state", lambda folder: CLEAN)
     return {"tiny": ("tiny_experiment", "a tiny experiment")}
 
 
@@ -53,7 +58,51 @@ def test_an_experiment_prints_rows_and_keeps_what_they_were_made_by(entries, cap
     assert payload["config"] == {"size": 2} and "/secret" not in json.dumps(payload)
     figures = {path.name for path in (tmp_path / "runs/tiny/figures").iterdir()}
     assert figures == {"learning.svg", "learning.png", "learning-by-time.svg", "learning-by-time.png"}
-    assert {path.name for path in (tmp_path / "out/figures").iterdir()} == {f"tiny-{name}" for name in figures}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"tiny.json", "tiny-curves.json"}  # no picture
+
+
+def test_published_curves_are_thin_and_name_the_commit(entries, tmp_path):
+    assert catalogue.main("experiment", entries, ["tiny", "--publish", "out", "--label", "small", "--quiet"]) == 0
+    curves = results.load("tiny-small-curves", tmp_path / "out")
+    assert curves["rows"] == results.thin(run(Config(), tmp_path, print)["curves"])
+    assert len(curves["rows"]) == 4 * results.POINTS
+    assert curves["environment"]["git"] == CLEAN == results.load("tiny-small", tmp_path / "out")["environment"]["git"]
+
+
+def test_the_commit_is_that_of_the_start(entries, monkeypatch, tmp_path):
+    states = iter([CLEAN, {"commit": "d" * 40, "dirty": True}])  # somebody goes on working during a long run
+    monkeypatch.setattr(environment, "git_state", lambda folder: next(states))
+    assert catalogue.main("experiment", entries, ["tiny", "--publish", "out", "--quiet"]) == 0
+    assert results.load("tiny", tmp_path / "out")["environment"]["git"] == CLEAN
+
+
+def test_pictures_are_published_only_when_asked_for_and_small(entries, tmp_path):
+    arguments = ["tiny", "--publish", "out", "--figures", "learning", "--quiet", "--size", "2"]
+    assert catalogue.main("experiment", entries, arguments) == 0
+    assert results.load("tiny", tmp_path / "out")["command"] == "dither experiment tiny --size 2"
+    (picture,) = (tmp_path / "out/figures").iterdir()
+    assert picture.name == "tiny-learning.png" and picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < (tmp_path / "runs/tiny/figures/learning.png").stat().st_size / 2
+
+
+def test_a_picture_that_is_not_there_is_a_usage_error(entries):
+    with pytest.raises(UsageError, match=r"--figures samples: .* there are learning, learning-by-time"):
+        catalogue.main("experiment", entries, ["tiny", "--publish", "out", "--figures", "samples", "--quiet"])
+    with pytest.raises(UsageError, match="give --publish FOLDER too"):
+        catalogue.main("experiment", entries, ["tiny", "--figures", "learning"])
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [(CLEAN | {"dirty": True}, "changes that are not in commit cccccccccccc, .*; commit them"), (None, "in no git checkout")],
+)
+def test_nothing_is_published_that_nobody_can_check_out(entries, monkeypatch, tmp_path, state, words):
+    monkeypatch.setattr(environment, "git_state", lambda folder: state)
+    with pytest.raises(UsageError, match=words) as refused:
+        catalogue.main("experiment", entries, ["tiny", "--publish", "out"])
+    assert refused.value.exit_code == 2
+    assert not list(tmp_path.iterdir()), "refused before the work"
+    assert catalogue.main("experiment", entries, ["tiny", "--quiet"]) == 0, "a run that is not published may be of any tree"
 
 
 def test_its_help_shows_its_own_flags(entries, capsys):

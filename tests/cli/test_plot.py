@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from dither import results
 from dither.cli import main
 from dither.cli.plot import curve
 
@@ -70,3 +71,57 @@ def test_without_matplotlib_it_says_how_to_get_it(runs, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["plot", "r0"]) == 1
     assert 'pip install "dither[plots]"' in capsys.readouterr().err
+
+
+# --- published results ------------------------------------------------------------------------------------------------
+PAYLOAD = {"seconds": 1.0, "environment": {}, "config": {}, "rows": [{"method": "a"}]}
+POINTS = [{"method": m, "seed": s, "epoch": e, "seconds": 2.0 * e, "validation_accuracy": e / 10}
+          for m in "ab" for s in (0, 1) for e in (1, 2)]  # fmt: skip
+DEPTHS = [{"depth": depth, "implementation": "torch", "milliseconds": 1.0 * depth} for depth in (3, 10)]
+
+
+def publish(name: str, command: str, curves: list | None = None) -> None:
+    results.save(name, PAYLOAD | {"command": command})
+    if curves:
+        results.save(f"{name}-curves", PAYLOAD | {"command": command, "rows": curves})
+
+
+def test_a_published_result_is_drawn_from_its_json(runs, capsys):
+    publish("first-demo", "dither experiment first-demo", POINTS)
+    assert main(["plot", "--results", "first-demo"]) == 0
+    names = [f"runs/first-demo/figures/first-demo-{name}.png" for name in ("learning", "learning-by-time")]
+    assert capsys.readouterr().out.split() == names and all((runs / name).stat().st_size > 1000 for name in names)
+    assert len(list((runs / "runs/first-demo/figures").iterdir())) == 2, "PNG only"
+
+
+def test_the_figures_of_the_module_and_some_of_them(runs, capsys):
+    publish("step-slow", "dither bench step --threads 1", DEPTHS)
+    assert main(["plot", "--results", "step-slow", "--figures", "time", "--out", "results/figures"]) == 0
+    assert capsys.readouterr().out.split() == ["results/figures/step-slow-time.png"]
+    publish("first-demo", "dither experiment first-demo", POINTS)
+    assert main(["plot", "--results", "first-demo", "--figures", "learning-by-time", "--out", "results/figures"]) == 0
+    assert capsys.readouterr().out.split() == ["results/figures/first-demo-learning-by-time.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--results", "nothing"], 3, "no result results/nothing.json"),
+        (["--results", "strange"], 4, "dither experiment list has no 'strange'"),
+        (["--results", "first-demo", "r0"], 2, "RUN"),
+        (["--results", "single-node"], 2, "gives no picture. Pictures of trained models"),
+        (
+            ["--results", "first-demo-idle", "--figures", "samples"],
+            2,
+            "gives learning, learning-by-time. Pictures of trained models, such as samples, come from the run: "
+            "dither experiment first-demo --seeds 0 --label idle --publish results --figures samples",
+        ),
+    ],
+)
+def test_what_a_published_result_does_not_give(runs, capsys, arguments, code, words):
+    publish("strange", "dither experiment strange")
+    publish("single-node", "dither experiment single-node")
+    publish("first-demo-idle", "dither experiment first-demo --seeds 0", POINTS)
+    assert main(["plot", *arguments]) == code
+    error = capsys.readouterr().err
+    assert words in " ".join(error.split()) and "Traceback" not in error

@@ -1,4 +1,4 @@
-"""What `experiment` and `bench` share: a table of names, and running one of them by its own dataclass."""
+"""What `experiment` and `bench` share: a table of names, running one of them by its own dataclass, and publishing it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import difflib
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
+from dither.cli import pictures
 from dither.cli.errors import OK, USAGE, UsageError
 from dither.cli.out import Out
 from dither.cli.parse import parse, to_json
 from dither.cli.setup import PLACES, check_device
 
-# name -> (module, one line). Each module is torch-free at import and has a frozen dataclass `Config` and
-# run(config, folder, progress) -> {"rows": [flat dicts], ...}. Its "curves", also flat dicts, are drawn by the module's
-# figures(curves) -> [(name, figure), ...], or else as learning curves. "figures", (name, figure), are pictures of other things.
+# name -> (module, one line). Each module has a frozen dataclass `Config` and run(config, folder, progress) ->
+# {"rows": [flat dicts], ...}. Its "curves", also flat dicts, are drawn by the module's figures(curves) ->
+# [(name, figure), ...], or else as learning curves. "figures", (name, figure), are pictures of what no row holds, such as
+# samples of a model.
 Entries = Mapping[str, tuple[str, str]]
 
 
@@ -38,41 +41,69 @@ def main(verb: str, entries: Entries, arguments: Sequence[str]) -> int:
     return run(verb, first, import_module(entries[first][0]), rest)
 
 
-def run(verb: str, name: str, module: Any, arguments: Sequence[str]) -> int:
+def run(verb: str, name: str, module: ModuleType, arguments: Sequence[str]) -> int:
     """Runs one, prints its rows, and keeps them in NAME.json with what they were made by and on."""
-    from dither import results
-
     command = parse(extended(module.Config), arguments, f"dither {verb} {name}")
     config = module.Config(**{f.name: getattr(command, f.name) for f in fields(module.Config)})
     out = Out(json=command.json, quiet=command.quiet)
     if hasattr(config, "device"):
         check_device(config.device)
+    if command.figures and not command.publish:
+        raise UsageError("--figures chooses which pictures are published: give --publish FOLDER too")
+    git = published_tree() if command.publish else None  # before the work: it would be lost
     folder = command.out or Path(os.environ.get("DITHER_RUNS", "runs")) / name
     began = time.monotonic()
     result = module.run(config, folder, out.note)
     payload = {
         "command": shlex.join(["dither", verb, name, *without_places(arguments)]),
         "seconds": round(result.get("seconds", time.monotonic() - began), 1),
-        "environment": environment(),
+        "environment": environment() | ({"git": git} if git else {}),
         "config": {k: v for k, v in to_json(config).items() if k not in PLACES},
         "rows": result["rows"],
     }
-    name = f"{name}-{command.label}" if command.label else name
-    saved = [results.save(name, payload, target) for target in (folder, command.publish) if target]
-    pictures = list(result.get("figures", ()))
-    if result.get("curves"):
-        pictures += getattr(module, "figures", learning)(result["curves"])
-        if command.publish:
-            saved.append(results.save(f"{name}-curves", {**payload, "rows": result["curves"]}, command.publish))
-    saved += draw(pictures, folder / "figures")
-    if command.publish:
-        saved += draw(pictures, command.publish / "figures", f"{name}-")
-    out.table(result["rows"])
-    for path in saved:
+    for path in write(f"{name}-{command.label}" if command.label else name, payload, result, module, folder, command):
         out.note(f"wrote {path}")
+    out.table(result["rows"])
     return OK
 
 
+def write(
+    name: str, payload: dict[str, Any], result: dict[str, Any], module: ModuleType, folder: Path, command: Any
+) -> Iterator[Path]:
+    """Writes NAME.json and all pictures into the run's folder; publishes the JSON, and of the pictures those asked for."""
+    from dither import plots, results
+
+    yield results.save(name, payload, folder)
+    curves, drawn = result.get("curves"), list(result.get("figures", ()))
+    if command.publish:
+        yield results.save(name, payload, command.publish)
+        if curves:
+            yield results.save(f"{name}-curves", {**payload, "rows": results.thin(curves)}, command.publish)
+    if curves:
+        drawn += pictures.of_curves(module, curves)
+    for title, figure in drawn:
+        yield from plots.save(figure, folder / "figures" / title)
+    if command.figures:
+        yield from pictures.publish(pictures.selected(drawn, command.figures), command.publish / "figures", name)
+
+
+# --- publishing ---------------------------------------------------------------------------------------------------------
+def published_tree() -> dict[str, Any]:
+    """{"commit", "dirty": False}. Raises UsageError where nobody could check out the code that is about to run."""
+    from dither.training import environment
+
+    state = environment.git_state(environment.PACKAGE)
+    if state is None:
+        raise UsageError("--publish: this code is in no git checkout, so no commit can be named; run it from a clone of dither")
+    if state["dirty"]:
+        raise UsageError(
+            f"--publish: the tree has changes that are not in commit {state['commit'][:12]}, so nobody could check out what "
+            "made the result; commit them (git status lists them), or run without --publish"
+        )
+    return state
+
+
+# --- the command line ---------------------------------------------------------------------------------------------------
 def extended(config: type) -> type:
     """The dataclass `config` with the flags that every experiment has."""
     import tyro
@@ -81,62 +112,39 @@ def extended(config: type) -> type:
         return name, Annotated[kind, tyro.conf.arg(help=text)], field(default=default)
 
     extra = [
-        flag(
-            "out",
-            Path | None,
-            None,
-            "Folder of the runs, default runs/NAME; finished ones are not repeated.",
-        ),
+        flag("out", Path | None, None, "Folder of the runs, default runs/NAME; finished ones are not repeated."),
         flag(
             "publish",
             Path | None,
             None,
-            "Folder that gets a copy for README and docs: NAME.json, NAME-curves.json and figures/NAME-*.",
+            "Folder that gets a copy for README and docs: NAME.json and NAME-curves.json. The tree must be clean.",
         ),
+        flag("figures", tuple[str, ...], (), "Pictures to publish too, as figures/NAME-PICTURE.png."),
         flag("label", str, "", "Added to NAME in all file names, for a variant beside the plain one."),
         flag("json", bool, False, "One JSON object a line on stdout."),
         flag("quiet", bool, False, "No progress and no hints on stderr."),
     ]
-    made = make_dataclass("Command", extra, bases=(config,), frozen=True)
-    made.__doc__ = config.__doc__
-    return made
+    command = make_dataclass("Command", extra, bases=(config,), frozen=True)
+    command.__doc__ = config.__doc__
+    return command
 
 
 def without_places(arguments: Sequence[str]) -> list[str]:
     """The arguments that change the result: a published command names no folder of the machine it ran on."""
-    kept, skip = [], False
+    telling, skip = [], False
     for argument in arguments:
         name, _, value = argument.partition("=")
-        place = name in ("--out", "--publish", "--label", "--data-dir", "--data_dir")
+        place = name in ("--out", "--publish", "--figures", "--label", "--data-dir", "--data_dir")
+        skip = (place and not value) or (skip and not argument.startswith("--"))  # --figures has several values
         if not (skip or place or argument in ("--json", "--quiet")):
-            kept.append(argument)
-        skip = place and not value
-    return kept
+            telling.append(argument)
+    return telling
 
 
 def environment() -> dict[str, Any]:
     from dither.training.environment import environment
 
     return environment()
-
-
-def learning(curves: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The learning curves, by epoch (or step, or episode) and by time: (name, figure) of each."""
-    from dither.plots import learning_curves
-
-    group = "method" if "method" in curves[0] else "estimator"
-    y = next((y for y in ("train_elbo", "return") if y in curves[0]), "validation_accuracy")
-    count = next((x for x in ("epoch", "episode") if x in curves[0]), "step")
-    for x, name in ((count, "learning"), ("seconds", "learning-by-time")):
-        if x in curves[0]:
-            yield name, learning_curves.draw(curves, x=x, y=y, group=group).figure
-
-
-def draw(figures: Iterable[tuple[str, Any]], folder: Path, prefix: str = "") -> list[Path]:
-    """Writes each figure as folder/PREFIXNAME.svg and .png, and returns the paths."""
-    from dither import plots
-
-    return [path for name, figure in figures for path in plots.save(figure, folder / (prefix + name))]
 
 
 @dataclass(frozen=True)

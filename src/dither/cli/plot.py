@@ -1,30 +1,45 @@
-"""`dither plot`: pictures of a run, made from its metrics and its audit alone."""
+"""`dither plot`: pictures of a run, made from its metrics and its audit alone, or of a published result, from its JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from dither.cli import pictures
+from dither.cli.bench import BENCHMARKS
+from dither.cli.catalogue import Entries
 from dither.cli.errors import OK, CorruptError, MissingError, UsageError
+from dither.cli.experiment import EXPERIMENTS
 from dither.cli.out import Out
 from dither.cli.parse import parse
+
+TABLES: dict[str, Entries] = {"experiment": EXPERIMENTS, "bench": BENCHMARKS}
 
 
 @dataclass(frozen=True)
 class Command:
     """Draw the learning curves and the audit of a run, as SVG and PNG, and print the paths.
 
-    Several runs go into one picture; runs that differ in nothing but the seed become one curve with a band.
+    Several runs go into one picture; runs that differ in nothing but the seed become one curve with a band. With --results
+    the pictures are those of a published result, as PNG: dither plot --results first-demo --out results/figures.
     """
 
-    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]]
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="[RUN ...]")]] = ()
     """Run folders, as `dither train` makes them."""
+    results: str | None = None
+    """Name of a published result instead: what is drawn lies in NAME-curves.json."""
+    folder: Path = Path("results")
+    """Folder of the published results."""
+    figures: tuple[str, ...] = ()
+    """Which pictures of the published result; default all that its curves give."""
     out: Path | None = None
-    """Folder for the pictures; default RUN/figures of the first run."""
+    """Folder for the pictures; default RUN/figures of the first run, runs/NAME/figures for a published result."""
     y: str = "validation_accuracy"
     """Which column of metrics.jsonl to draw."""
     json: bool = False
@@ -38,34 +53,80 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(command: Command) -> int:
+    if bool(command.runs) == (command.results is not None):
+        raise UsageError("which RUN? give its folder, such as dither plot runs/train/20260131T120000Z-0, or --results NAME")
+    out = Out(json=command.json, quiet=command.quiet)
+    paths = list(of_runs(command, out) if command.results is None else of_results(command.results, command))
+    out.table([{"figure": str(path)} for path in paths]) if out.json else [out.line(str(p)) for p in paths]
+    return OK
+
+
+# --- published results --------------------------------------------------------------------------------------------------
+def of_results(name: str, command: Command) -> Iterator[Path]:
+    """Draws what the curves of NAME-curves.json give, as PNG."""
+    drawn = dict(pictures_of_result(name, command.folder))
+    absent = [title for title in command.figures if title not in drawn]
+    if absent or not drawn:
+        raise UsageError(
+            f"{name}: its JSON gives {', '.join(drawn) or 'no picture'}. Pictures of trained models, such as samples, come "
+            f"from the run: {publishing(name, command.folder)} --figures {absent[0] if absent else 'PICTURE'}"
+        )
+    folder = command.out or Path(os.environ.get("DITHER_RUNS", "runs")) / name / "figures"
+    return pictures.publish(pictures.selected(drawn.items(), command.figures or list(drawn)), folder, name)
+
+
+def pictures_of_result(name: str, folder: Path) -> Iterable[pictures.Picture]:
+    from dither import results
+
+    verb, entry = entry_of(name, folder)
+    if not (folder / f"{name}-curves.json").is_file():
+        return ()
+    module = import_module(TABLES[verb][entry][0])
+    return pictures.of_curves(module, results.load(f"{name}-curves", folder)["rows"])
+
+
+def entry_of(name: str, folder: Path) -> tuple[str, str]:
+    """(verb, name) of the experiment or benchmark that made a published result."""
+    from dither import results
+
+    command = results.load(name, folder)["command"]
+    verb, entry = [*command.split(), "", ""][1:3]
+    if entry not in TABLES.get(verb, {}):
+        raise CorruptError(f"{folder / name}.json was made by {command!r}: dither {verb} list has no {entry!r}; correct it")
+    return verb, entry
+
+
+def publishing(name: str, folder: Path) -> str:
+    """The command that makes a published result again."""
+    from dither import results
+
+    label = name.removeprefix(entry_of(name, folder)[1]).lstrip("-")
+    return results.load(name, folder)["command"] + (f" --label {label}" if label else "") + f" --publish {folder}"
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------------
+def of_runs(command: Command, out: Out) -> Iterator[Path]:
     from dither import plots
     from dither.cli.audit_files import figures
     from dither.plots import learning_curves
 
-    if not command.runs:
-        raise UsageError("which RUN? give its folder, such as dither plot runs/train/20260131T120000Z-0")
-    out = Out(json=command.json, quiet=command.quiet)
     folder = command.out or command.runs[0] / "figures"
     if (kind := generative(command.runs[0])) is not None:
-        paths = [path for name, figure in pictures(command.runs[0], kind) for path in plots.save(figure, folder / name)]
-        out.table([{"figure": str(path)} for path in paths]) if out.json else [out.line(str(p)) for p in paths]
-        return OK
+        for name, figure in pictures_of_run(command.runs[0], kind):
+            yield from plots.save(figure, folder / name)
+        return
     records = [record for path in command.runs for record in curve(path)]
     if not any(command.y in record for record in records):
         columns = sorted({key for record in records for key in record})
         raise UsageError(f"--y {command.y} is in no record; the columns are {', '.join(columns)}")
-    paths = []
     for x, name in (("epoch", "learning"), ("seconds", "learning-by-time")):
         if any(x in record for record in records):
             axes = learning_curves.draw(records, x=x, y=command.y)
-            paths += plots.save(axes.figure, folder / name)
-    for path in command.runs[:1]:
-        if (path / "audit.json").exists():
-            paths += figures(audit_rows(path), folder)
-        else:
-            out.note(f"no audit of this run yet: dither audit {path}")
-    out.table([{"figure": str(path)} for path in paths]) if out.json else [out.line(str(p)) for p in paths]
-    return OK
+            yield from plots.save(axes.figure, folder / name)
+    if (command.runs[0] / "audit.json").exists():
+        yield from figures(audit_rows(command.runs[0]), folder)
+    else:
+        out.note(f"no audit of this run yet: dither audit {command.runs[0]}")
 
 
 def generative(path: Path) -> str | None:
@@ -78,7 +139,7 @@ def generative(path: Path) -> str | None:
     return config["data"] if {"method", "units", "data"} <= config.keys() else None
 
 
-def pictures(path: Path, data_name: str) -> Iterator[tuple[str, Any]]:
+def pictures_of_run(path: Path, data_name: str) -> Iterator[tuple[str, Any]]:
     """Samples, completions and autocorrelation of a denoising model, and its cost by epoch."""
     from dither import data
     from dither.experiments import _pictures

@@ -16,6 +16,7 @@ import torch
 
 from dither import kernels
 
+PACKAGE = Path(__file__).resolve().parent.parent
 _FLAGS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 _PACKAGES = ("dither", "dither-kernels", "torch", "numpy", "safetensors")
 
@@ -35,12 +36,16 @@ def environment() -> dict[str, Any]:
         "kernels": kernels.path() if kernels.path() != "torch" else f"torch ({kernels.REASON})",
         "threads": torch.get_num_threads(),
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "git": git_state(Path(__file__).resolve().parent),
+        "git": git_state(PACKAGE),
     }
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """{"commit", "dirty"} of the checkout that tracks `folder`, None when there is none (or no git)."""
+    """{"commit", "dirty"} of the checkout that tracks `folder`, None when there is none (or no git).
+
+    Dirty is a tracked file with a change, or a file in `folder` that git does not know: it may be imported. The top folder
+    results/ does not count. No run reads it, and publishing one result must not make the tree dirty for the next.
+    """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(folder), *arguments]
@@ -55,7 +60,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
 
     commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))} if commit else None
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results")
+    unknown = git("ls-files", "--others", "--exclude-standard", "--", ".")
+    return {"commit": commit, "dirty": (changed, unknown) != ("", "")} if commit else None
 
 
 def _version(package: str) -> str | None:
