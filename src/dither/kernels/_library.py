@@ -105,3 +105,8 @@ LIBRARY, REASON = _load()
 def path() -> str:
     """The path of CPU kernels in use: avx512, avx2, neon, portable, or torch."""
     return LIBRARY.dither_path().decode() if LIBRARY else "torch"
+
+
+def library() -> ctypes.CDLL | None:
+    """The native library in use, None without one."""
+    return LIBRARY
