@@ -5,17 +5,17 @@ import json
 import pytest
 import torch
 
+from dither.benchmarks import forward_only, layer, memory, node, samples, sampling, step
 from dither.cli import main
-from dither.experiments import bench_forward_only, bench_layer, bench_memory, bench_node, bench_sampling, bench_step
 from dither.kernels import path
 
 SMALL = {
-    "sampling": (bench_sampling, bench_sampling.Config(batch_size=8, units=160, repeats=2)),
-    "layer": (bench_layer, bench_layer.Config(inputs=8, units=20, batch_sizes=(4,), repeats=2)),
-    "forward-only": (bench_forward_only, bench_forward_only.Config(sizes=((9, 20, 30),), repeats=2)),
-    "step": (bench_step, bench_step.Config(depths=(3,), width=20, batch_size=8, repeats=2)),
-    "memory": (bench_memory, bench_memory.Config(depths=(4,), width=64, batch_size=16)),
-    "node": (bench_node, bench_node.Config(batch_sizes=(2,), units=20, repeats=2)),
+    "sampling": (sampling, sampling.Config(batch_size=8, units=160, repeats=2)),
+    "layer": (layer, layer.Config(inputs=8, units=20, batch_sizes=(4,), repeats=2)),
+    "forward-only": (forward_only, forward_only.Config(sizes=((9, 20, 30),), repeats=2)),
+    "step": (step, step.Config(depths=(3,), width=20, batch_size=8, repeats=2)),
+    "memory": (memory, memory.Config(depths=(4,), width=64, batch_size=16)),
+    "node": (node, node.Config(batch_sizes=(2,), units=20, repeats=2)),
 }
 
 
@@ -37,18 +37,28 @@ def test_rows(name):
         "sampling": {"dither, packed", "torch.randn_like", "copy_gb_s"} | ({"fma_gflop_s"} if path() != "torch" else set()),
         "layer": {"product", "sigmoid layer", "torch rand < p", "dither"},
         "forward-only": {"packed", "dense bfloat16"},
-        "step": {"torch, bernoulli", "ForwardOnly", "ForwardOnly, bits"},
-        "memory": {"ForwardOnly, bits", "torch, rand < p"},
+        "step": {"torch, bernoulli", "forward-only:mean", "forward-only:mean,bits"},
+        "memory": {"forward-only:mean,bits", "torch, rand < p"},
         "node": {"by hand", "dither"},
     }
     assert expected[name] <= names
 
 
+@pytest.mark.parametrize(("method", "bottleneck"), [("score-function:optimal", False), ("forward-only:optimal", True)])
+def test_samples_are_run_as_one_vmap_and_as_a_loop(method, bottleneck):
+    config = samples.Config(samples=(1, 2), method=method, hidden=20, bottleneck=bottleneck, batch_size=4, repeats=2)
+    rows = samples.run(config, None, lambda text: None)["rows"]
+    assert [(row["samples"], row["run_as"]) for row in rows] == [(1, "one vmap"), (2, "one vmap"), (2, "a loop")]
+    assert rows[0]["times_one_sample"] == 1 and all(row["min"] <= row["milliseconds"] for row in rows)
+    with pytest.raises(ValueError, match="samples is"):
+        samples.run(samples.Config(samples=(2,)), None)
+
+
 def test_memory_counts_what_is_kept():
-    rows = bench_memory.run(bench_memory.Config(depths=(4,), width=64, batch_size=16), None, lambda text: None)["rows"]
-    kept = {row["implementation"]: row["activations_kib"] for row in rows}
+    rows = memory.run(memory.Config(depths=(4,), width=64, batch_size=16), None, lambda text: None)["rows"]
+    kib = {row["implementation"]: row["activations_kib"] for row in rows}
     # Straight-through keeps at least the hard values that the next product's gradient needs: 3 layers of 16 x 64 floats.
-    assert kept["torch, rand < p"] > 3 * 16 * 64 * 4 / 1024 > 4 * kept["ForwardOnly, bits"]
+    assert kib["torch, rand < p"] > 3 * 16 * 64 * 4 / 1024 > 4 * kib["forward-only:mean,bits"]
 
 
 def test_a_row_is_a_json_line_on_stdout(capsys, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from dither import cli
 from dither.cli import errors
-from dither.experiments import _gsn, _pictures, bench_gsn, gsn_digits
+from dither.experiments import _gsn, _pictures, gsn_digits
 
 SMALL = gsn_digits.Config(
     methods=("dae", "gsn-2", "dae-levels"), width=20, epochs=2, checkpoints=2, samples=60, chains=6, steps=40, burn_in=5
@@ -119,15 +119,6 @@ def test_the_recipes_are_the_authors():
     assert model.steps == 4 and _gsn.make("dae-walkback", units, 10, 0)[0].steps == 5
     with pytest.raises(ValueError, match="gsn-2"):
         _gsn.make("gsn-9", units, 10, 0)
-
-
-def test_the_benchmark_counts_and_runs():
-    config = bench_gsn.Config(units=64, width=30, batch_size=20, walk=2, repeats=1, threads=1)
-    # up and down of both weights in two steps, but for the first down and the last up of the upper; thrice that with the
-    # gradients, but for the one into the corrupted input
-    assert bench_gsn.multiply_adds(config) == 3 * (2 * 2 * 64 * 30 + 2 * 900) - 2 * 64 * 30
-    for step in bench_gsn.steps(config).values():
-        step()
 
 
 def test_the_parts_of_dae_levels():

@@ -1,17 +1,31 @@
 """What a training step keeps and allocates: 784-500x(D-1)-10, batch 256, beside back-propagated straight-through.
 
     activations   bytes that stay allocated between forward and backward, beyond what was there before the step
-    peak          the most that was allocated at any moment of the step, beyond the same; gradients are there before
+    peak          the maximum that was allocated at any moment of the step, beyond the same; gradients are there before
 
-Both are counted by torch's own profiler of its CPU allocator, gradients and parameters excluded because they exist before.
+Both are counted by torch's own profiler of its CPU allocator, gradients and parameters excluded because they exist
+before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import torch
+
+from dither.benchmarks import deep_nets, timing
+from dither.benchmarks.deep_nets import RAND
+from dither.benchmarks.timing import Step
+from dither.tables import Progress, Result, Row
+
+if TYPE_CHECKING:
+    from torch._C._profiler import _ProfilerEvent
+
+MARK = "dither::backward_begins"
 
 
 @dataclass(frozen=True)
@@ -24,68 +38,66 @@ class Config:
     seed: int = 0
 
 
-def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) -> dict[str, Any]:
+def run(config: Config, folder: Path, progress: Progress = print) -> Result:
     """{"rows": a row per depth and implementation}: KiB, and those of straight-through (rand < p) divided by them."""
-    from dither.experiments import _deep, _timing
-
-    _timing.prepare(1, "highest", config.seed)
+    timing.prepare(1, "highest", config.seed)
     rows = []
     for depth in config.depths:
-        net, x, y = _deep.problem(depth, config.width, config.batch_size)
-        found = {}
-        for name, step in _deep.steps(net, x, y).items():
+        net, x, y = deep_nets.problem(depth, config.width, config.batch_size)
+        sizes: dict[str, tuple[int, int]] = {}
+        for name, step in deep_nets.steps(net, x, y).items():
             if "bf16" in name:
                 continue
             step()  # gradients exist, and estimators have their state
-            found[name] = measured(step)
-        reference = found["torch, rand < p"]
-        for name, (kept, peak) in found.items():
-            rows.append(
-                {
-                    "depth": depth,
-                    "implementation": name,
-                    "activations_kib": round(kept / 1024, 1),
-                    "peak_kib": round(peak / 1024, 1),
-                }
-                | {"activations_saved": round(reference[0] / kept, 1), "peak_saved": round(reference[1] / peak, 1)}
-            )
+            sizes[name] = measured(step)
+        rows += [{"depth": depth} | _row(name, sizes[name], sizes[RAND]) for name in sizes]
         progress(f"depth {depth}: {rows[-1]['implementation']} keeps 1/{rows[-1]['activations_saved']} of the activations")
     return {"rows": rows}
 
 
-def measured(step: Callable[[], Any]) -> tuple[int, int]:
-    """(bytes kept when the backward pass begins, peak bytes) of a step, from the allocator's events."""
-    import torch
+def _row(name: str, size: tuple[int, int], reference: tuple[int, int]) -> Row:
+    (activations, peak), (activations_there, peak_there) = size, reference
+    row: Row = {"implementation": name, "activations_kib": round(activations / 1024, 1), "peak_kib": round(peak / 1024, 1)}
+    row |= {"activations_saved": round(activations_there / activations, 1), "peak_saved": round(peak_there / peak, 1)}
+    return row
 
-    marks: list[int] = []
-    original = torch.Tensor.backward
 
-    def backward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with torch.profiler.record_function("dither::backward_begins"):
-            pass
-        return original(self, *args, **kwargs)
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        torch.Tensor.backward = backward  # type: ignore[method-assign]
-        try:
-            step()
-        finally:
-            torch.Tensor.backward = original  # type: ignore[method-assign]
+def measured(step: Step) -> tuple[int, int]:
+    """(bytes allocated when the backward pass begins, peak bytes) of a step, from the allocator's events."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile, _marked():
+        step()
     assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = sorted(_flat(profile.profiler.kineto_results.experimental_event_tree()), key=lambda e: e.start_time_ns)
-    now = peak = kept = 0
+    events = sorted(_flat(profile.profiler.kineto_results.experimental_event_tree()), key=lambda event: event.start_time_ns)
+    now = peak = 0
+    marks: list[int] = []
     for event in events:
         if event.typed[0].name == "Allocation":
-            now += event.typed[1].alloc_size
+            now += event.typed[1].alloc_size  # type: ignore[union-attr]
             peak = max(peak, now)
-        elif event.name == "dither::backward_begins":
-            kept = now
+        elif event.name == MARK:
             marks.append(now)
     assert len(marks) == 1, "a step has one backward pass"
-    return kept, peak
+    return marks[0], peak
 
 
-def _flat(events: Any) -> Any:
+@contextmanager
+def _marked() -> Iterator[None]:
+    """While it lasts, `Tensor.backward` leaves a mark among the profiler's events."""
+    original = torch.Tensor.backward
+
+    def backward(self: torch.Tensor, *args: object, **kwargs: object) -> object:
+        with torch.profiler.record_function(MARK):
+            pass
+        return original(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    torch.Tensor.backward = backward  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.backward = original  # type: ignore[method-assign]
+
+
+def _flat(events: Sequence[_ProfilerEvent]) -> Iterator[_ProfilerEvent]:
     for event in events:
         yield event
         yield from _flat(event.children)
