@@ -10,7 +10,8 @@ import torch
 
 from dither import chains, data, metrics
 from dither.cli import main
-from dither.experiments import _gsn, _inpainting, _inpainting_models, gsn_inpainting
+from dither.experiments import _inpainting, _inpainting_models, gsn_inpainting
+from dither.experiments.denoising.training import Options, train
 from dither.experiments.gsn_inpainting import METHODS, Config, completed, run
 from dither.models import gsn, masks
 
@@ -189,9 +190,9 @@ def test_where_chains_start(method):
 # --- command ------------------------------------------------------------------------------------------------------------
 def test_the_command_takes_a_trained_run(tmp_path, capsys):
     x = data.digits().train.x[:50]
-    options = {"seed": 0, "epochs": 1, "width": 8, "progress": lambda text: None}
-    _gsn.train("gsn-1", x, tmp_path / "given", data="digits", **options)
-    _gsn.train("dae-levels", x, tmp_path / "levels", data="digits", **options)
+    options = Options(seed=0, epochs=1, width=8)
+    train("gsn-1", x, tmp_path / "given", "digits", options, lambda text: None)
+    train("dae-multiscale", x, tmp_path / "levels", "digits", options, lambda text: None)
     tiny = ["--images", "3", "--completions", "2", "--shown", "2", "--burn-in", "1", "--states", "2"]
     command = ["experiment", "gsn-inpainting", "--data", "digits", *tiny, "--methods", "chain", "chain-levels", "random"]
     command += ["--gsn-run", str(tmp_path / "given"), "--levels-run", str(tmp_path / "levels")]
@@ -201,7 +202,7 @@ def test_the_command_takes_a_trained_run(tmp_path, capsys):
     assert [row["method"] for row in rows] == ["original", "given half", "chain", "chain-levels", "random"]
     assert "trained for 1 epochs" in captured.err and not (tmp_path / "out" / "gsn-2-0").exists()
     assert {p.name for p in (tmp_path / "out" / "figures").glob("*.png")} == {"chain.png", "chain-levels.png", "random.png"}
-    _gsn.train("gsn-1", x[:, :32], tmp_path / "other", data="half", **options)
+    train("gsn-1", x[:, :32], tmp_path / "other", "half", options, lambda text: None)
     with pytest.raises(ValueError, match="a model of 32 units: digits has 64"):
         run(replace(TINY, gsn_run=tmp_path / "other"), tmp_path / "out", lambda text: None)
 

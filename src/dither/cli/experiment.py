@@ -44,20 +44,20 @@ EXPERIMENTS = {
         "where a denoising auto-encoder leads to no data, trained with and without walkback",
     ),
     "gsn-digits": (
-        "dither.experiments.gsn_digits",
+        "dither.experiments.denoising.digits",
         "denoising auto-encoders and GSNs on the embedded digits: table and pictures in minutes",
     ),
     "gsn-mnist": (
-        "dither.experiments.gsn_mnist",
-        "denoising auto-encoders and GSNs by their authors' recipes on MNIST, and ours, judged",
+        "dither.experiments.denoising.mnist",
+        "denoising auto-encoders and GSNs by their authors' recipes on MNIST, and ours, evaluated",
     ),
     "gsn-frey": (
-        "dither.experiments.gsn_frey",
+        "dither.experiments.denoising.frey",
         "the same on the Frey faces, in place of the Toronto Face Database",
     ),
     "gsn-inpainting": (
         "dither.experiments.gsn_inpainting",
-        "half-given digits completed by clamped GSN chains, by one network for any question, by neighbours",
+        "half-given digits completed by clamped chains, by an any-conditional model, by neighbours",
     ),
     "cartpole": (
         "dither.experiments.cartpole",

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.experiments import _gsn
 from dither.experiments._vae import open_run
+from dither.experiments.denoising import training
+from dither.experiments.denoising.training import Options
 from dither.models.questions import AnyQuestion
 from dither.training.loop import fit
 from dither.training.run_folder import RunFolder
@@ -26,7 +27,7 @@ def trained(config: Any, train: Tensor, folder: Path, progress: Callable[[str], 
         seconds += spent
     if "chain-levels" in config.methods:
         sizes = {"epochs": config.levels_epochs}
-        made["chain-levels"], spent = _chain("dae-levels", config.levels_run, sizes, config, train, folder, progress)
+        made["chain-levels"], spent = _chain("dae-multiscale", config.levels_run, sizes, config, train, folder, progress)
         seconds += spent
     if {"question", "question-passes"} & set(config.methods):
         made["question"], spent = _question(config, train, folder / f"question-{config.seed}", progress)
@@ -45,16 +46,11 @@ def _chain(
     progress: Callable[[str], None],
 ) -> tuple[Any, float]:
     if run is None:
-        options = {
-            "data": f"{config.data}, thresholded",
-            "seed": config.seed,
-            "batch_size": config.batch_size,
-            "precision": config.precision,
-        }
+        options = Options(config.seed, batch_size=config.batch_size, precision=config.precision, **sizes)
         path = folder / f"{recipe}-{config.seed}"
-        model, _, seconds = _gsn.train(recipe, x, path, **options, **sizes, progress=progress)
-        return model, seconds
-    model = _gsn.load(run)
+        trained = training.train(recipe, x, path, f"{config.data}, thresholded", options, progress)
+        return trained.model, trained.seconds
+    model = training.load(run)
     if model.units != x.shape[1]:
         raise ValueError(f"{run} is a model of {model.units} units: {config.data} has {x.shape[1]}")
     records = RunFolder.open(run, read_only=True).records()
