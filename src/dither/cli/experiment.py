@@ -56,7 +56,7 @@ EXPERIMENTS = {
         "the same on the Frey faces, in place of the Toronto Face Database",
     ),
     "gsn-inpainting": (
-        "dither.experiments.gsn_inpainting",
+        "dither.experiments.inpainting.experiment",
         "half-given digits completed by clamped chains, by an any-conditional model, by neighbours",
     ),
     "cartpole": (

@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dither import chains, data, metrics
+from dither import chains, data, metrics, noise
 from dither.cli import main
-from dither.experiments import _inpainting, _inpainting_models, gsn_inpainting
 from dither.experiments.denoising.training import Options, train
-from dither.experiments.gsn_inpainting import METHODS, Config, completed, run
+from dither.experiments.inpainting import completions, evaluation, models
+from dither.experiments.inpainting.completions import Task, complete
+from dither.experiments.inpainting.config import METHODS, SIZES, Config, sizes
+from dither.experiments.inpainting.evaluation import Part
+from dither.experiments.inpainting.experiment import along_orders, run
+from dither.experiments.inpainting.models import Models
 from dither.models import gsn, masks
 
-TINY = Config(data="digits", images=6, completions=3, gsn_width=16, gsn_epochs=1, levels_epochs=1, burn_in=3, states=4,
-              question_widths=(16,), question_epochs=1, passes=4, orders=3, shown=5)  # fmt: skip
+TINY = Config(data="digits", images=6, completions=3, gsn_width=16, gsn_epochs=1, multiscale_epochs=1, burn_in=3, states=4,
+              conditional_widths=(16,), conditional_epochs=1, passes=4, orders=3, shown=5)  # fmt: skip
 CLAMPS = masks.halves((8, 8))
 
 
@@ -24,27 +28,28 @@ CLAMPS = masks.halves((8, 8))
 def result(tmp_path_factory):
     notes: list[str] = []
     folder = tmp_path_factory.mktemp("gsn-inpainting")
-    found = run(TINY, folder, notes.append)
-    return SimpleNamespace(folder=folder, notes=notes, **found)
+    return SimpleNamespace(folder=folder, notes=notes, **run(TINY, folder, notes.append))
 
 
-def task(x=None, models=None, config=TINY, **more):
+def task(x=None, chain_models=None, conditional=None, config=TINY, **more):
     digits = data.digits()
     x = (digits.test.x[:6] > 0.5).float() if x is None else x
     train = (digits.train.x > 0.5).float()
     classify = metrics.feature_net("digits").classify
     parts = {"train": train, "y": digits.test.y[: len(x)], "classify": classify, "clamps": CLAMPS} | more
-    return _inpainting.Task(config, parts["train"], x, parts["y"], parts["classify"], parts["clamps"], models or {})
+    own = Models(chain_models or {}, conditional)
+    return Task(config, parts["train"], x, parts["y"], parts["classify"], parts["clamps"], own)
 
 
 def trained(result):
     digits = data.digits()
     train = (torch.cat((digits.train.x, digits.valid.x)) > 0.5).float()
-    return _inpainting_models.trained(TINY, train, result.folder, lambda text: None)[0]
+    own = models.trained(TINY, train, result.folder, lambda text: None)[0]
+    return {"chain_models": own.chains, "conditional": own.any_conditional}
 
 
 def test_a_row_for_every_method_and_reference(result):
-    names = ["original", "given half", *METHODS, "question, pixel by pixel"]
+    names = ["original", "given half", *METHODS, "any-conditional, pixel by pixel"]
     assert [row["method"] for row in result.rows] == names
     row = {row["method"]: row for row in result.rows}
     assert {name for name in names if row[name]["nats"] is not None} == {*METHODS[:5], names[-1]}
@@ -64,10 +69,10 @@ def test_trainings_are_kept(result):
     notes: list[str] = []
     again = run(TINY, result.folder, notes.append)
     assert [{**row, "ms": 0} for row in again["rows"] if row["ms"]] == [{**row, "ms": 0} for row in result.rows if row["ms"]]
-    trained = [note for note in notes if "epoch" in note]
-    assert not trained and sum("epoch" in note for note in result.notes) == 3
+    assert not any("epoch" in note for note in notes)
+    assert sum("epoch" in note for note in result.notes) == 3
     with pytest.raises(ValueError, match="a run with other lr"):
-        run(replace(TINY, lr=0.1, methods=("question",)), result.folder, notes.append)
+        run(replace(TINY, lr=0.1, methods=("any-conditional",)), result.folder, notes.append)
 
 
 # --- measures -----------------------------------------------------------------------------------------------------------
@@ -76,22 +81,22 @@ def test_measures_are_those_of_all_pairs():
     clamp = CLAMPS["left"]
     others = torch.rand(6, 4, 64, generator=torch.Generator().manual_seed(0)).round()
     drawn = torch.where(clamp, work.x.unsqueeze(1), others)
-    found = work.judged(drawn, clamp)
+    values = evaluation.evaluate(work, drawn, clamp)
     for i in range(6):
         pairs = [float((a != b)[~clamp].double().mean()) for a, b in itertools.combinations(drawn[i], 2)]
-        assert float(found["distance"][i]) == pytest.approx(sum(pairs) / len(pairs))
+        assert float(values["distance"][i]) == pytest.approx(sum(pairs) / len(pairs))
         on = (drawn[i, :, ~clamp].sum(1) > 16).double()
-        assert float(found["white"][i]) == pytest.approx(float(on.mean()))
+        assert float(values["white"][i]) == pytest.approx(float(on.mean()))
         labels = work.classify(drawn[i]).tolist()
-        assert found["labels"][i] == len(set(labels))
-        assert float(found["agreement"][i]) == pytest.approx(labels.count(int(work.y[i])) / 4)
-        assert float(found["error"][i]) == pytest.approx(float((drawn[i] != work.x[i])[:, ~clamp].double().mean()))
+        assert values["labels"][i] == len(set(labels))
+        assert float(values["agreement"][i]) == pytest.approx(labels.count(int(work.y[i])) / 4)
+        assert float(values["error"][i]) == pytest.approx(float((drawn[i] != work.x[i])[:, ~clamp].double().mean()))
 
 
 def test_errors_are_over_images():
     value = torch.tensor([[0.0, 1, 1, 0], [0.5, 1, 1, 1]], dtype=torch.float64)  # two halves of four images
-    parts = [{"part": part, "log_prob": -v} | dict.fromkeys(_inpainting.MEANS, v) for part, v in zip("ab", value, strict=True)]
-    row = task().summary(parts)
+    parts = [Part(half, dict.fromkeys(evaluation.METRICS, v), -v) for half, v in zip("ab", value, strict=True)]
+    row = evaluation.summary(parts)
     mean = value.mean(0)
     assert (row["agreement"], row["a"], row["b"]) == (0.6875, 0.5, 0.875)
     assert row["agreement_error"] == row["nats_error"] == pytest.approx(float(mean.std()) / 2) and row["nats"] == 0.6875
@@ -101,19 +106,19 @@ def test_the_likelihood_of_chains_is_csl():
     """Of all chains and states of one image, on its free pixels, by `metrics.csl` (which wants two examples)."""
     torch.manual_seed(0)
     model, x, clamp = gsn.GSN((64, 20, 20)), task().x[:3], CLAMPS["top"]
-    state = _inpainting.clamped_chains(model, x.unsqueeze(1).repeat(1, 5, 1), clamp, 2, seed=1)
-    found = _inpainting.chain_log_prob(model, state, x, clamp, 23, seed=2)
-    assert torch.equal(found, _inpainting.chain_log_prob(model, state, x, clamp, 23, seed=2))
+    state = completions.clamped_chains(model, x.unsqueeze(1).repeat(1, 5, 1), clamp, 2, seed=1)
+    log_prob = completions.chain_log_prob(model, state, x, clamp, 23, seed=2)
+    assert torch.equal(log_prob, completions.chain_log_prob(model, state, x, clamp, 23, seed=2))
     means = []
     for index, steps in ((0, 10), (10, 10), (20, 3)):
-        seed = _inpainting.noise.step_seed(2, index)
+        seed = noise.step_seed(2, index)
         chain = chains.run(model, state, steps, clamp=clamp, seed=seed)
         state = chain.state
         means.append(chain.mean.view(steps, 3, 5, 64))
     for i in range(3):
         logits = torch.logit(torch.cat(means)[:, i, :, ~clamp].flatten(0, 1).double())
         expected = metrics.csl(logits, x[i, ~clamp].expand(2, -1))[-1]
-        assert expected["samples"] == 115 and float(found[i]) == pytest.approx(expected["csl"], abs=1e-4)
+        assert expected["samples"] == 115 and float(log_prob[i]) == pytest.approx(expected["csl"], abs=1e-4)
 
 
 def test_along_orders_is_the_mean_over_orders():
@@ -124,8 +129,8 @@ def test_along_orders_is_the_mean_over_orders():
             assert order is None
             return next(self.values) * torch.tensor([1.0, 3.0])
 
-    work = task(x=task().x[:2], models={"question": Scripted()})
-    row = work.along_orders(lambda text: None)
+    work = task(x=task().x[:2], conditional=Scripted())
+    row = along_orders(work, lambda text: None)
     assert row["nats"] == pytest.approx(-5.5 * 2) and row["spread"] == pytest.approx(((1 + 9) / 2) ** 0.5)
     assert row["nats_error"] == pytest.approx(5.5 * 2 / 2**0.5 / 2**0.5)
 
@@ -133,13 +138,14 @@ def test_along_orders_is_the_mean_over_orders():
 # --- methods ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_given_is_kept_and_the_rest_is_drawn(result, method):
-    work = task(models=trained(result))
+    work = task(**trained(result))
     for name, clamp in CLAMPS.items():
-        drawn, log_prob, _ = work.complete(method, clamp, seed=3)
+        completed = complete(work, method, clamp, seed=3)
+        drawn = completed.samples
         assert drawn.shape == (6, 3, 64) and ((drawn == 0) | (drawn == 1)).all(), name
         assert (drawn == work.x.unsqueeze(1))[:, :, clamp].all() and (drawn != work.x.unsqueeze(1))[:, :, ~clamp].any()
-        assert (log_prob is None) == (method in ("nearest", "random")) and (drawn[:, 0] != drawn[:, 1]).any()
-        assert torch.equal(work.complete(method, clamp, seed=3)[0], drawn)
+        assert (completed.log_prob is None) == (method in ("nearest", "random")) and (drawn[:, 0] != drawn[:, 1]).any()
+        assert torch.equal(complete(work, method, clamp, seed=3).samples, drawn)
 
 
 def test_passes_are_those_asked_for():
@@ -152,32 +158,35 @@ def test_passes_are_those_asked_for():
             assert (order, passes) == (None, self.passes)
             return x.sum(1)
 
-    for method, passes in (("question", 1), ("question-passes", 4)):
+    for method, passes in (("any-conditional", 1), ("any-conditional-passes", 4)):
         model = Recorded()
-        work = task(models={"question": model})
-        assert torch.equal(work.complete(method, CLAMPS["left"], 0)[1], work.x.sum(1)) and model.passes == passes
+        work = task(conditional=model)
+        assert torch.equal(complete(work, method, CLAMPS["left"], 0).log_prob, work.x.sum(1)) and model.passes == passes
 
 
 def test_neighbours_are_the_nearest_in_the_given_half():
     work = task()
     for clamp in CLAMPS.values():
-        drawn, _, _ = work.complete("nearest", clamp, 0)
+        drawn = complete(work, "nearest", clamp, 0).samples
         away = (work.x.unsqueeze(1) != work.train)[:, :, clamp].sum(2)
         for i in range(6):
             last = away[i].sort().values[2]
             near = work.train[away[i] <= last][:, ~clamp]
             assert all((row[~clamp] == near).all(1).any() for row in drawn[i])
     copies = task(x=work.train[:6], y=data.digits().train.y[:6])
-    own = copies.complete("nearest", CLAMPS["left"], 0)[0]
+    own = complete(copies, "nearest", CLAMPS["left"], 0).samples
     assert sum(bool((row == x).all(1).any()) for row, x in zip(own, copies.x, strict=True)) >= 5  # but for equal halves
 
 
-@pytest.mark.parametrize("method", ["chain", "chain-from-data", "chain-levels"])
+@pytest.mark.parametrize("method", ["chain", "chain-from-data", "chain-multiscale"])
 def test_where_chains_start(method):
     model, seen, clamp = gsn.GSN((64, 8)), [], CLAMPS["right"]
     model.start = lambda rows: seen.append(rows) or chains.State(rows)
-    work = task(models={"chain-levels" if method == "chain-levels" else "chain": model}, config=replace(TINY, completions=50))
-    work.complete(method, clamp, seed=0)
+    work = task(
+        chain_models={"chain-multiscale" if method == "chain-multiscale" else "chain": model},
+        config=replace(TINY, completions=50),
+    )
+    complete(work, method, clamp, seed=0)
     start = seen[0].view(6, 50, 64)
     assert (start == work.x.unsqueeze(1))[:, :, clamp].all()
     free = start[:, :, ~clamp].flatten(0, 1)
@@ -192,16 +201,16 @@ def test_the_command_takes_a_trained_run(tmp_path, capsys):
     x = data.digits().train.x[:50]
     options = Options(seed=0, epochs=1, width=8)
     train("gsn-1", x, tmp_path / "given", "digits", options, lambda text: None)
-    train("dae-multiscale", x, tmp_path / "levels", "digits", options, lambda text: None)
+    train("dae-multiscale", x, tmp_path / "multiscale", "digits", options, lambda text: None)
     tiny = ["--images", "3", "--completions", "2", "--shown", "2", "--burn-in", "1", "--states", "2"]
-    command = ["experiment", "gsn-inpainting", "--data", "digits", *tiny, "--methods", "chain", "chain-levels", "random"]
-    command += ["--gsn-run", str(tmp_path / "given"), "--levels-run", str(tmp_path / "levels")]
+    command = ["experiment", "gsn-inpainting", "--data", "digits", *tiny, "--methods", "chain", "chain-multiscale", "random"]
+    command += ["--gsn-run", str(tmp_path / "given"), "--multiscale-run", str(tmp_path / "multiscale")]
     assert main([*command, "--out", str(tmp_path / "out"), "--json"]) == 0
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
-    assert [row["method"] for row in rows] == ["original", "given half", "chain", "chain-levels", "random"]
+    assert [row["method"] for row in rows] == ["original", "given half", "chain", "chain-multiscale", "random"]
     assert "trained for 1 epochs" in captured.err and not (tmp_path / "out" / "gsn-2-0").exists()
-    assert {p.name for p in (tmp_path / "out" / "figures").glob("*.png")} == {"chain.png", "chain-levels.png", "random.png"}
+    assert {p.name for p in (tmp_path / "out" / "figures").glob("*.png")} == {"chain.png", "chain-multiscale.png", "random.png"}
     train("gsn-1", x[:, :32], tmp_path / "other", "half", options, lambda text: None)
     with pytest.raises(ValueError, match="a model of 32 units: digits has 64"):
         run(replace(TINY, gsn_run=tmp_path / "other"), tmp_path / "out", lambda text: None)
@@ -222,5 +231,5 @@ def test_errors(tmp_path, change, words):
 
 
 def test_sizes_of_the_data_fill_what_is_left_open():
-    assert completed(Config(data="digits", gsn_width=7)).gsn_width == 7
-    assert completed(Config()).question_widths == gsn_inpainting.SIZES["mnist"]["question_widths"]
+    assert sizes(Config(data="digits", gsn_width=7)) == replace(SIZES["digits"], gsn_width=7)
+    assert sizes(Config()).conditional_widths == SIZES["mnist"].conditional_widths
