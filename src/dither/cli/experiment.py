@@ -40,7 +40,7 @@ EXPERIMENTS = {
         "the theorems of denoising auto-encoders in small spaces, exactly: counts, walkback, clamped chains, energies",
     ),
     "spurious-modes": (
-        "dither.experiments.spurious_modes",
+        "dither.experiments.spurious_modes.experiment",
         "where a denoising auto-encoder leads to no data, trained with and without walkback",
     ),
     "gsn-digits": (
