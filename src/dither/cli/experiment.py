@@ -20,7 +20,7 @@ EXPERIMENTS = {
         "the exact error of Mixture beside its parents', on nets of one to three layers",
     ),
     "variance-units": (
-        "dither.experiments.variance_units",
+        "dither.experiments.variance_units.experiment",
         "how the variance of every estimator's gradient grows with the number of stochastic units",
     ),
     "first-demo": (

@@ -1,15 +1,15 @@
-"""A problem with any number of binary units whose true gradient is known: the ground of `variance_units`.
+"""A problem with any number of binary units whose true gradient is known: the ground of `variance-units`.
 
-Units stand in groups of up to four, in one or several layers. Unit i of layer l has the logit b_li + sum_j W_lij x_j over its
-group in the layer before, x = +-1, and the cost is
+Units stand in groups of up to four, in one or several layers. Unit i of layer l has the logit b_li + sum_j W_lij x_j
+over its group in the layer before, x = +-1, and the cost is
 
     L = 1/n sum_i softplus(alpha_i x_i + sum_j K_ij x_j + beta_i)        over the n units of the last layer,
 
-j in i's group. The parameters are the b. Every unit draws its alpha, K, beta, W and b from one and the same law, whatever n
-is, and influences a fixed number of the 1/n-th parts of L: so n times the gradient of a unit has one law for all n, and the
-noise-to-signal ratio, variance / |gradient|^2, at different n differs by the number of units alone (a factor before L
-cancels: a sum instead of the mean gives the same ratios). Softplus makes L neither linear, which would flatter first-order
-control variates, nor free of an offset, which would flatter the lack of a baseline.
+j in i's group. The parameters are the b. Every unit has its alpha, K, beta, W and b from one and the same law,
+whatever n is, and influences a fixed number of the 1/n-th parts of L: so n times the gradient of a unit has one law for
+all n, and the noise-to-signal ratio, variance / |gradient|^2, at different n differs by the number of units alone (a
+factor before L cancels: a sum instead of the mean gives the same ratios). Softplus makes L neither linear, which would
+flatter first-order control variates, nor free of an offset, which would flatter the lack of a baseline.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ WEIGHT = 6.0  # of W: |gradient|^2 of the first layer falls by 7 from one layer 
 
 
 class Units(nn.Module):
-    """`layers` layers of `width` Bernoulli units. `logits`: (rows, layers, width), the b, once for each example of the batch.
+    """`layers` layers of `width` Bernoulli units.
 
-    With `rows` equal rows each example has parameters of its own, so one call gives `rows` independent draws of the gradient.
+    `logits`: (rows, layers, width), the b, once for each example of the batch. With `rows` equal rows each example has
+    parameters of its own, so one call gives `rows` independent samples of the gradient.
     Raises ValueError for a width above 4 that is no multiple of it.
     """
 
@@ -91,8 +92,8 @@ class Units(nn.Module):
             if law is None:
                 law = F.logsigmoid(states * own).sum(-1).exp()
                 continue
-            given = own + self._mixed(states.expand(-1, groups, -1), self.weight[layer - 1])
-            moves = F.logsigmoid(states.unsqueeze(1) * given).sum(-1).exp()  # (to, from, groups)
+            conditional = own + self._mixed(states.expand(-1, groups, -1), self.weight[layer - 1])
+            moves = F.logsigmoid(states.unsqueeze(1) * conditional).sum(-1).exp()  # (to, from, groups)
             law = (moves * law).sum(1)
         assert law is not None
         expected = (law * self._terms(states.expand(-1, groups, -1))).sum()
