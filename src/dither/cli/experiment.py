@@ -36,7 +36,7 @@ EXPERIMENTS = {
         "autoencoder with a code of one-hot units by every estimator, each at its best learning rate",
     ),
     "gdae-consistency": (
-        "dither.experiments.gdae_consistency",
+        "dither.experiments.gdae_consistency.experiment",
         "the theorems of denoising auto-encoders in small spaces, exactly: counts, walkback, clamped chains, energies",
     ),
     "spurious-modes": (

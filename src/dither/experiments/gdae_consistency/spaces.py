@@ -1,4 +1,4 @@
-"""The small spaces of `gdae_consistency`: a known distribution, a known corruption, and all that follows from them exactly."""
+"""The small spaces of `gdae-consistency`: a known distribution and corruption, and all that follows exactly."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def bayes(data: Tensor, corrupting: Tensor) -> Tensor:
     return joint / joint.sum(1, keepdim=True)
 
 
-def settled(corrupting: Tensor, reconstruction: Tensor) -> Tensor:
-    """Where the chain that corrupts and reconstructs settles."""
+def stationary(corrupting: Tensor, reconstruction: Tensor) -> Tensor:
+    """The stationary distribution of the chain that corrupts and reconstructs."""
     return metrics.stationary(metrics.transition_matrix(corrupting.log(), reconstruction.log()))
 
 
 def space(name: str) -> Space:
     if name not in SPACES:
-        raise ValueError(f"there is no space {name!r}; choose among {', '.join(SPACES)}")
+        raise ValueError(f"there is no space {name!r}; the spaces are {', '.join(SPACES)}")
     return SPACES[name](name)
 
 
@@ -88,7 +88,7 @@ SPACES: dict[str, Callable[[str], Space]] = {
 }
 
 
-# --- what is known beforehand -------------------------------------------------------------------------------------------
+# --- what is known beforehand -----------------------------------------------------------------------------------------
 def eigenvalues(corrupting: Tensor, reconstruction: Tensor) -> Tensor:
     """Of the transitions, without the largest, which is 1; from large to small."""
     values = torch.linalg.eigvals(corrupting @ reconstruction)
@@ -98,11 +98,12 @@ def eigenvalues(corrupting: Tensor, reconstruction: Tensor) -> Tensor:
 def price(eigen: Tensor, corruptions: int = 1) -> float:
     """What 2 n KL(data || pi_n) tends to in the mean, for pi_n by counting from n examples, each corrupted so often.
 
-    Formula     Σ 1 + λ / (m (1 - λ)) over the eigenvalues λ < 1 of the transitions; 1 each is the examples' own noise, that
-                of their empirical distribution; the rest is the noise of corrupting them, which a slow chain multiplies.
-    Why         To first order pi_n - pi = d Z, d = pi (T_n - T), Z the inverse of 1 - T off its constants. With m = 1, d has
-                the covariance D (1 - T) / n, D = diag(pi), and T is reversible, so pi_n has D Z / n and 2 n KL the
-                trace of Z.
+    Formula     Σ 1 + λ / (m (1 - λ)) over the eigenvalues λ < 1 of the transitions; 1 each is the examples' own noise,
+                that of their empirical distribution; the rest is the noise of corrupting them, which a slow chain
+                multiplies.
+    Why         To first order pi_n - pi = d Z, d = pi (T_n - T), Z the inverse of 1 - T off its constants. With m = 1,
+                d has the covariance D (1 - T) / n, D = diag(pi), and T is reversible, so pi_n has D Z / n and 2 n KL
+                the trace of Z.
     """
     return float((1 + eigen / (corruptions * (1 - eigen))).sum())
 
@@ -115,22 +116,22 @@ def walk_corruption(corrupting: Tensor, reconstruction: Tensor, weights: Sequenc
     return total
 
 
-def fixed_point(place: Space, weights: Sequence[float], tolerance: float = 1e-15, most: int = 1000) -> Tensor:
+def fixed_point(place: Space, weights: Sequence[float], tolerance: float = 1e-15, rounds: int = 1000) -> Tensor:
     """The P(x | x~) that walkback leads to with endless data: Bayes of the walk that P itself defines."""
-    found = place.reconstruction
-    for _ in range(most):
-        before, found = found, bayes(place.data, walk_corruption(place.corruption, found, weights))
-        if float((found - before).abs().max()) <= tolerance:
+    conditional = place.reconstruction
+    for _ in range(rounds):
+        before, conditional = conditional, bayes(place.data, walk_corruption(place.corruption, conditional, weights))
+        if float((conditional - before).abs().max()) <= tolerance:
             break
-    return found
+    return conditional
 
 
 def walked(eigen: float, weights: Sequence[float], rounds: int = 1000) -> float:
     """The eigenvalue that the walk makes of one of the plain chain: λ' = λ Σ weights_k λ'^k."""
-    found = eigen
+    value = eigen
     for _ in range(rounds):
-        found = eigen * sum(weight * found**k for k, weight in enumerate(weights))
-    return found
+        value = eigen * sum(weight * value**k for k, weight in enumerate(weights))
+    return value
 
 
 def geometric(p: float, largest: int = 60) -> list[float]:
