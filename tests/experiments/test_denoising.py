@@ -38,8 +38,8 @@ def test_a_row_for_each_method_and_reference(trained):
         row = rows[method]
         cell = json.loads((folder / f"{method}-0" / "evaluation.json").read_text())["result"]
         last = [one["parzen"] for one in cell["checkpoints"]]
-        assert row["parzen_last"] == pytest.approx(sum(last) / 2) and row["checkpoints"] == len(last) == 2
-        assert row["parzen_spread"] == pytest.approx(abs(last[0] - last[1]) / 2**0.5)
+        assert row["parzen_last"] == pytest.approx(sum(last) / 2) and row["parzen_last_n"] == len(last) == 2
+        assert row["parzen_last_sd"] == pytest.approx(abs(last[0] - last[1]) / 2**0.5)
         assert row["seeds"] == 1 and row["parzen_sd"] is row["csl_sd"] is None
         assert row["csl"] < 0 and 0 <= row["precision"] <= 1 and 0 <= row["class_entropy"] <= 1 and row["stuck"] == 0
     assert rows["real images"]["kid"] < rows["dae"]["kid"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 
@@ -178,13 +178,13 @@ class Cell:
 def _summary(method: str, cells: list[Row]) -> Row:
     """Means over the seeds, with standard deviations.
 
-    parzen_last and parzen_spread: mean and standard deviation over the last `checkpoints` of all seeds.
+    parzen_last is over the last checkpoints of all seeds, `parzen_last_n` in all; the rest is over seeds.
     """
     last = [row["parzen"] for cell in cells for row in cell["checkpoints"]]
     row: Row = {"model": method, "seeds": len(cells), "epochs": cells[0]["epochs"]}
     row |= mean_and_sd("parzen", [cell["best"]["parzen"] for cell in cells])
-    row |= {"parzen_error": fmean(cell["best"]["standard_error"] for cell in cells), "parzen_last": fmean(last)}
-    row |= {"parzen_spread": stdev(last) if len(last) > 1 else None, "checkpoints": len(last)}
+    row |= {"parzen_error": fmean(cell["best"]["standard_error"] for cell in cells)}
+    row |= mean_and_sd("parzen_last", last) | {"parzen_last_n": len(last)}
     for key in METRICS:
         row |= mean_and_sd(key, [cell.get(key) for cell in cells])
     return row | {key: fmean(cell[key] for cell in cells) for key in ("kid_error", "epoch_seconds")}
