@@ -19,7 +19,7 @@ from statistics import fmean
 import torch
 
 from dither import data, metrics
-from dither.experiments._vae import finish, finished
+from dither.experiments.core import cache
 from dither.experiments.core.summary import mean_and_sd
 from dither.experiments.denoising import pictures, training
 from dither.experiments.denoising.evaluation import SIGMA, Evaluation
@@ -131,7 +131,7 @@ class Cell:
         trained = training.train(self.method, x, self.path, config.data, options, self.progress)
         settings: Row = {name: getattr(config, name) for name in ("samples", "chains", "steps", "burn_in")}
         settings |= {"checkpoints": training.saved_steps(self.path)[-options.keep :]}
-        if (earlier := finished(self.path / "evaluation.json", settings)) is not None:
+        if (earlier := cache.read(self.path / "evaluation.json", settings)) is not None:
             return earlier
         parzen = self.parzen(settings["checkpoints"], trained.records)
         row: Row = {"method": self.method, "seed": self.seed, "epochs": options.epochs, "seconds": trained.seconds}
@@ -139,19 +139,19 @@ class Cell:
         row |= {"best": max(parzen, key=lambda one: one["parzen_valid"]), "checkpoints": parzen}
         metrics_row, csl = self.many_chains(trained.model)
         row |= metrics_row | {"curve": self.curve(csl, parzen, trained.records)}
-        return finish(self.path / "evaluation.json", settings, row)
+        return cache.write(self.path / "evaluation.json", settings, row)
 
     def parzen(self, steps: list[int], records: list[Row]) -> list[Row]:
         """A row for each of the last checkpoints."""
         settings = {"samples": self.config.samples, "checkpoints": steps}
-        if (earlier := finished(self.path / "parzen.json", settings)) is not None:
+        if (earlier := cache.read(self.path / "parzen.json", settings)) is not None:
             return earlier["rows"]
         rows, per_epoch = [], records[-1]["step"] // records[-1]["epoch"]
         for step in steps:
             model, epoch = training.load(self.path, step, self.evaluation.train.device), step // per_epoch
             rows.append({"epoch": epoch} | self.evaluation.parzen(model, self.config.samples, seed=1000 + self.seed))
             self.progress(f"{self.method} seed {self.seed}, epoch {epoch}: Parzen {rows[-1]['parzen']:.1f}")
-        return finish(self.path / "parzen.json", settings, {"rows": rows})["rows"]
+        return cache.write(self.path / "parzen.json", settings, {"rows": rows})["rows"]
 
     def many_chains(self, model: Model) -> tuple[Row, list[Row]]:
         """(metrics of the model's samples and of how its chains mix; CSL by the number of samples)."""
@@ -193,7 +193,7 @@ def _summary(method: str, cells: list[Row]) -> Row:
 def references(config: Config, evaluation: Evaluation, folder: Path) -> list[Row]:
     """Samples that no model made, by the same metrics."""
     settings = {"samples": config.samples, "data": config.data}
-    if (earlier := finished(folder / "references.json", settings)) is not None:
+    if (earlier := cache.read(folder / "references.json", settings)) is not None:
         return earlier["rows"]
     train, test = evaluation.train, evaluation.test
     count = min(config.samples, len(train))
@@ -203,7 +203,7 @@ def references(config: Config, evaluation: Evaluation, folder: Path) -> list[Row
         for row in metrics.reference_rows(train, test, SIGMA, count=count, components=few, centroids=centroids)
     ]
     rows[0] |= evaluation.compare(train[:count])
-    return finish(folder / "references.json", settings, {"rows": rows})["rows"]
+    return cache.write(folder / "references.json", settings, {"rows": rows})["rows"]
 
 
 def figures(curves: list[Row]) -> Iterator[NamedFigure]:
