@@ -57,7 +57,7 @@ def test_samples_are_run_as_one_vmap_and_as_a_loop(method, bottleneck):
 def test_memory_counts_what_is_kept():
     rows = memory.run(memory.Config(depths=(4,), width=64, batch_size=16), None, lambda text: None)["rows"]
     kib = {row["implementation"]: row["activations_kib"] for row in rows}
-    # Straight-through keeps at least the hard values that the next product's gradient needs: 3 layers of 16 x 64 floats.
+    # Straight-through keeps at least the hard values that the next product's gradient needs: 3 layers of 16 x 64.
     assert kib["torch, rand < p"] > 3 * 16 * 64 * 4 / 1024 > 4 * kib["forward-only:mean,bits"]
 
 

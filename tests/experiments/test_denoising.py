@@ -1,4 +1,4 @@
-"""The table of denoising models, its pictures, and the commands that draw from a run."""
+"""The table of denoising models, its pictures, and the commands that sample from a run."""
 
 import json
 import re

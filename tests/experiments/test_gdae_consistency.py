@@ -1,4 +1,4 @@
-"""Consistency in small spaces: counts and walks against enumeration, theory against simulation, a tiny run of it all."""
+"""Consistency in small spaces: counts and walks against enumeration, theory against simulation, a tiny run."""
 
 import math
 from pathlib import Path
@@ -31,7 +31,7 @@ def value(result: dict, *words: str) -> float:
     return row["value"]
 
 
-# --- spaces and theory --------------------------------------------------------------------------------------------------
+# --- spaces and theory ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", spaces.SPACES)
 def test_a_space_is_a_distribution_and_a_corruption_that_connects_it(name: str) -> None:
     place = spaces.space(name)
@@ -45,8 +45,8 @@ def test_a_space_is_a_distribution_and_a_corruption_that_connects_it(name: str) 
 def test_the_binary_corruption_is_the_library_s_own() -> None:
     place, corrupt = spaces.space("binary-5"), corruption.SaltAndPepper(spaces.RATE)
     torch.manual_seed(0)
-    drawn = corrupt(place.states[11].expand(50_000, 5).float())
-    frequencies = torch.bincount((drawn @ torch.tensor([16.0, 8, 4, 2, 1])).long(), minlength=32)
+    samples = corrupt(place.states[11].expand(50_000, 5).float())
+    frequencies = torch.bincount((samples @ torch.tensor([16.0, 8, 4, 2, 1])).long(), minlength=32)
     assert stats.chisquare(frequencies, place.corruption[11] * 50_000).pvalue > 1e-3
 
 
@@ -72,7 +72,7 @@ def test_walks_make_the_gap_its_square_root() -> None:
     torch.testing.assert_close(walked, 1 - (1 - eigen).sqrt(), rtol=0, atol=1e-8)
 
 
-# --- counts and walks ---------------------------------------------------------------------------------------------------
+# --- counts and walks -------------------------------------------------------------------------------------------------
 def test_moving_counts_is_moving_each() -> None:
     rng = np.random.default_rng(0)
     rows = np.array([[0.2, 0.8, 0.0], [0.0, 0.5, 0.5]])
@@ -123,7 +123,7 @@ def test_where_a_state_was_not_seen_there_is_no_kl(result: dict) -> None:
     assert counts.point(place, "count", 100, 0, [place.data.flip(0)])["kl"] > 0.1
 
 
-# --- the findings of a tiny run -----------------------------------------------------------------------------------------
+# --- the findings of a tiny run ---------------------------------------------------------------------------------------
 def test_what_is_exact_is_exact(result: dict) -> None:
     for method in (counts.WALK, counts.FIXED):
         assert value(result, "ten", method, "KL(data, chain)") < 1e-10
@@ -151,8 +151,8 @@ def test_the_smallest_example_by_simulation() -> None:
 
     class Factorised:
         def sample(self, corrupted, clamp=None, values=None):
-            drawn = torch.bernoulli(means[(corrupted @ torch.tensor([2.0, 1.0])).long()])
-            return drawn if clamp is None else torch.where(clamp, values, drawn)
+            samples = torch.bernoulli(means[(corrupted @ torch.tensor([2.0, 1.0])).long()])
+            return samples if clamp is None else torch.where(clamp, values, samples)
 
     chain, start = Denoiser(corruption.SaltAndPepper(spaces.RATE), Factorised()), torch.zeros(40_000, 2)
     rows = {row["method"]: row["value"] for row in clamped.example()}
@@ -177,7 +177,7 @@ def test_energies_from_far_are_worse_than_from_near() -> None:
     assert path["value"] < 0.05 and -0.75 < path["slope"] < -0.25 and own["value"] < 0.05
 
 
-# --- the curve ----------------------------------------------------------------------------------------------------------
+# --- the curve --------------------------------------------------------------------------------------------------------
 def test_the_curve_s_density_and_distance() -> None:
     """On the curve the density is that along it, times that of nine Gaussian units across it, curvature aside."""
     ring = curve.Curve()
@@ -206,12 +206,12 @@ def test_generated_points_lie_near_the_curve(result: dict) -> None:
     assert value(result, "chain from one point", measure) > value(result, "chain from the data", measure)
 
 
-# --- figures and the command ---------------------------------------------------------------------------------------------
+# --- figures and the command ------------------------------------------------------------------------------------------
 def test_figures(result: dict) -> None:
-    drawn = dict(figures(result["curves"]))
-    assert list(drawn) == ["kl", "recovered", "r10"]
-    assert [ax.get_title(loc="left") for ax in drawn["kl"].axes] == ["ten", "binary-5"]
-    (bars,) = drawn["recovered"].axes
+    plots = dict(figures(result["curves"]))
+    assert list(plots) == ["kl", "recovered", "r10"]
+    assert [ax.get_title(loc="left") for ax in plots["kl"].axes] == ["ten", "binary-5"]
+    (bars,) = plots["recovered"].axes
     assert bars.get_yscale() == "linear" and len(bars.patches) == 40
     for name in ("data", "examples", "chain, exactly", "chain, samples"):
         shares = [r["probability"] for r in result["curves"] if r.get("distribution") == name]

@@ -75,22 +75,22 @@ def test_trainings_are_kept(result):
         run(replace(TINY, lr=0.1, methods=("any-conditional",)), result.folder, notes.append)
 
 
-# --- measures -----------------------------------------------------------------------------------------------------------
+# --- measures ---------------------------------------------------------------------------------------------------------
 def test_measures_are_those_of_all_pairs():
     work = task()
     clamp = CLAMPS["left"]
     others = torch.rand(6, 4, 64, generator=torch.Generator().manual_seed(0)).round()
-    drawn = torch.where(clamp, work.x.unsqueeze(1), others)
-    values = evaluation.evaluate(work, drawn, clamp)
+    samples = torch.where(clamp, work.x.unsqueeze(1), others)
+    values = evaluation.evaluate(work, samples, clamp)
     for i in range(6):
-        pairs = [float((a != b)[~clamp].double().mean()) for a, b in itertools.combinations(drawn[i], 2)]
+        pairs = [float((a != b)[~clamp].double().mean()) for a, b in itertools.combinations(samples[i], 2)]
         assert float(values["distance"][i]) == pytest.approx(sum(pairs) / len(pairs))
-        on = (drawn[i, :, ~clamp].sum(1) > 16).double()
+        on = (samples[i, :, ~clamp].sum(1) > 16).double()
         assert float(values["white"][i]) == pytest.approx(float(on.mean()))
-        labels = work.classify(drawn[i]).tolist()
+        labels = work.classify(samples[i]).tolist()
         assert values["labels"][i] == len(set(labels))
         assert float(values["agreement"][i]) == pytest.approx(labels.count(int(work.y[i])) / 4)
-        assert float(values["error"][i]) == pytest.approx(float((drawn[i] != work.x[i])[:, ~clamp].double().mean()))
+        assert float(values["error"][i]) == pytest.approx(float((samples[i] != work.x[i])[:, ~clamp].double().mean()))
 
 
 def test_errors_are_over_images():
@@ -135,17 +135,17 @@ def test_along_orders_is_the_mean_over_orders():
     assert row["nats_error"] == pytest.approx(5.5 * 2 / 2**0.5 / 2**0.5)
 
 
-# --- methods ------------------------------------------------------------------------------------------------------------
+# --- methods ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_given_is_kept_and_the_rest_is_drawn(result, method):
+def test_what_is_clamped_stays_and_the_rest_is_sampled(result, method):
     work = task(**trained(result))
     for name, clamp in CLAMPS.items():
         completed = complete(work, method, clamp, seed=3)
-        drawn = completed.samples
-        assert drawn.shape == (6, 3, 64) and ((drawn == 0) | (drawn == 1)).all(), name
-        assert (drawn == work.x.unsqueeze(1))[:, :, clamp].all() and (drawn != work.x.unsqueeze(1))[:, :, ~clamp].any()
-        assert (completed.log_prob is None) == (method in ("nearest", "random")) and (drawn[:, 0] != drawn[:, 1]).any()
-        assert torch.equal(complete(work, method, clamp, seed=3).samples, drawn)
+        samples = completed.samples
+        assert samples.shape == (6, 3, 64) and ((samples == 0) | (samples == 1)).all(), name
+        assert (samples == work.x.unsqueeze(1))[:, :, clamp].all() and (samples != work.x.unsqueeze(1))[:, :, ~clamp].any()
+        assert (completed.log_prob is None) == (method in ("nearest", "random")) and (samples[:, 0] != samples[:, 1]).any()
+        assert torch.equal(complete(work, method, clamp, seed=3).samples, samples)
 
 
 def test_passes_are_those_asked_for():
@@ -167,12 +167,12 @@ def test_passes_are_those_asked_for():
 def test_neighbours_are_the_nearest_in_the_given_half():
     work = task()
     for clamp in CLAMPS.values():
-        drawn = complete(work, "nearest", clamp, 0).samples
+        samples = complete(work, "nearest", clamp, 0).samples
         away = (work.x.unsqueeze(1) != work.train)[:, :, clamp].sum(2)
         for i in range(6):
             last = away[i].sort().values[2]
             near = work.train[away[i] <= last][:, ~clamp]
-            assert all((row[~clamp] == near).all(1).any() for row in drawn[i])
+            assert all((row[~clamp] == near).all(1).any() for row in samples[i])
     copies = task(x=work.train[:6], y=data.digits().train.y[:6])
     own = complete(copies, "nearest", CLAMPS["left"], 0).samples
     assert sum(bool((row == x).all(1).any()) for row, x in zip(own, copies.x, strict=True)) >= 5  # but for equal halves
@@ -196,15 +196,15 @@ def test_where_chains_start(method):
         assert all((row == work.train[:, ~clamp]).all(1).any() for row in free) and len(free.unique(dim=0)) > 100
 
 
-# --- command ------------------------------------------------------------------------------------------------------------
+# --- command ----------------------------------------------------------------------------------------------------------
 def test_the_command_takes_a_trained_run(tmp_path, capsys):
     x = data.digits().train.x[:50]
     options = Options(seed=0, epochs=1, width=8)
-    train("gsn-1", x, tmp_path / "given", "digits", options, lambda text: None)
+    train("gsn-1", x, tmp_path / "gsn", "digits", options, lambda text: None)
     train("dae-multiscale", x, tmp_path / "multiscale", "digits", options, lambda text: None)
     tiny = ["--images", "3", "--completions", "2", "--shown", "2", "--burn-in", "1", "--states", "2"]
     command = ["experiment", "gsn-inpainting", "--data", "digits", *tiny, "--methods", "chain", "chain-multiscale", "random"]
-    command += ["--gsn-run", str(tmp_path / "given"), "--multiscale-run", str(tmp_path / "multiscale")]
+    command += ["--gsn-run", str(tmp_path / "gsn"), "--multiscale-run", str(tmp_path / "multiscale")]
     assert main([*command, "--out", str(tmp_path / "out"), "--json"]) == 0
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]

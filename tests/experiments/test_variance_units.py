@@ -1,4 +1,4 @@
-"""The growth of variance with units: the problem's gradient against enumeration, measured moments against exact ones."""
+"""The growth of variance with units: the problem's gradient against enumeration, measured moments against exact."""
 
 import math
 from dataclasses import replace
@@ -79,9 +79,9 @@ def test_the_exponent_is_that_of_a_power() -> None:
 
 
 def test_figures_have_a_panel_for_each_credit(result: dict) -> None:
-    drawn = dict(figures(result["curves"]))
-    assert list(drawn) == ["variance-width", "variance-depth"]
-    assert [ax.get_title(loc="left") for ax in drawn["variance-width"].axes] == ["global credit", "local credit"]
+    plots = dict(figures(result["curves"]))
+    assert list(plots) == ["variance-width", "variance-depth"]
+    assert [ax.get_title(loc="left") for ax in plots["variance-width"].axes] == ["global credit", "local credit"]
 
 
 def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
