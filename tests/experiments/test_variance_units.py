@@ -84,19 +84,13 @@ def test_figures_have_a_panel_for_each_credit(result: dict) -> None:
     assert [ax.get_title(loc="left") for ax in plots["variance-width"].axes] == ["global credit", "local credit"]
 
 
-def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = [
-        "--quick",
-        "--methods",
-        "score-function:mean",
-        "--out",
-        str(tmp_path / "run"),
-        "--publish",
-        str(tmp_path / "docs"),
-    ]
-    assert main(["experiment", "variance-units", *arguments]) == 0
-    assert (tmp_path / "run/figures/variance-width.png").exists()
-    assert (tmp_path / "docs/figures/variance-units-variance-depth.svg").exists()
+def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"commit": "0" * 40, "dirty": False}  # what is published comes of a clean tree
+    monkeypatch.setattr("dither.cli.catalogue.published_tree", lambda: tree, raising=False)
+    folders = ["--out", str(tmp_path / "run"), "--publish", str(tmp_path / "docs")]
+    assert main(["experiment", "variance-units", "--quick", "--methods", "score-function:mean", *folders]) == 0
+    written = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"variance-width.png", "variance-width.svg", "variance-depth.png", "variance-depth.svg"} <= written
     assert (tmp_path / "docs/variance-units-curves.json").exists() and "score-function:mean" in capsys.readouterr().out
 
 
