@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "dither"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"experiments"},
+    {"experiments", "benchmarks"},
     {"methods"},  # how estimators are spelled
     {"__init__", "_api"},  # `import dither`: the public names, for those above this line
     {"training"},
@@ -36,6 +36,7 @@ BESIDE = {"data": {"files"}, "metrics": {"files"}, "plots": {"files"}, "results"
 USERS_OF_BESIDE = {
     "cli": set(BESIDE),
     "experiments": set(BESIDE),
+    "benchmarks": set(BESIDE),
     "_api": set(BESIDE),
     "training": set(BESIDE),
     "auditing": {"plots"},  # a report draws itself
@@ -129,6 +130,8 @@ def test_imports_point_down_only():
         ("training/loop.py", "import dither", True),
         ("experiments/a.py", "import dither\nfrom dither import Bernoulli, data", False),
         ("experiments/a.py", "from dither.cli import out", True),
+        ("experiments/a.py", "from dither.benchmarks import timing", True),
+        ("benchmarks/a.py", "from dither.experiments import denoising", True),
         ("auditing/_report.py", "from dither.plots import audit", False),
         ("data/_idx.py", "from dither.files import sha256", False),
         ("data/_idx.py", "from dither import noise", True),

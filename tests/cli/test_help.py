@@ -6,18 +6,20 @@ import sys
 import pytest
 
 from dither.cli import VERBS, main
+from dither.cli.bench import BENCHMARKS
 from dither.cli.experiment import EXPERIMENTS
 
-HELP = [["--help"], *([verb, "--help"] for verb in VERBS), ["experiment", "list"], ["bench", "list"],
-        *(["experiment", name, "--help"] for name in EXPERIMENTS)]  # fmt: skip
+HELP = [["--help"], *([verb, "--help"] for verb in VERBS), ["experiment", "list"], ["bench", "list"]]
+# An experiment and a benchmark import torch at their top, and their help is of their own options.
+HELP_OF_ONE = [*(["experiment", name, "--help"] for name in EXPERIMENTS), *(["bench", name, "--help"] for name in BENCHMARKS)]
 
 CODE = """
 import sys
 from dither.cli import main
 for arguments in {commands!r}:
     assert main(arguments) == 0, arguments
-    assert "torch" not in sys.modules, arguments
-    assert "matplotlib" not in sys.modules, arguments
+    for heavy in {heavy!r}:
+        assert heavy not in sys.modules, (heavy, arguments)
 """
 
 
@@ -27,10 +29,21 @@ def call(*arguments, **more):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
 
 
+def run_all(commands, heavy):
+    code = CODE.format(commands=commands, heavy=heavy)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
 def test_help_imports_no_torch():
-    done = subprocess.run([sys.executable, "-c", CODE.format(commands=HELP)], capture_output=True, text=True, check=False)
+    done = run_all(HELP, ["torch", "matplotlib"])
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in VERBS) and done.stderr == ""
+
+
+def test_every_experiment_and_benchmark_has_help():
+    done = run_all(HELP_OF_ONE, ["matplotlib"])
+    assert done.returncode == 0, done.stderr
+    assert all(f"dither experiment {name}" in done.stdout for name in EXPERIMENTS) and done.stderr == ""
 
 
 def test_no_verb_and_unknown_verb_are_usage_errors_on_stderr(capsys):

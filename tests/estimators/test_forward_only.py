@@ -156,7 +156,7 @@ def test_layers_work_on_bits(monkeypatch):
 
 def test_memory_is_what_it_says():
     """Between forward and backward a stochastic layer keeps batch x units / 8 bytes, and with keep="logits" 4 more a unit."""
-    from dither.experiments.bench_memory import measured
+    from dither.benchmarks.memory import measured
 
     batch, units, layers = 64, 128, 6
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The growth of variance with units: the problem's gradient against enumeration, measured moments against exact ones."""
+"""The growth of variance with units: the problem's gradient against enumeration, measured moments against exact."""
 
 import math
 from dataclasses import replace
@@ -10,12 +10,13 @@ import torch
 import dither
 from dither import exact
 from dither.cli import main
-from dither.experiments import variance_units
-from dither.experiments._growth import slope
-from dither.experiments._units import Units
-from dither.experiments.variance_units import METHODS, Config, figures, run
+from dither.experiments.core.power_law import exponent
+from dither.experiments.variance_units.experiment import METHODS, Config, figures, run
+from dither.experiments.variance_units.measurement import NOT_SUMMED, points
+from dither.experiments.variance_units.problem import Units
 
-TINY = Config(quick=True, methods=("score-none", "score-leave-one-out-2", "disarm"))
+LEAVE_ONE_OUT = "score-function:leave-one-out,samples=2"
+TINY = Config(quick=True, methods=("score-function", LEAVE_ONE_OUT, "disarm"))
 
 
 @pytest.fixture(scope="module")
@@ -52,47 +53,49 @@ def fmean(values: list[float]) -> float:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_measured_as_it_is_summed(name: str, layers: int) -> None:
     config = replace(Config(), methods=(name,), draws=1500, single_draws=60, warmup=4, single_warmup=25, max_outcomes=1500)
-    found = {key: point for key, point in variance_units._measured(config, 2, layers, seed=5)}
-    measured = found["global", name, "measured"]
-    if (summed := found.get(("global", name, "exact"))) is None:
-        assert not METHODS[name].summed or (name, layers) == ("arms-3", 2)  # too many outcomes
+    by_key = dict(points(config.methods, config.effort, 2, layers, seed=5))
+    measured = by_key["global", name, "measured"]
+    if (summed := by_key.get(("global", name, "exact"))) is None:
+        assert name.partition(":")[0] in NOT_SUMMED or (name, layers) == ("arms:samples=3", 2)  # too many outcomes
     else:
         assert abs(measured.variance - summed.variance) < 5 * measured.variance_error + 1e-9
-    biased = name in ("straight-through", "reinmax", "mixture-prediction", "spsa", "node-perturbation")
+    biased = name in ("straight-through", "reinmax", "blend:prediction", "spsa:scale=0.1", "node-perturbation")
     assert biased or abs(measured.bias2) < 5 * measured.bias2_error + 1e-9 * measured.signal
 
 
 def test_variance_grows_as_it_must(result: dict) -> None:
     """With no baseline like n^2, with one like n; with local cost not at all."""
     row = {(r["part"], r["credit"], r["method"]): r for r in result["rows"]}
-    assert 1.5 < row["width", "global", "score-none"]["growth"] < 2.3
-    assert 0.6 < row["width", "global", "score-leave-one-out-2"]["growth"] < 1.4
+    assert 1.5 < row["width", "global", "score-function"]["growth"] < 2.3
+    assert 0.6 < row["width", "global", LEAVE_ONE_OUT]["growth"] < 1.4
     assert all(abs(row["width", "local", name]["growth"]) < 0.4 for name in TINY.methods)
     assert all(r["worst_z"] is None or r["worst_z"] < 5 for r in result["rows"])
     both = [r for r in result["curves"] if r["how"] == "exact"]
-    assert {r["units"] for r in both if r["method"] == "score-none"} == {1, 4, 8}
+    assert {r["units"] for r in both if r["method"] == "score-function"} == {1, 4, 8}
 
 
-def test_the_slope_is_that_of_a_power() -> None:
-    assert math.isclose(slope([2, 8, 32], [3 * n**1.7 for n in (2, 8, 32)]), 1.7)
+def test_the_exponent_is_that_of_a_power() -> None:
+    assert math.isclose(exponent([2, 8, 32], [3 * n**1.7 for n in (2, 8, 32)]), 1.7)
 
 
 def test_figures_have_a_panel_for_each_credit(result: dict) -> None:
-    made = dict(figures(result["curves"]))
-    assert list(made) == ["variance-width", "variance-depth"]
-    assert [ax.get_title(loc="left") for ax in made["variance-width"].axes] == ["global credit", "local credit"]
+    plots = dict(figures(result["curves"]))
+    assert list(plots) == ["variance-width", "variance-depth"]
+    assert [ax.get_title(loc="left") for ax in plots["variance-width"].axes] == ["global credit", "local credit"]
 
 
-def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["--quick", "--methods", "score-mean", "--out", str(tmp_path / "run"), "--publish", str(tmp_path / "docs")]
-    assert main(["experiment", "variance-units", *arguments]) == 0
-    assert (tmp_path / "run/figures/variance-width.png").exists()
-    assert (tmp_path / "docs/figures/variance-units-variance-depth.svg").exists()
-    assert (tmp_path / "docs/variance-units-curves.json").exists() and "score-mean" in capsys.readouterr().out
+def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"commit": "0" * 40, "dirty": False}  # what is published comes of a clean tree
+    monkeypatch.setattr("dither.cli.catalogue.published_tree", lambda: tree, raising=False)
+    folders = ["--out", str(tmp_path / "run"), "--publish", str(tmp_path / "docs")]
+    assert main(["experiment", "variance-units", "--quick", "--methods", "score-function:mean", *folders]) == 0
+    written = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"variance-width.png", "variance-width.svg", "variance-depth.png", "variance-depth.svg"} <= written
+    assert (tmp_path / "docs/variance-units-curves.json").exists() and "score-function:mean" in capsys.readouterr().out
 
 
 def test_unknown_methods_and_widths_are_named() -> None:
-    with pytest.raises(ValueError, match="choose among score-none"):
+    with pytest.raises(ValueError, match="there is no estimator 'magic'"):
         run(replace(TINY, methods=("magic",)), Path())
     with pytest.raises(ValueError, match="width=6"):
         Units(6)

@@ -10,6 +10,19 @@ torch.Size([5, 3, 64])
 
 from dither.chains._energy import energy, relative_energies
 from dither.chains._nonparametric import Counts, Denoiser, Kernel
+from dither.chains._nonparametric import Kernel as KernelConditional
 from dither.chains._run import Model, Projected, Samples, State, run
 
-__all__ = ["Counts", "Denoiser", "Kernel", "Model", "Projected", "Samples", "State", "energy", "relative_energies", "run"]
+__all__ = [
+    "Counts",
+    "Denoiser",
+    "Kernel",
+    "KernelConditional",
+    "Model",
+    "Projected",
+    "Samples",
+    "State",
+    "energy",
+    "relative_energies",
+    "run",
+]

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dither.cli import catalogue
 
 BENCHMARKS = {
-    "sampling": ("dither.experiments.bench_sampling", "hard bits and noise in units per nanosecond, against torch"),
-    "layer": ("dither.experiments.bench_layer", "a layer of hard units against its product, and against a layer of sigmoids"),
-    "forward-only": ("dither.experiments.bench_forward_only", "the parts of a forward-only layer, on packed bits and dense"),
-    "step": ("dither.experiments.bench_step", "a training step of deep nets, forward-only and back-propagated"),
-    "memory": ("dither.experiments.bench_memory", "what a training step keeps and allocates"),
-    "gsn": ("dither.experiments.bench_gsn", "an epoch of training a generative stochastic network against its matrix products"),
-    "samples": ("dither.experiments.bench_samples", "the time of K samples per step against one"),
-    "node": ("dither.experiments.bench_node", "the overhead on one small node"),
-    "overhead": ("dither.experiments.bench_overhead", "the time of a step against the same estimator written by hand"),
+    "sampling": ("dither.benchmarks.sampling", "hard bits and noise in units per nanosecond, against torch"),
+    "layer": ("dither.benchmarks.layer", "a layer of hard units against its product, and against a layer of sigmoids"),
+    "forward-only": ("dither.benchmarks.forward_only", "the parts of a forward-only layer, on packed bits and dense"),
+    "step": ("dither.benchmarks.step", "a training step of deep nets, forward-only and back-propagated"),
+    "memory": ("dither.benchmarks.memory", "what a training step keeps and allocates"),
+    "gsn": ("dither.benchmarks.gsn", "an epoch of training a generative stochastic network against its matrix products"),
+    "samples": ("dither.benchmarks.samples", "the time of K samples per step against one"),
+    "node": ("dither.benchmarks.node", "the overhead on one small node"),
+    "overhead": ("dither.benchmarks.overhead", "the time of a step against the same estimator written by hand"),
 }
 
 

@@ -20,7 +20,7 @@ EXPERIMENTS = {
         "the exact error of Blend beside its parents', on nets of one to three layers",
     ),
     "variance-units": (
-        "dither.experiments.variance_units",
+        "dither.experiments.variance_units.experiment",
         "how the variance of every estimator's gradient grows with the number of stochastic units",
     ),
     "first-demo": (
@@ -36,28 +36,28 @@ EXPERIMENTS = {
         "autoencoder with a code of one-hot units by every estimator, each at its best learning rate",
     ),
     "gdae-consistency": (
-        "dither.experiments.gdae_consistency",
+        "dither.experiments.gdae_consistency.experiment",
         "the theorems of denoising auto-encoders in small spaces, exactly: counts, walkback, clamped chains, energies",
     ),
     "spurious-modes": (
-        "dither.experiments.spurious_modes",
+        "dither.experiments.spurious_modes.experiment",
         "where a denoising auto-encoder leads to no data, trained with and without walkback",
     ),
     "gsn-digits": (
-        "dither.experiments.gsn_digits",
+        "dither.experiments.denoising.digits",
         "denoising auto-encoders and GSNs on the embedded digits: table and pictures in minutes",
     ),
     "gsn-mnist": (
-        "dither.experiments.gsn_mnist",
-        "denoising auto-encoders and GSNs by their authors' recipes on MNIST, and ours, judged",
+        "dither.experiments.denoising.mnist",
+        "denoising auto-encoders and GSNs by their authors' recipes on MNIST, and ours, evaluated",
     ),
     "gsn-frey": (
-        "dither.experiments.gsn_frey",
+        "dither.experiments.denoising.frey",
         "the same on the Frey faces, in place of the Toronto Face Database",
     ),
     "gsn-inpainting": (
-        "dither.experiments.gsn_inpainting",
-        "half-given digits completed by clamped GSN chains, by one network for any question, by neighbours",
+        "dither.experiments.inpainting.experiment",
+        "half-given digits completed by clamped chains, by an any-conditional model, by neighbours",
     ),
     "cartpole": (
         "dither.experiments.cartpole",

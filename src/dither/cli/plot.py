@@ -142,7 +142,7 @@ def generative(path: Path) -> str | None:
 def pictures_of_run(path: Path, data_name: str) -> Iterator[tuple[str, Any]]:
     """Samples, completions and autocorrelation of a denoising model, and its cost by epoch."""
     from dither import data
-    from dither.experiments import _pictures
+    from dither.experiments.denoising import pictures as _pictures
     from dither.plots import learning_curves
 
     yield from _pictures.of_run(path, data.load(data_name))

@@ -47,13 +47,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(command: Command) -> int:
     from dither import data, files, plots
-    from dither.experiments import _gsn, _pictures
+    from dither.experiments.denoising import pictures, training
 
     if not (command.run / "config.json").is_file():
         raise MissingError(f"{command.run} is no run: train some with dither experiment gsn-digits")
     out = Out(json=command.json, quiet=command.quiet)
     try:
-        model = _gsn.load(command.run, command.step)
+        model = training.load(command.run, command.step)
     except ValueError as error:
         raise UsageError(str(error)) from None
     dataset = data.load(files.read_json(command.run / "config.json")["data"], command.data_dir)
@@ -64,11 +64,11 @@ def run(command: Command) -> int:
         raise UsageError(f"--steps {command.steps} --thin {command.thin}: 1 <= thin <= steps is needed")
     chosen = x[command.image]
     if command.clamp == "none":
-        figure = _pictures.samples(model, chosen, shape, command.steps, command.seed, command.thin, title=command.run.name)
+        figure = pictures.samples(model, chosen, shape, command.steps, command.seed, command.thin, title=command.run.name)
         name = f"sample-{command.image}"
     else:
         one, train = chosen.unsqueeze(0), dataset.train.x
-        figure = _pictures.inpainting(model, one, train, shape, command.clamp, command.steps, command.seed)
+        figure = pictures.inpainting(model, one, train, shape, command.clamp, command.steps, command.seed)
         name = f"sample-{command.image}-{command.clamp}"
     paths = plots.save(figure, (command.out or command.run / "figures") / name)
     out.table([{"figure": str(path)} for path in paths]) if out.json else [out.line(str(path)) for path in paths]

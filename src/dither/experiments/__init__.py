@@ -1,1 +1,1 @@
-"""Experiments: one flat script per table or figure reproduced, and per benchmark task."""
+"""Experiments: one file for each entry of `dither experiment`, or a folder where it takes more."""

@@ -1,17 +1,20 @@
-"""The feature nets that `dither.metrics` comes with, trained again: the space in which samples are judged.
+"""The feature nets that `dither.metrics` comes with, trained again: the space in which samples are evaluated.
 
-Trained on the training part of a labelled data set; the test part is looked at once, at the end. The files written into the
-folder are those of the package where torch, machine and number of threads are the same, and nets as good elsewhere: numbers
-taken with two nets do not compare, so the package keeps the ones it has.
+Trained on the training part of a labelled data set; the test part is looked at once, at the end. The files written into
+the folder are those of the package where torch, machine and number of threads are the same, and nets as good elsewhere.
+Numbers taken with two nets do not compare, so the package stays with the ones it has.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import torch
+
+from dither import data, files, metrics
+from dither.tables import Progress, Result, Row
 
 RECIPES = {"mnist": (4, 64), "fashion_mnist": (8, 64), "digits": (60, 32)}  # epochs, batch size
 
@@ -29,28 +32,25 @@ class Config:
     data_dir: Path | None = None
 
 
-def run(config: Config, folder: Path, progress: Callable[[str], Any] = print) -> dict[str, Any]:
+def run(config: Config, folder: Path, progress: Progress = print) -> Result:
     """{"rows": a row per data set}, and the file NAME_features.safetensors of each in `folder`."""
-    import torch
-
-    from dither import data, files, metrics
-
-    unknown = sorted(set(config.data) - set(RECIPES))
-    if unknown:
-        raise ValueError(f"there are no labelled images {unknown[0]!r}; choose among {', '.join(RECIPES)}")
+    if unknown := sorted(set(config.data) - set(RECIPES)):
+        raise ValueError(f"there are no labelled images {unknown[0]!r}; there are {', '.join(RECIPES)}")
     torch.set_num_threads(config.threads)
-    rows = []
-    for name in config.data:
-        dataset, (epochs, batch_size) = data.load(name, config.data_dir), RECIPES[name]
-        epochs, began = config.epochs or epochs, time.perf_counter()
-        net = metrics.train_feature_net(
-            dataset.train.x, dataset.train.y, dataset.shape, dataset.classes, config.seed, epochs, batch_size
-        )
-        seconds = time.perf_counter() - began
-        files.make_dir(folder)
-        files.write_atomic(folder / f"{name}_features.safetensors", metrics.to_bytes(net))
-        accuracy = float((net.classify(dataset.test.x) == dataset.test.y).double().mean())
-        row = {"data": name, "test_accuracy": round(accuracy, 4), "parameters": sum(w.numel() for w in net.parameters())}
-        rows.append(row | {"sha256": metrics.hash(net), "seconds": round(seconds, 1)})
-        progress(f"{name}: test accuracy {accuracy:.4f} after {epochs} epochs, {seconds:.0f} s")
-    return {"rows": rows}
+    return {"rows": [_trained(config, name, folder, progress) for name in config.data]}
+
+
+def _trained(config: Config, name: str, folder: Path, progress: Progress) -> Row:
+    """The row of a net that is trained and written."""
+    dataset, (epochs, batch_size) = data.load(name, config.data_dir), RECIPES[name]
+    (x, y), epochs = (dataset.train.x, dataset.train.y), config.epochs or epochs
+    began = time.perf_counter()
+    net = metrics.train_feature_net(x, y, dataset.shape, dataset.classes, config.seed, epochs, batch_size)
+    seconds = time.perf_counter() - began
+    files.make_dir(folder)
+    files.write_atomic(folder / f"{name}_features.safetensors", metrics.to_bytes(net))
+    accuracy = float((net.classify(dataset.test.x) == dataset.test.y).double().mean())
+    progress(f"{name}: test accuracy {accuracy:.4f} after {epochs} epochs, {seconds:.0f} s")
+    row: Row = {"data": name, "test_accuracy": round(accuracy, 4)}
+    row |= {"parameters": sum(weight.numel() for weight in net.parameters())}
+    return row | {"sha256": metrics.hash(net), "seconds": round(seconds, 1)}

@@ -6,7 +6,7 @@ which is in use, and DITHER_KERNELS=torch turns the native ones off.
 """
 
 from dither.kernels._dispatch import plain, readable, recording, widen
-from dither.kernels._library import REASON, path
+from dither.kernels._library import REASON, library, path
 from dither.kernels._log_prob import bernoulli_log_prob, bernoulli_terms
 from dither.kernels._noise import normal, uniform
 from dither.kernels._noisy import noisy_relu, noisy_tanh, salt_and_pepper
@@ -43,6 +43,7 @@ __all__ = [
     "decide",
     "gumbel_max",
     "key_of",
+    "library",
     "noisy_relu",
     "noisy_tanh",
     "normal",

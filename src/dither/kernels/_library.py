@@ -102,6 +102,11 @@ def _without(reason: str) -> tuple[None, str]:
 LIBRARY, REASON = _load()
 
 
+def library() -> ctypes.CDLL | None:
+    """The native library, whose functions are declared in csrc/src/abi.h; None where plain torch is used."""
+    return LIBRARY
+
+
 def path() -> str:
     """The path of CPU kernels in use: avx512, avx2, neon, portable, or torch."""
     return LIBRARY.dither_path().decode() if LIBRARY else "torch"

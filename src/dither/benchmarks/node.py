@@ -1,0 +1,66 @@
+"""What dither adds to the arithmetic of one small node: 100 x 200 units, K = 10 samples, the gradient of the logits.
+
+The cost is sum_i (h_i - .499)^2 b_i for fixed b, averaged over units. By hand: one torch.rand for all samples,
+leave-one-out, the score in closed form, no loop and no autograd. Peers, storchastic and Pyro (pip install
+"dither[bench]"), are in the benchmark `overhead`, on a net.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import dither
+from dither import methods
+from dither.benchmarks import timing
+from dither.benchmarks.timing import Step
+from dither.tables import Progress, Result
+
+METHOD = "score-function:leave-one-out"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One Bernoulli node, K samples, gradient only: dither beside a loop-free version by hand."""
+
+    batch_sizes: tuple[int, ...] = (100, 1)
+    units: int = 200
+    samples: int = 10
+    repeats: int = 200
+    threads: int = 2
+    seed: int = 0
+
+
+def run(config: Config, folder: Path, progress: Progress = print) -> Result:
+    """{"rows": a row per batch size and implementation}."""
+    timing.prepare(config.threads, "highest", config.seed)
+    rows = []
+    for batch_size in config.batch_sizes:
+        logits = torch.randn(batch_size, config.units, requires_grad=True)
+        times = timing.in_turn(steps(logits, torch.rand(config.units), config.samples), config.repeats, warm_up=10)
+        rows += timing.rows_of(times, {"times_hand": "by hand"}, batch_size=batch_size)
+        progress(f"batch {batch_size}: {rows[-1]['times_hand']} times the hand-written one")
+    return {"rows": rows}
+
+
+def steps(logits: Tensor, weight: Tensor, samples: int) -> dict[str, Step]:
+    node = dither.Bernoulli()
+    estimator = methods.build(METHOD, node, samples=samples)
+
+    def cost(h: Tensor) -> Tensor:
+        return ((h - 0.499).square() * weight).mean(-1)
+
+    def by_hand() -> Tensor:
+        p = torch.sigmoid(logits.detach())
+        h = (torch.rand(samples, *p.shape) < p).to(p.dtype)
+        costs = cost(h)
+        centred = (costs - costs.mean(0)) / (samples - 1)
+        return (centred.unsqueeze(-1) * (h - p)).sum(0) / len(p)
+
+    def by_dither() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(estimator(lambda: cost(node(logits))), logits)
+
+    return {"by hand": by_hand, "dither": by_dither}
