@@ -35,7 +35,7 @@ def bernoulli_sample(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     """
     if isinstance(noise, Keyed):
         return kernels.bernoulli(logits, noise.key)
-    return kernels.decide(logits, noise).to(logits.dtype)
+    return kernels.bernoulli_from_uniform(logits, noise).to(logits.dtype)
 
 
 def bernoulli_straight_through(logits: Tensor, noise: Tensor | Keyed) -> Tensor:

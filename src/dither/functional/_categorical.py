@@ -41,9 +41,9 @@ def categorical_sample(logits: Tensor, noise: Tensor | Keyed) -> Tensor:
     if isinstance(noise, Keyed):
         return kernels.categorical(logits, noise.key)
     if logits.dtype != torch.float64:
-        return kernels.choose(logits, noise).to(logits.dtype)
+        return kernels.categorical_from_uniform(logits, noise).to(logits.dtype)
     wide = _proper(logits.detach())
-    return torch.add(kernels.choose(wide, noise), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
+    return torch.add(kernels.categorical_from_uniform(wide, noise), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
 
 
 def categorical_straight_through(logits: Tensor, noise: Tensor | Keyed) -> Tensor:

@@ -6,9 +6,9 @@ which is in use, and DITHER_KERNELS=torch turns the native ones off.
 """
 
 from dither.kernels._dispatch import plain, readable, recording, widen
-from dither.kernels._library import REASON, path
+from dither.kernels._library import REASON, library, path
 from dither.kernels._log_prob import bernoulli_log_prob, bernoulli_terms
-from dither.kernels._noise import normal, uniform
+from dither.kernels._noise import Key, normal, uniform
 from dither.kernels._noisy import noisy_relu, noisy_tanh, salt_and_pepper
 from dither.kernels._packed import (
     bernoulli_bits,
@@ -21,13 +21,12 @@ from dither.kernels._packed import (
     unpack,
 )
 from dither.kernels._philox import key_of, philox, philox_words
-from dither.kernels._pointwise import gumbel_max, straight_through, threshold
 from dither.kernels._samples import (
-    Key,
     bernoulli,
+    bernoulli_from_uniform,
     categorical,
-    choose,
-    decide,
+    categorical_from_uniform,
+    straight_through,
 )
 
 __all__ = [
@@ -35,14 +34,14 @@ __all__ = [
     "Key",
     "bernoulli",
     "bernoulli_bits",
+    "bernoulli_from_uniform",
     "bernoulli_log_prob",
     "bernoulli_packed",
     "bernoulli_terms",
     "categorical",
-    "choose",
-    "decide",
-    "gumbel_max",
+    "categorical_from_uniform",
     "key_of",
+    "library",
     "noisy_relu",
     "noisy_tanh",
     "normal",
@@ -59,7 +58,6 @@ __all__ = [
     "recording",
     "salt_and_pepper",
     "straight_through",
-    "threshold",
     "uniform",
     "unpack",
     "widen",

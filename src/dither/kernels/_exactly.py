@@ -109,6 +109,6 @@ def normals(scaled_uniform: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
     return radius * signed_cosine, radius * signed_sine
 
 
-def decided(logits: Tensor, noise: Tensor) -> Tensor:
-    """u (1 + e^-a) < 1."""
-    return fma(noise, exponential(-logits), noise) < 1
+def below_sigmoid(uniform: Tensor, logits: Tensor) -> Tensor:
+    """u < sigmoid(a), as u (1 + e^-a) < 1."""
+    return fma(uniform, exponential(-logits), uniform) < 1

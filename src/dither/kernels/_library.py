@@ -29,12 +29,14 @@ class Rows(ctypes.Structure):
         ("seed", c_uint64),
         ("site", c_uint64),
     )
+    tensors: object  # that hold ids and samples, and must outlive a call
 
 
 class Input(ctypes.Structure):
     """DitherInput of csrc/src/abi.h."""
 
     _fields_ = (("data", c_void_p), ("lead", c_int64), ("row", c_int64), ("dtype", c_int32))
+    tensor: object  # that holds the data, and must outlive a call
 
 
 _ROWS, _INPUT = ctypes.POINTER(Rows), ctypes.POINTER(Input)
@@ -66,7 +68,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
-def _load() -> tuple[Any, str]:
+def _load() -> tuple[ctypes.CDLL | None, str]:
     """(the library or None, why there is none)."""
     wanted = os.environ.get("DITHER_KERNELS", "")
     if wanted == "torch":
@@ -100,6 +102,11 @@ def _without(reason: str) -> tuple[None, str]:
 
 
 LIBRARY, REASON = _load()
+
+
+def library() -> ctypes.CDLL | None:
+    """The native library, whose functions are declared in csrc/src/abi.h; None where plain torch is used."""
+    return LIBRARY
 
 
 def path() -> str:

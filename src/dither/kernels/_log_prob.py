@@ -13,8 +13,8 @@ from dither.kernels import _dispatch, _native
 
 def bernoulli_terms(a: Tensor, x: Tensor) -> Tensor:
     """x log sigmoid(a) + (1 - x) log sigmoid(-a) for x in [0, 1], of one shape. Infinite logits give 0 or -inf, no NaN."""
-    most = torch.finfo(a.dtype).max
-    a = a.clamp(-most, most)  # stands for infinity: times 0 it is 0
+    largest = torch.finfo(a.dtype).max
+    a = a.clamp(-largest, largest)  # stands for infinity: times 0 it is 0
     terms = F.logsigmoid(a) - (1 - x) * a  # half the passes that cross_entropy_with_logits makes inside a vmap
     return terms.masked_fill(terms < _impossible(a.dtype), -torch.inf)
 
@@ -35,8 +35,8 @@ class _LogProb(torch.autograd.Function):
         if _fits(a, x):
             return _native.log_prob(*_rows_of(a, x)).view(a.shape[:-1])
         # Infinite logits are legal, and this formula subtracts them: on a GPU nobody waits to see whether there are any.
-        most = torch.finfo(a.dtype).max
-        total = F.binary_cross_entropy_with_logits(a.clamp(-most, most), x, reduction="none").sum(-1).neg_()
+        largest = torch.finfo(a.dtype).max
+        total = F.binary_cross_entropy_with_logits(a.clamp(-largest, largest), x, reduction="none").sum(-1).neg_()
         return total.masked_fill_(total < _impossible(a.dtype), -torch.inf)
 
     @staticmethod

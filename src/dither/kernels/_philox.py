@@ -9,6 +9,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 
+Seed = int | Tensor  # a tensor: on the GPU, read there by the kernel, as CUDA graphs need it
+
 
 def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Philox4x32-10 of one counter, in Python integers: the form that derives keys, and the oracle of `philox`."""
