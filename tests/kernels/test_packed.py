@@ -69,7 +69,7 @@ def test_products(rows, inputs, outputs, seed):
 
 
 def near(actual, expected):
-    # Sums of up to 500 numbers: a few units of the last place of the greatest, as for a dense product.
+    # Sums of up to 500 numbers: a few units of the last place of the maximum, as for a dense product.
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-6 * (1 + float(expected.abs().max())))
 
 

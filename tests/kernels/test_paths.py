@@ -47,10 +47,10 @@ def agree(f, expected, equal=torch.equal):
 
 
 @st.composite
-def rows(draw, most_units=700):
+def rows(draw, max_units=700):
     """(seed, site, samples, ids, units): also empty batches, and ids and samples that need their upper words."""
     lead, batch = draw(st.integers(1, 3)), draw(st.sampled_from([0, 1, 2, 5]))
-    units = draw(st.one_of(st.integers(1, most_units), st.sampled_from([64, 65, 127, 128, 129, 256, 1024, 1025])))
+    units = draw(st.one_of(st.integers(1, max_units), st.sampled_from([64, 65, 127, 128, 129, 256, 1024, 1025])))
     ids = draw(st.lists(st.integers(0, 2**48 - 1), min_size=lead * batch, max_size=lead * batch))
     samples = draw(st.lists(st.integers(0, 2**16 - 1), min_size=lead, max_size=lead))
     ids = torch.tensor(ids, dtype=torch.int64).view(lead, batch)
@@ -99,7 +99,7 @@ def test_bits(key, dtype, biased):
     agree(lambda: _native.bernoulli_bits(logits, *key[:4], bias), words)
 
 
-@given(rows(most_units=150), st.integers(2, 20), st.sampled_from([torch.float32, torch.bfloat16]))
+@given(rows(max_units=150), st.integers(2, 20), st.sampled_from([torch.float32, torch.bfloat16]))
 @settings(max_examples=60)
 def test_categories(key, categories, dtype):
     key = (*key[:4], key[4] * categories)
@@ -140,7 +140,7 @@ def close(a, b):
     return torch.allclose(a, b, rtol=1e-6, atol=5e-7)
 
 
-@given(rows(most_units=300), st.sampled_from([torch.float32, torch.bfloat16]))
+@given(rows(max_units=300), st.sampled_from([torch.float32, torch.bfloat16]))
 @settings(max_examples=30)
 def test_one_sample_of_contiguous_values(key, dtype):
     """Ids (batch,) and values (batch, *units): what rows (1, batch, units) are."""
@@ -192,8 +192,8 @@ def test_probabilities_are_as_accurate_as_those_of_torch():
 
 
 def test_fused_samples_at_the_edge_of_their_noise():
-    # Logits whose probability lies beside the uniform of their unit: by less than the upper halves of words can tell, by about
-    # as much, and by more. Anywhere else a wrong margin would hide for millions of samples.
+    # Logits whose probability lies beside the uniform of their unit: by less than the upper halves of words can tell,
+    # by about as much, and by more. Anywhere else a wrong margin would hide for millions of samples.
     key = (5, 0, torch.tensor([0]), torch.arange(64).view(1, 64))
     u = _reference.uniform(*key, 512).double()
     for k in range(10, 26):
@@ -208,8 +208,8 @@ def test_fused_samples_at_the_edge_of_their_noise():
 
 @pytest.mark.parametrize("shape", [(3, 7, 16_389), (1, 1, 200_001), (1, 700, 130)])
 def test_work_that_is_worth_several_threads(shape):
-    """Below some 65,000 values one thread does it all, so the shapes above say nothing of how threads share the work: by rows,
-    or where rows are fewer, by units."""
+    """Below some 65,000 values one thread does it all, so the shapes above say nothing of how threads share the work:
+    by rows, or where rows are fewer, by units."""
     lead, batch, units = shape
     key = (9, 1, torch.arange(lead), torch.arange(lead * batch).view(lead, batch), units)
     logits = logits_for(key)

@@ -1,7 +1,7 @@
 """The Triton kernels give the bits of the native library.
 
-On a machine with a CUDA GPU they run there. Without one they run on the CPU in Triton's interpreter, in a process of its own
-(TRITON_INTERPRET must be set before triton is imported, and other tests may import it).
+On a machine with a CUDA GPU they run there. Without one they run on the CPU in Triton's interpreter, in a process of
+its own (TRITON_INTERPRET must be set before triton is imported, and other tests may import it).
 """
 
 import math

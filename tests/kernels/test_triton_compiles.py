@@ -1,4 +1,5 @@
-"""The Triton kernels compile for a GPU that need not be there, to instructions that round as the native library does."""
+"""The Triton kernels compile for a GPU that need not be there, to instructions that round as the native library
+does."""
 
 import os
 import re

@@ -17,9 +17,10 @@
     else                         by_rows -> _native, _triton or   where samples share a seed, a call for each of them,
                                  formula of noise                 121 of 701: a step of a score function
 
-So an eager call passes four functions of Python, `kernels.bernoulli`, `call`, `run` and `_native.bernoulli`, before the library.
-Measured on (1, 64) units, steps with K = 10, by torch 2.13 on one thread of an AVX-512 processor: each way in turn with the one
-that it saves, the shortest of 100 blocks of a millisecond. On (100, 200) units the same ways save 11 to 51 %.
+So an eager call passes four functions of Python, `kernels.bernoulli`, `call`, `run` and `_native.bernoulli`, before the
+library. Measured on (1, 64) units, steps with K = 10, by torch 2.13 on one thread of an AVX-512 processor: each way in
+turn with the one that it saves, the shortest of 100 blocks of a millisecond. On (100, 200) units the same ways save 11
+to 51 %.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def recording(tensor: Tensor) -> bool:
 
 # --- implementations ----------------------------------------------------------------------------------------------------
 def kernels_on(device: torch.device) -> ModuleType | None:
-    """The module of fast kernels for a device: the native library's or Triton's. None: there are none, plain torch does it."""
+    """The module of fast kernels for a device: the native library's, Triton's or None, where plain torch does it."""
     if device.type == "cpu":
         return _native if _library.LIBRARY is not None else None
     return _triton if device.type == "cuda" and _triton.AVAILABLE else None
@@ -99,10 +100,10 @@ def operator(
     gradient: tuple[SetupContext, Backward] | None = None,
     tags: Sequence[torch.Tag] = (),
 ) -> Callable[..., Any]:
-    """The function by which an operator of torch is called, by the shortest way that the caller's tensors allow (the table).
+    """The function that calls an operator of torch, by the shortest way that the caller's tensors allow (the table).
 
-    run: what it does, on ordinary tensors. rule(call, size, in_dims, *args) -> (results, out_dims): what it does in a vmap over
-    `size` slices, by means of `call`. gradient: as for `register_autograd`.
+    run: what it does, on ordinary tensors. rule(call, size, in_dims, *args) -> (results, out_dims): what it does in a
+    vmap over `size` slices, by means of `call`. gradient: as for `register_autograd`.
     """
     op = torch.library.custom_op(f"dither::{name}", run, mutates_args=(), schema=schema, tags=tags)
     op.register_fake(fake)

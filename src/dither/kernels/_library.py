@@ -1,7 +1,8 @@
 """The native library, called through ctypes: which path is in use, and why.
 
-DITHER_KERNELS chooses: `torch` for none, or a path of the library (`avx512`, `avx2`, `neon`, `portable`) instead of the best.
-All give the same samples. DITHER_KERNELS_LIBRARY names another file to load, such as one built with sanitizers.
+DITHER_KERNELS=torch turns it off; the name of one of its paths (`avx512`, `avx2`, `neon`, `portable`) stands for that
+path instead of the best one. Samples are the same on all. DITHER_KERNELS_LIBRARY names another file to load, such as
+one built with sanitizers.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         try:
             import dither_kernels  # type: ignore[import-not-found]
         except ImportError:
-            return None, "dither-kernels is not installed (pip install ./csrc; it takes a C++ compiler)"
+            return None, "dither-kernels is not installed (pip install ./csrc; that needs a C++ compiler)"
         path = str(dither_kernels.library())
     try:
         loaded = ctypes.CDLL(path)

@@ -1,7 +1,8 @@
 """The native library on tensors: each function takes and returns what its namesake in `_reference` does, on the CPU.
 
-Those that make noise of a key take rows, (lead, batch, units) with samples (lead,) and ids (lead, batch), of any strides; or
-the contiguous values (batch, *units) of one sample () with contiguous ids (batch,), and return results of that shape.
+Those that make noise of a key take rows, (lead, batch, units) with samples (lead,) and ids (lead, batch), of any
+strides; or the contiguous values (batch, *units) of one sample () with contiguous ids (batch,), and return results of
+that shape.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 def _check(result: int) -> int:
     if result < 0:
-        raise MemoryError("a native kernel of dither found no memory for its tables")
+        raise MemoryError("a native kernel of dither could not allocate its tables: free memory, or split the batch")
     return result
 
 

@@ -1,8 +1,9 @@
 """Noise by key: how the rows of a call get it, and the operators `uniform` and `normal`.
 
-seed, sample: shape lead; ids: (*lead, batch); x, which consumes the noise: (*lead, batch, *units). A row is one example under
-one sample. float32 and bfloat16 are fused with their noise; other dtypes get float32 noise first, and are compared with it in
-float32 or wider. Where a vmap batches x and not the sample, its slices are samples of their own if `slices_differ`.
+seed, sample: shape lead; ids: (*lead, batch); x, which consumes the noise: (*lead, batch, *units). A row is one example
+under one sample. float32 and bfloat16 are fused with their noise; other dtypes get float32 noise first, and are
+compared with it in float32 or wider. Where a vmap batches x and not the sample, its slices are samples of their own if
+`slices_differ`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def noise(kind: str, units: int, seed: Seed, site: int, samples: Tensor, ids: Te
 
 
 def moved(samples: Tensor, device: torch.device) -> Tensor:
-    """The samples (lead,) on the device. They are few and the same ones again and again, and a copy would wait for a GPU."""
+    """The samples (lead,) on the device. The same few come again and again, and a copy would wait for a GPU."""
     return samples if samples.device == device else _constant(tuple(samples.tolist()), device)
 
 
@@ -42,7 +43,7 @@ def _constant(values: tuple[int, ...], device: torch.device) -> Tensor:
 
 # --- rows ---------------------------------------------------------------------------------------------------------------
 def by_rows(kernel: Callable[..., Any], seed: Tensor, sample: Tensor, ids: Tensor, *rows: Tensor) -> Any:
-    """kernel(*rows, seed, samples, ids) with the leading dimensions flattened to one; once for each where their seeds differ.
+    """kernel(*rows, seed, samples, ids), the leading dimensions flattened to one; once for each where seeds differ.
 
     rows: (lead, batch, units). A kernel returns a tensor or a tuple of tensors, each (lead, batch, ...).
     """
@@ -62,12 +63,12 @@ def _number(seed: Tensor) -> Seed:
     if seed.device.type == "cpu":
         return int(seed)
     if _dispatch.kernels_on(seed.device) is None:
-        raise RuntimeError("a CUDA graph is being recorded, whose noise the Triton kernels draw: install triton")
+        raise RuntimeError("a CUDA graph is being recorded, and its seeds can be read by Triton kernels alone: install triton")
     return seed
 
 
 def consumer(name: str, formula: Callable[..., Result], kind: str = "uniform", per_unit: int = 1) -> Callable[..., Any]:
-    """run(x, seed, site, sample, ids, slices_differ, *args): the kernel `name`, which makes the noise as it consumes it.
+    """run(x, seed, site, sample, ids, slices_differ, *args): the kernel `name`, which draws noise as it consumes it.
 
     Where no kernel takes x: formula(rows, noise, *args), with `per_unit` numbers of noise a unit.
     """
@@ -98,8 +99,8 @@ def _unflattened(result: Tensor, x: Tensor, ids: Tensor) -> Tensor:
 
 # --- vmap ---------------------------------------------------------------------------------------------------------------
 def own_samples(size: int, sample: Tensor, in_dim: int | None, slices_differ: bool) -> Tensor:
-    """The samples of the slices of a vmap: the batched ones, or where the vmap knows nothing of samples and `slices_differ`,
-    another for each slice, as with randomness="different"."""
+    """The samples of the slices of a vmap: the batched ones, or where the vmap knows nothing of samples and
+    `slices_differ`, another for each slice, as with randomness="different"."""
     lead = batched(size, sample, in_dim)
     if in_dim is not None or not slices_differ:
         return lead

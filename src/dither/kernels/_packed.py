@@ -1,8 +1,8 @@
-"""Operators on packed bits: 64 units to an int64 word, unit i of a row in bit i mod 64 of word i div 64, zeros behind the
-last.
+"""Operators on packed bits: 64 units to an int64 word, unit i of a row in bit i mod 64 of word i div 64, zeros behind
+the last.
 
-A product with packed bits looks up, for every four bits, the sum of the weights whose bits are 1: a quarter of the additions of
-a dense product, no multiplications, and 1/32 of the activation's bytes.
+A product with packed bits looks up, for every four bits, the sum of the weights whose bits are 1: a quarter of the
+additions of a dense product, no multiplications, and 1/32 of the activation's bytes.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ _bernoulli_bits = consumer("bernoulli_bits", lambda rows, noise, bias: _packed_f
 
 
 def bernoulli_packed(logits: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-    """(values, packed) of the same hard samples: {0, 1} of the logits' shape and dtype, and the bits (batch, words) of all
-    units of an example in a row. Without a gradient."""
+    """(values, packed) of the same hard samples: {0, 1} of the logits' shape and dtype, and the bits (batch, words) of
+    all units of an example in a row. Without a gradient."""
     return _bernoulli_packed(logits.detach(), *key)
 
 
@@ -146,23 +146,24 @@ _packed_outer = _dispatch.operator(
 def packed_linear(packed: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """h W^T + b for packed bits h: (..., words), (outputs, inputs), (outputs,) -> (..., outputs).
 
-    Differentiable in weight and bias. float32 on the CPU is native; elsewhere the bits are unpacked for a dense product.
+    Differentiable in weight and bias. Native for float32 on the CPU; elsewhere a dense product of unpacked bits.
     """
     _check(packed, weight.shape[1])
     return _packed_linear(packed, weight, bias)
 
 
 def packed_outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
-    """gradient^T h, (outputs, inputs): the gradient of `packed_linear` with respect to its weight. gradient: (..., outputs)."""
+    """gradient^T h, (outputs, inputs): that of `packed_linear` with respect to its weight. gradient: (..., outputs)."""
     _check(packed, inputs)
     return _packed_outer(packed, gradient, inputs)
 
 
 # --- score --------------------------------------------------------------------------------------------------------------
 def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bool = False) -> Tensor:
-    """(h - sigmoid(a)) advantage: (rows, words), (rows, units), (rows, 1) or (rows, units) -> (rows, units); no gradient.
+    """(h - sigmoid(a)) advantage: (rows, words), (rows, units), (rows, 1) or (rows, units) -> (rows, units).
 
-    in_place: the logits may be overwritten, to save memory."""
+    Without a gradient. in_place: the logits may be overwritten, to save memory.
+    """
     _check(packed, logits.shape[-1])
     logits, advantage = logits.detach(), advantage.detach()
     return _implementation(packed, logits).packed_score(packed, logits, advantage, in_place)

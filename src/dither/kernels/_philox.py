@@ -26,8 +26,8 @@ def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tu
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
     """Philox4x32-10 of many counters.
 
-    counter: (4, n) int64, each word in [0, 2^32). Returns (4, n) int64 words. The products wrap in int64 and are masked,
-    so plain integer arithmetic on any device gives the same bits.
+    counter: (4, n) int64, each word in [0, 2^32). Returns (4, n) int64 words. The products wrap in int64 and are
+    masked, so plain integer arithmetic on any device gives the same bits.
     """
     even, odd = counter[0::2].contiguous(), counter[1::2].contiguous()  # (c0, c2) and (c1, c3)
     multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(2, 1)

@@ -5,7 +5,7 @@ Tensors are rows, as the native library has them: values (lead, batch, units), i
 Noise of a row, keyed by Philox counters (block, id mod 2^32, sample 2^16 + id div 2^32, stream):
 
     uniform   units in groups of 128. Unit i of group g has its 16 high bits from stream 0 and its 16 low bits from stream 1, in
-              word 64 g + i mod 64 of the stream: the lower half for i < 64, the upper half above. So a decision reads half a
+              word 64 g + i mod 64 of the stream: the lower half for i < 64, the upper half above. So a sample reads half a
               word, and the other half once in 2^16. u = (word, its lowest bits cut off until 24 are left, + 1/2) 2^-32.
     normal    words 2 j and 2 j + 1 of stream 2 make the normals 2 j and 2 j + 1, sqrt(-2 log u) (cos, sin)(2 pi word 2^-32).
 """

@@ -1,4 +1,4 @@
-"""Operators of stochastic nodes: hard samples of noise by key or of uniforms, and the straight-through gradient."""
+"""Operators that consume noise, by key or as uniforms: hard samples and their gradient, semi-hard units, corruption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dither.kernels._noise import KEYED, Key, consumer, consumer_rule, like
 
 # --- from uniforms ------------------------------------------------------------------------------------------------------
 def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
-    """1[u < sigmoid(a)], of the widened logits' dtype, by the rule that all paths share; NaN where a logit is. No gradient."""
+    """1[u < sigmoid(a)], of the widened logits' dtype; NaN where a logit is. The same bits on all paths; no gradient."""
     logits = logits.detach()
     if torch.float64 in (logits.dtype, uniform.dtype):
         p = torch.sigmoid(logits.double())
@@ -57,7 +57,7 @@ _categorical_from_uniform = _on_uniforms("categorical_from_uniform")
 
 # --- the straight-through gradient --------------------------------------------------------------------------------------
 def straight_through(gradient: Tensor, logits: Tensor, factor: float = 1.0) -> Tensor:
-    """factor * gradient * p (1 - p) with p = sigmoid(logits), the gradient's dtype; differentiable where grad mode is on."""
+    """factor * gradient * p (1 - p), p = sigmoid(logits), of the gradient's dtype; differentiable in grad mode."""
     if torch.is_grad_enabled() and (gradient.requires_grad or logits.requires_grad):
         p = torch.sigmoid(_dispatch.widen(logits))
         return (factor * gradient * (p * (1 - p))).to(gradient.dtype)
@@ -116,8 +116,8 @@ def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | N
 
     bias: (units,), the same for all rows; added on the way where there is no gradient to take.
 
-    gradient: the derivative with respect to the logits that goes backward: "none", "identity" (1), "sigmoid" (p (1 - p)) or
-    "clipped" (1 where |a| <= 1, else 0).
+    gradient: the derivative with respect to the logits that goes backward: "none", "identity", 1; "sigmoid", p (1 - p);
+    or "clipped", 1 where |a| <= 1, else 0.
     """
     if bias is not None:
         if gradient == "none" and _dispatch.native(logits) and _dispatch.plain(logits, bias):
@@ -146,3 +146,69 @@ _categorical = _dispatch.operator(
 def categorical(logits: Tensor, key: Key) -> Tensor:
     """One-hot samples, P = softmax over the last dimension, without a gradient."""
     return _categorical(logits.detach(), *key)
+
+
+# --- semi-hard units ----------------------------------------------------------------------------------------------------
+def _relu_formula(a: Tensor, z: Tensor, scale: float) -> Tensor:
+    return _reference.noisy_relu(a, z.to(a.dtype), scale)
+
+
+def _tanh_formula(a: Tensor, z: Tensor, before: float, after: float) -> tuple[Tensor, Tensor]:
+    return _reference.noisy_tanh(a, z.unflatten(-1, (-1, 2)).to(a.dtype), before, after)
+
+
+def _save_tanh(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)  # the tanh alone is hardly ever used
+
+
+def _tanh_backward(ctx: Any, of_output: Tensor | None, of_inner: Tensor | None) -> tuple[Tensor | None, ...]:
+    gradients = [g for g in (of_output, of_inner) if g is not None]
+    return torch.ops.aten.tanh_backward(sum(gradients[1:], gradients[0]), ctx.saved_tensors[0]), *[None] * 7
+
+
+_noisy_relu = _dispatch.operator(
+    "noisy_relu",
+    f"({KEYED}, float scale) -> Tensor",
+    consumer("noisy_relu", _relu_formula, "normal"),
+    fake=like,
+    rule=consumer_rule,
+    gradient=(
+        lambda ctx, inputs, output: ctx.save_for_backward(output),
+        lambda ctx, gradient: (gradient * (ctx.saved_tensors[0] > 0), *[None] * 6),
+    ),
+)
+
+_noisy_tanh = _dispatch.operator(
+    "noisy_tanh",
+    f"({KEYED}, float before, float after) -> (Tensor, Tensor)",
+    consumer("noisy_tanh", _tanh_formula, "normal", per_unit=2),
+    fake=lambda x, *_: (like(x), like(x)),
+    rule=consumer_rule,
+    gradient=(_save_tanh, _tanh_backward),
+)
+
+
+def noisy_relu(logits: Tensor, key: Key, scale: float) -> Tensor:
+    """max(0, a + scale z) with standard normal z; differentiable."""
+    return _noisy_relu(logits, *key, float(scale))
+
+
+def noisy_tanh(logits: Tensor, key: Key, before: float, after: float) -> Tensor:
+    """tanh(a + before z1) + after z2 with standard normal z1, z2; differentiable."""
+    return _noisy_tanh(logits, *key, float(before), float(after))[0]
+
+
+# --- corruption ---------------------------------------------------------------------------------------------------------
+_salt_and_pepper = _dispatch.operator(
+    "salt_and_pepper",
+    f"({KEYED}, float rate, float low, float high) -> Tensor",
+    consumer("salt_and_pepper", _reference.salt_and_pepper),
+    fake=like,
+    rule=consumer_rule,
+)
+
+
+def salt_and_pepper(x: Tensor, key: Key, rate: float, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """`low` with probability rate / 2, `high` with rate / 2, else x; without a gradient."""
+    return _salt_and_pepper(x.detach(), *key, float(rate), float(low), float(high))

@@ -1,10 +1,11 @@
-"""The native kernels for GPUs, in Triton: each function takes and returns what its namesake in `_reference` does, bit for bit.
+"""The native kernels for GPUs, in Triton: each function takes and returns what its namesake in `_reference` does, bit
+for bit.
 
-samples: (lead,) int64; ids: (lead, batch) int64; logits and values: (lead, batch, units) float32 or bfloat16. They may have
-any strides (their units are made contiguous where they are not), and ids may be expanded. Everything is on one device; results
-are new and contiguous. Triton is imported at the first launch: where it is not installed (`AVAILABLE` is False), only a call
-fails. The noise of a row depends on (seed, site, sample, id) alone (csrc/src/rows.h). A seed is a number, or a tensor () int64
-on the device: then the kernel makes the key of it.
+samples: (lead,) int64; ids: (lead, batch) int64; logits and values: (lead, batch, units) float32 or bfloat16. They may
+have any strides (their units are made contiguous where they are not), and ids may be expanded. Everything is on one
+device; results are new and contiguous. Triton is imported at the first launch: where it is not installed (`AVAILABLE`
+is False), only a call fails. The noise of a row depends on (seed, site, sample, id) alone (csrc/src/rows.h). A seed is
+a number, or a tensor () int64 on the device: then the kernel makes the key of it.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ def normal(seed: Seed, site: int, samples: Tensor, ids: Tensor, units: int) -> T
 def bernoulli(
     logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, low: float = 0, high: float = 1, packed: bool = False
 ) -> Tensor:
-    """`high` with the probability sigmoid(a), else `low`, as the logits' dtype, and NaN where a logit is. Packed: int64 words
-    (lead, batch, ceil(units / 64)) with bit i mod 64 of word i // 64 for unit i, zeros for NaN and behind the last unit."""
+    """`high` with the probability sigmoid(a), else `low`, as the logits' dtype, and NaN where a logit is. Packed: int64
+    words (lead, batch, ceil(units / 64)) with bit i mod 64 of word i // 64 for unit i, zeros for NaN and behind the
+    last unit."""
     noise, units, half = (seed, site, samples, ids), logits.shape[-1], logits.dtype == torch.bfloat16
     if packed:
         out = torch.empty((*logits.shape[:-1], -(-units // 64)), dtype=torch.int64, device=logits.device)
@@ -121,8 +123,8 @@ def _gumbel_max(logits: Tensor, uniform: Tensor, categories: int) -> Tensor:
 
 
 def categorical(logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, categories: int) -> Tensor:
-    """One-hot samples of the logits' dtype by the Gumbel-max trick; logits: (lead, batch, units * categories). Categories at
-    +inf share all the mass; a unit gets NaN where a logit is NaN or all are -inf."""
+    """One-hot samples of the logits' dtype by the Gumbel-max trick; logits: (lead, batch, units * categories).
+    Categories at +inf share all the mass; a unit gets NaN where a logit is NaN or all are -inf."""
     return _gumbel_max(logits, uniform(seed, site, samples, ids, logits.shape[-1]), categories)
 
 

@@ -50,8 +50,8 @@ def bernoulli(
     logits, lead_stride, row_stride, low_value, high_value, out,
     PACKED: tl.constexpr, HALF: tl.constexpr, SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """1[u < sigmoid(a)], as u (1 + e^-a) < 1. out: (rows, units) low or high values, NaN where a logit is; or packed, (rows,
-    words) int64 with zeros for NaN and behind the last unit."""
+    """1[u < sigmoid(a)], as u (1 + e^-a) < 1. out: (rows, units) low or high values, NaN where a logit is; or packed,
+    (rows, words) int64 with zeros for NaN and behind the last unit."""
     key0, key1 = keyed.key_words(key0, key1, SEEDED)
     row, group = keyed.own_rows(units, 128, GROUPS)
     low, high = keyed.counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)
@@ -87,8 +87,9 @@ def gumbel_max(
     count, batch, units, categories, logits, lead_stride, row_stride, uniform, out,
     HALF: tl.constexpr, UNITS: tl.constexpr, CATEGORIES: tl.constexpr,
 ):  # fmt: skip
-    """One-hot winners of argmax_k (a_k + g_k), g = -log(-log(1 - u)); the first of equal ones. Categories at +inf share all the
-    mass by their g; NaN where a logit is NaN or all are -inf. `count` = rows * units; uniform, out: (count, categories)."""
+    """One-hot winners of argmax_k (a_k + g_k), g = -log(-log(1 - u)); the first of equal ones. Categories at +inf share
+    all the mass by their g; NaN where a logit is NaN or all are -inf. `count` = rows * units; uniform, out: (count,
+    categories)."""
     number = tl.program_id(0) * UNITS + tl.arange(0, UNITS)[:, None]
     row = number // units
     own = logits + keyed.starts(row, batch, lead_stride, row_stride) + (number % units).to(tl.int64) * categories
@@ -143,7 +144,8 @@ def noisy_tanh(
     logits, lead_stride, row_stride, before, after, out, inner,
     HALF: tl.constexpr, SEEDED: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """tanh(a + before z) + after z', with the normals 2 i and 2 i + 1 of unit i; inner: the tanh. out, inner: (rows, units)."""
+    """tanh(a + before z) + after z', with the normals 2 i and 2 i + 1 of unit i; inner: the tanh. out, inner: (rows,
+    units)."""
     key0, key1 = keyed.key_words(key0, key1, SEEDED)
     row, group = keyed.own_rows(units, 32, GROUPS)
     low, high = keyed.counters(row, row < rows, batch, ids, ids_lead, ids_row, samples, samples_step)

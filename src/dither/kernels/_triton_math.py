@@ -1,8 +1,8 @@
 """The elementary functions of csrc/src in Triton, bit for bit; what is computed and why is said there (elementary.h).
 
-Operations on float32 are rounded once each: `tl.fma` where the sources have a fused operation, no contraction elsewhere (the
-launchers switch it off), IEEE division and square root. Words are uint32. Tensors of bfloat16 come as int16 (HALF), so that
-rounding is spelled out and no processor lacks it. `triton` must be installed to import this.
+Operations on float32 are rounded once each: `tl.fma` where the sources have a fused operation, no contraction elsewhere
+(the launchers switch it off), IEEE division and square root. Words are uint32. Tensors of bfloat16 come as int16
+(HALF), so that rounding is spelled out and no processor lacks it. `triton` must be installed to import this.
 """
 # pyright: reportMissingImports=false, reportInvalidTypeForm=false
 
@@ -55,7 +55,8 @@ def scaled_uniform(word):
 # --- Exponential and comparisons -----------------------------------------------------------------------------------------
 @triton.jit
 def whole_and_rest(t):
-    """(floor t as int32, t - floor t) for t held in [-126, 128], a NaN at -126. `tl.floor` would take denormals for 0."""
+    """(floor t as int32, t - floor t) for t clamped to [-126, 128], a NaN at -126. `tl.floor` would take denormals for
+    0."""
     t = tl.where(t > -126.0, t, -126.0)
     t = tl.where(t < 128.0, t, 128.0)
     towards_zero = t.to(tl.int32)
@@ -82,11 +83,11 @@ def exp2_rough(t):
 @triton.jit
 def exponential(x):
     """e^x; 0 below -87 and infinity above 88, NaN of NaN."""
-    held = tl.where(x < -87.0, -87.0, x)
-    held = tl.where(held > 88.0, 88.0, held)
-    t = held * 1.44269504
-    rest = tl.fma(held, 1.44269504, 0.0 - t)
-    rest = tl.fma(held, 1.9259630e-8, rest)
+    clamped = tl.where(x < -87.0, -87.0, x)
+    clamped = tl.where(clamped > 88.0, 88.0, clamped)
+    t = clamped * 1.44269504
+    rest = tl.fma(clamped, 1.44269504, 0.0 - t)
+    rest = tl.fma(clamped, 1.9259630e-8, rest)
     whole, f = whole_and_rest(t)
     f += rest
     p = tl.fma(f, 0.00021612915, 0.0012467846)
@@ -143,7 +144,7 @@ def split(x):
 
 @triton.jit
 def joined(power, f):
-    """log x of what `split` gives."""
+    """log x of the (power, f) of `split`."""
     rest = tl.fma(power, -2.12194440e-4, log1p_rest(f))
     return tl.fma(power, 0.693359375, f + rest)
 

@@ -1,7 +1,7 @@
 """Which noise the units of a row get, in Triton (csrc/src/philox.h, rows.h).
 
-A program takes GROUPS groups of units, counted through all rows; tiles are (GROUPS, units). A group has 16 blocks of a stream,
-64 words: 128 uniforms from the streams HIGH and LOW, or 64 normals from PAIRS.
+A program takes GROUPS groups of units, counted through all rows; tiles are (GROUPS, units). A group has 16 blocks of a
+stream, 64 words: 128 uniforms from the streams HIGH and LOW, or 64 normals from PAIRS.
 """
 # pyright: reportMissingImports=false, reportInvalidTypeForm=false
 
@@ -46,7 +46,8 @@ def in_order(w0, w1, w2, w3):
 
 @triton.jit
 def key_words(key0, key1, SEEDED: tl.constexpr):
-    """The two int32 words of the key: as they are, or what `_triton._key` makes of the seed at `key0` and the site `key1`."""
+    """The two int32 words of the key: as they are, or what `_triton._key` makes of the seed at `key0` and the site
+    `key1`."""
     if SEEDED:
         seed = tl.load(key0)
         site = key1.to(tl.int64)
