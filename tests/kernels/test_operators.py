@@ -197,6 +197,12 @@ def test_the_environment_chooses_the_path(variables, path, complaint):
     assert complaint in done.stderr and ("RuntimeWarning" in done.stderr) == bool(complaint)
 
 
+def test_the_library_is_there_where_its_path_is():
+    library = kernels.library()
+    assert (library is None) == (kernels.path() == "torch")
+    assert library is None or library.dither_path().decode() == kernels.path()
+
+
 def environment(variables):
     import os
 

@@ -20,9 +20,10 @@
     GPU                          by_rows -> _triton               the same; a wait for the GPU (`moved`; not timed)
     another dtype, no library    by_rows -> formula of noise      nothing: no kernel takes it
 
-So an eager call passes four functions of Python, `kernels.bernoulli`, `call`, `run` and `_native.bernoulli`, before the
-library. Measured on (1, 64) units, steps with K = 10, by torch 2.13 on one thread of an AVX-512 processor: each way in
-turn with the one that it saves, the shortest of 100 blocks of a millisecond. On (100, 200) units they save 15 to 52 %.
+So an eager call passes `kernels.bernoulli`, `call`, `run` (two functions: `gradient` is not for the kernel) and
+`_native.bernoulli` before the library. Measured on (1, 64) units, steps with K = 10, by torch 2.13 on one thread of an
+AVX-512 processor: each way in turn with the one that it saves, the shortest of 100 blocks of a millisecond. On
+(100, 200) units they save 15 to 52 %.
 """
 
 from __future__ import annotations

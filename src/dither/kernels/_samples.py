@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def _alike(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     return logits, uniform
 
 
-def _on_uniforms(name: str, tags: tuple[torch.Tag, ...] = ()) -> Any:
+def _on_uniforms(name: str, tags: tuple[torch.Tag, ...] = ()) -> Callable[..., Tensor]:
     def run(logits: Tensor, uniform: Tensor) -> Tensor:
         return getattr(_dispatch.kernels_for(logits) or _reference, name)(logits, uniform)
 
