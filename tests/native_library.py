@@ -40,12 +40,12 @@ def native(name, samples, ids, units, *args, values=None, seed=SEED):
     """Call a function of rows; tensors among the arguments are results."""
     ids = ids.contiguous()
     rows = Rows(*ids.shape, units, ids.data_ptr(), ids.stride(0), samples.data_ptr(), seed & 2**64 - 1, SITE)
-    given = [ctypes.byref(rows)]
+    inputs = [ctypes.byref(rows)]
     if values is not None:
         dtype = int(values.dtype == torch.bfloat16)
-        given.append(ctypes.byref(Input(values.data_ptr(), values.stride(0), values.stride(1), dtype)))
+        inputs.append(ctypes.byref(Input(values.data_ptr(), values.stride(0), values.stride(1), dtype)))
     as_c = {float: ctypes.c_float, int: ctypes.c_int64, type(None): lambda _: None, torch.Tensor: address}
-    getattr(library(), f"dither_{name}")(*given, *(as_c[type(a)](a) for a in args), THREADS)
+    getattr(library(), f"dither_{name}")(*inputs, *(as_c[type(a)](a) for a in args), THREADS)
     return next((a for a in args if isinstance(a, torch.Tensor)), None)
 
 

@@ -1,11 +1,11 @@
-// Binary decisions h = [u (1 + e^-a) < 1], that is u < sigmoid(a), for logits a.
+// Binary samples h = 1[u < sigmoid(a)] for logits a, by u (1 + e^-a) < 1.
 #pragma once
 #include "elementary.h"
 #include "rows.h"
 
 namespace {
 
-// By the high bits alone: decided, and in `open` what they cannot decide. With H the high bits, u lies between H 2^-16 and
+// By the high bits alone; `open`: the lanes where they do not suffice. With H the high bits, u lies between H 2^-16 and
 // (H + 1) 2^-16; the margins of 1/2 are far above the error of exp2_rough. A NaN is left open.
 inline M by_high_bits(F a, I high, M& open) {
     const F s = add(set(1.0f), exp2_rough(mul(a, set(-LOG2E))));
@@ -31,10 +31,10 @@ template <class T> inline void write_bits(uint64_t bits, float low, float high, 
     for (int v = 0; v < 64; v += W) Type<T>::put(out + v, choose(from_lanes((uint32_t)(bits >> v)), set(high), set(low)));
 }
 
-// The decisions of one group of 128 units, 64 bits for each half, and with VALUES what they stand for. `a` holds 128 logits,
+// The samples of one group of 128 units, 64 bits for each half, and with VALUES what they stand for. `a` holds 128 logits,
 // `bias` as much. Returns whether there is a NaN.
 template <class T, bool BIASED, bool VALUES>
-inline bool decide(const T* a, const float* bias, const Noise& noise, int64_t group, float if_not, float if_so, uint64_t out[2],
+inline bool sample(const T* a, const float* bias, const Noise& noise, int64_t group, float if_not, float if_so, uint64_t out[2],
                    T* values) {
     const uint32_t* high = noise.main + group * GROUP_WORDS;
     out[0] = out[1] = 0;
@@ -71,20 +71,20 @@ inline uint64_t first_bits(int64_t n) { return n >= 64 ? ~0ull : n <= 0 ? 0 : (1
 
 // The same for the first `count` units of a group.
 template <class T, bool BIASED>
-inline bool decide_some(const T* a, const float* bias, int64_t count, const Noise& noise, int64_t group, float if_not,
+inline bool sample_some(const T* a, const float* bias, int64_t count, const Noise& noise, int64_t group, float if_not,
                         float if_so, uint64_t out[2], T* values) {
-    alignas(64) T given[GROUP_UNITS] = {}, made[GROUP_UNITS];
+    alignas(64) T logits[GROUP_UNITS] = {}, samples[GROUP_UNITS];
     alignas(64) float added[GROUP_UNITS] = {};
-    memcpy(given, a, count * sizeof(T));
+    memcpy(logits, a, count * sizeof(T));
     if (BIASED) memcpy(added, bias, count * sizeof(float));
-    const bool nan = decide<T, BIASED, true>(given, added, noise, group, if_not, if_so, out, made);
+    const bool nan = sample<T, BIASED, true>(logits, added, noise, group, if_not, if_so, out, samples);
     out[0] &= first_bits(count), out[1] &= first_bits(count - 64);
-    if (values) memcpy(values, made, count * sizeof(T));
+    if (values) memcpy(values, samples, count * sizeof(T));
     return nan;
 }
 
-// Decisions of this thread's rows, as `low` or `high` (out), as packed bits (words of 64, rows of divided_up(units, 64)), or
-// both; sigmoid(a) if `probabilities` is given. Returns the number of groups with a NaN.
+// Samples of this thread's rows, as `low` or `high` (out), as packed bits (words of 64, rows of divided_up(units, 64)), or
+// both; sigmoid(a) if `probabilities` is not null. Returns the number of groups with a NaN.
 template <class T, bool BIASED>
 inline int64_t bernoulli(const DitherRows& rows, const DitherInput& logits, const float* bias, float low, float high, T* out,
                          uint64_t* packed, T* probabilities, int part, int parts) {
@@ -105,11 +105,11 @@ inline int64_t bernoulli(const DitherRows& rows, const DitherInput& logits, cons
             T* to = values ? values + g * GROUP_UNITS : nullptr;
             const float* own_bias = BIASED ? bias + first + g * GROUP_UNITS : nullptr;
             if (left < GROUP_UNITS)
-                bad += decide_some<T, BIASED>(a, own_bias, left, noise, g, low, high, h, to);
+                bad += sample_some<T, BIASED>(a, own_bias, left, noise, g, low, high, h, to);
             else if (values)
-                bad += decide<T, BIASED, true>(a, own_bias, noise, g, low, high, h, to);
+                bad += sample<T, BIASED, true>(a, own_bias, noise, g, low, high, h, to);
             else
-                bad += decide<T, BIASED, false>(a, own_bias, noise, g, low, high, h, to);
+                bad += sample<T, BIASED, false>(a, own_bias, noise, g, low, high, h, to);
             if (words) words[2 * g] = h[0];
             if (words && left > 64) words[2 * g + 1] = h[1];
         }

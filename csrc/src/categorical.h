@@ -75,7 +75,7 @@ inline int64_t categorical(const DitherRows& rows, const DitherInput& logits, in
     return bad;
 }
 
-// The same for uniforms that are given, of rows [begin, end) of `units` logits.
+// The same of uniforms, for rows [begin, end) of `units` logits.
 inline int64_t gumbel_max(const float* logits, const float* noise, int64_t units, int64_t categories, float* out, int64_t begin,
                           int64_t end) {
     float* scores = (float*)malloc(2 * units * sizeof(float));

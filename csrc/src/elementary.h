@@ -6,7 +6,7 @@
 
 namespace {
 
-// 2^t to about 3 parts in a million: enough to decide nearly always.
+// 2^t to about 3 parts in a million: enough for a sample nearly always.
 inline F exp2_rough(F t) {
     const F f = rough_fraction(t);
     F p = set(0.013426685f);
@@ -18,11 +18,11 @@ inline F exp2_rough(F t) {
 
 constexpr float LOG2E = 1.44269504f, LOG2E_REST = 1.9259630e-8f;
 
-constexpr float LEAST_EXPONENT = -87.0f, GREATEST_EXPONENT = 88.0f;
+constexpr float MIN_EXPONENT = -87.0f, MAX_EXPONENT = 88.0f;
 
 // e^x, relative error 1e-7; 0 below -87 and infinity above 88.
 inline F exponential(F x) {
-    const F held = least(set(GREATEST_EXPONENT), greatest(set(LEAST_EXPONENT), x));
+    const F held = minimum(set(MAX_EXPONENT), maximum(set(MIN_EXPONENT), x));
     const F t = mul(held, set(LOG2E));
     F rest = fma(held, set(LOG2E), sub(set(0.0f), t));
     rest = fma(held, set(LOG2E_REST), rest);
@@ -34,8 +34,8 @@ inline F exponential(F x) {
     p = fma(p, f, set(0.24022931f));
     p = fma(p, f, set(0.69314706f));
     F e = scale(fma(p, f, set(1.0f)), t);
-    e = choose(below(x, set(LEAST_EXPONENT)), set(0.0f), e);
-    return choose(below(set(GREATEST_EXPONENT), x), set(INFINITY), e);
+    e = choose(below(x, set(MIN_EXPONENT)), set(0.0f), e);
+    return choose(below(set(MAX_EXPONENT), x), set(INFINITY), e);
 }
 
 inline F sigmoid(F a) { return div(set(1.0f), add(set(1.0f), exponential(sub(set(0.0f), a)))); }

@@ -1,4 +1,4 @@
-// Uniform and normal noise by itself, and what is made of it: noisy rectifier and tanh, salt-and-pepper corruption.
+// Uniform and normal noise by itself, and its consumers: noisy rectifier and tanh, salt-and-pepper corruption.
 #pragma once
 #include "elementary.h"
 #include "rows.h"
@@ -43,12 +43,12 @@ inline void noisy_relu(const DitherRows& rows, const DitherInput& logits, float 
         const float* z = (const float*)noise.main;
         in_steps((const T*)logits.data + offset_of(rows, logits, row) + first, out + row * rows.units + first, units,
                  [&](int64_t i, const T* a, T* to) {
-                     Type<T>::put(to, greatest(set(0.0f), add(Type<T>::get(a), mul(set(deviation), load(z + i)))));
+                     Type<T>::put(to, maximum(set(0.0f), add(Type<T>::get(a), mul(set(deviation), load(z + i)))));
                  });
     });
 }
 
-// tanh(a + before z1) + after z2, with two normals a unit: rows.units counts normals. `inner` gets the tanh where it is given.
+// tanh(a + before z1) + after z2, with two normals a unit: rows.units counts normals. `inner`, if not null, gets the tanh.
 template <class T>
 inline void noisy_tanh(const DitherRows& rows, const DitherInput& logits, float before, float after, T* out, T* inner, int part,
                        int parts) {

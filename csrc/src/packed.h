@@ -1,6 +1,6 @@
-// Products with packed bits. Four bits choose one of the sixteen sums of four rows, so a table of those sums, made once for all
-// rows of bits, turns four multiply-adds into one load and add: a quarter of a dense product's work, for as many rows as make
-// up for the tables.
+// Products with packed bits. Four bits index one of the sixteen sums of four rows, so a table of those sums, computed once for
+// all rows of bits, turns four multiply-adds into one load and add: a quarter of a dense product's work, for as many rows as
+// make up for the tables.
 #pragma once
 #include <cstdlib>
 
@@ -26,11 +26,11 @@ inline void prepare(const float* rows, int64_t stride, Sums& sums) {
         }
 }
 
-// total[m] += the sums that the 64 bits chosen[m * stride] choose. Two partial totals, so that an addition need not wait for
+// total[m] += the sums that the 64 bits packed[m * stride] index. Two partial totals, so that an addition need not wait for
 // the one before.
-inline void accumulate(const uint64_t* chosen, int64_t stride, const Sums& sums, float* total, int64_t rows) {
+inline void accumulate(const uint64_t* packed, int64_t stride, const Sums& sums, float* total, int64_t rows) {
     for (int64_t m = 0; m < rows; m++) {
-        const uint64_t bits = chosen[m * stride];
+        const uint64_t bits = packed[m * stride];
         F even[VECTORS], odd[VECTORS];
         for (int v = 0; v < VECTORS; v++) even[v] = load(total + m * COLUMNS + v * W), odd[v] = set(0.0f);
 #pragma GCC unroll 8

@@ -1,10 +1,10 @@
-// Element by element, of flat arrays or of rows, with noise (if any) given.
+// Element by element, of flat arrays or of rows, of uniforms, if any.
 #pragma once
 #include "bernoulli.h"
 
 namespace {
 
-// 1[u < sigmoid(a)] for uniforms that are given; NaN where a logit is. Returns whether there was one.
+// 1[u < sigmoid(a)] of uniforms; NaN where a logit is. Returns whether there was one.
 inline int64_t threshold(const float* logits, const float* noise, float* out, int64_t begin, int64_t end) {
     M nan = no_lane();
     in_steps(logits + begin, out + begin, end - begin, [&](int64_t i, const float* a, float* to) {
@@ -29,7 +29,7 @@ inline void straight_through(const T* gradient, const T* logits, float factor, T
     });
 }
 
-// (h - sigmoid(a)) times the advantage of the row, or of each unit, for packed decisions h.
+// (h - sigmoid(a)) times the advantage of the row, or of each unit, for packed samples h.
 inline void packed_score(const uint64_t* packed, const float* logits, const float* advantage, int64_t advantage_row,
                          int64_t advantage_unit, float* out, int64_t units, int64_t begin, int64_t end) {
     const int64_t words = divided_up(units, 64);
@@ -51,10 +51,10 @@ inline F log_sigmoid(F x) {
     F power, f;
     split(add(set(1.0f), e), power, f);
     f = choose(equal(bits(power), seti(0)), e, f);  // 1 + e may have been rounded
-    return sub(least(set(0.0f), x), joined(power, f));
+    return sub(minimum(set(0.0f), x), joined(power, f));
 }
 
-// log P(h) of packed decisions, summed over the units of a row, in float64.
+// log P(h) of packed samples, summed over the units of a row, in float64.
 inline void packed_log_prob(const uint64_t* packed, const float* logits, float* out, int64_t units, int64_t begin,
                             int64_t end) {
     const int64_t words = divided_up(units, 64);

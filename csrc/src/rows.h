@@ -1,7 +1,7 @@
 // Which noise the units of a row get, and which thread makes it. A row is one example under one sample.
 //
 // Uniforms: units are taken in groups of 128. Unit i of a group has 16 high bits from stream HIGH and 16 low bits from stream
-// LOW, in word i mod 64 of the group's 64 words: the lower half for i < 64, the upper half above. A decision needs the low bits
+// LOW, in word i mod 64 of the group's 64 words: the lower half for i < 64, the upper half above. A sample needs the low bits
 // once in 2^16, so that it costs half a word.
 // Normals: in stream PAIRS the words 2 j and 2 j + 1 are turned into the normals 2 j and 2 j + 1.
 #pragma once
@@ -32,11 +32,11 @@ struct Noise {
     const Key& key;
     const Example& example;
     Table& low_table;
-    int64_t& low_tile;  // the tile that low_table is made for
+    int64_t& low_tile;  // the tile that low_table is prepared for
     int64_t tile, tile_groups, group;
     const uint32_t* main;
 
-    // The low bits of `groups` groups of the run, from its group `from` on; made only when asked for.
+    // The low bits of `groups` groups of the run, from its group `from` on; computed only when asked for.
     void low(int64_t from, int64_t groups, uint32_t* out) const {
         if (low_tile != tile) low_table.prepare(key, LOW, (uint32_t)(tile * GROUP_BLOCKS), tile_groups * GROUP_BLOCKS);
         low_tile = tile;

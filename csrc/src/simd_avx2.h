@@ -29,8 +29,8 @@ inline F div(F a, F b) { return _mm256_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }
 inline F root(F a) { return _mm256_sqrt_ps(a); }
-inline F least(F a, F b) { return _mm256_min_ps(a, b); }
-inline F greatest(F a, F b) { return _mm256_max_ps(a, b); }
+inline F minimum(F a, F b) { return _mm256_min_ps(a, b); }
+inline F maximum(F a, F b) { return _mm256_max_ps(a, b); }
 
 inline I seti(uint32_t x) { return _mm256_set1_epi32((int)x); }
 inline I loadi(const uint32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
@@ -94,7 +94,7 @@ inline void unzip(F a, F b, F& even, F& odd) {
     odd = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(o), 0xD8));
 }
 
-inline F clamped(F t) { return least(set(128.0f), greatest(set(-126.0f), t)); }
+inline F clamped(F t) { return minimum(set(128.0f), maximum(set(-126.0f), t)); }
 inline F fraction(F t) {
     t = clamped(t);
     return sub(t, _mm256_floor_ps(t));

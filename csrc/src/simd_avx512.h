@@ -27,8 +27,8 @@ inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
 inline F root(F a) { return _mm512_sqrt_ps(a); }
-inline F least(F a, F b) { return _mm512_min_ps(a, b); }
-inline F greatest(F a, F b) { return _mm512_max_ps(a, b); }
+inline F minimum(F a, F b) { return _mm512_min_ps(a, b); }
+inline F maximum(F a, F b) { return _mm512_max_ps(a, b); }
 
 inline I seti(uint32_t x) { return _mm512_set1_epi32((int)x); }
 inline I loadi(const uint32_t* p) { return _mm512_loadu_si512(p); }

@@ -25,8 +25,8 @@ inline F div(F a, F b) { return vdivq_f32(a, b); }
 inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
 inline F fnma(F a, F b, F c) { return vfmsq_f32(c, a, b); }
 inline F root(F a) { return vsqrtq_f32(a); }
-inline F least(F a, F b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
-inline F greatest(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+inline F minimum(F a, F b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+inline F maximum(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
 inline I seti(uint32_t x) { return vdupq_n_u32(x); }
 inline I loadi(const uint32_t* p) { return vld1q_u32(p); }
@@ -90,7 +90,7 @@ inline void unzip(F a, F b, F& even, F& odd) {
     odd = vuzp2q_f32(a, b);
 }
 
-inline F clamped(F t) { return least(set(128.0f), greatest(set(-126.0f), t)); }
+inline F clamped(F t) { return minimum(set(128.0f), maximum(set(-126.0f), t)); }
 inline F fraction(F t) {
     t = clamped(t);
     return sub(t, vrndmq_f32(t));

@@ -1,4 +1,4 @@
-// What is made of rows' noise: categorical samples, noisy rectifier and tanh, salt-and-pepper corruption.
+// The consumers of rows' noise: categorical samples, noisy rectifier and tanh, salt-and-pepper corruption.
 #pragma once
 #include "noise_checks.h"
 
@@ -12,8 +12,8 @@ inline std::vector<float> normals_of(const DitherRows& rows) {
     return z;
 }
 
-// Whether category `chosen` of a unit is right, -1 standing for none: the greatest a + g, by the rounding of a float.
-inline bool right_category(const std::vector<double>& a, const std::vector<double>& gumbels, int64_t chosen) {
+// Whether category `sampled` of a unit is right, -1 standing for none: the greatest a + g, by the rounding of a float.
+inline bool right_category(const std::vector<double>& a, const std::vector<double>& gumbels, int64_t sampled) {
     double best = -INFINITY, best_infinite = -INFINITY;
     bool nan = false, infinite = false;
     for (size_t k = 0; k < a.size(); k++) {
@@ -22,10 +22,10 @@ inline bool right_category(const std::vector<double>& a, const std::vector<doubl
         best = fmax(best, a[k] + gumbels[k]);
         if (a[k] == INFINITY) best_infinite = fmax(best_infinite, gumbels[k]);
     }
-    if (nan || best == -INFINITY) return chosen == -1;
-    if (chosen < 0) return false;
-    if (infinite) return a[chosen] == INFINITY && gumbels[chosen] >= best_infinite - 1e-5;
-    return a[chosen] + gumbels[chosen] >= best - 1e-5 - 1e-6 * fabs(best);
+    if (nan || best == -INFINITY) return sampled == -1;
+    if (sampled < 0) return false;
+    if (infinite) return a[sampled] == INFINITY && gumbels[sampled] >= best_infinite - 1e-5;
+    return a[sampled] + gumbels[sampled] >= best - 1e-5 - 1e-6 * fabs(best);
 }
 
 template <class T> void check_categorical(const Shape& shape, int64_t categories, Fill fill, int64_t gap, Random& random) {
@@ -42,15 +42,15 @@ template <class T> void check_categorical(const Shape& shape, int64_t categories
         int64_t none = 0;
         std::vector<double> a(categories), gumbels(categories);
         for (int64_t unit = 0; unit < shape.count(); unit += categories) {
-            int64_t chosen = -1, ones = 0, nans = 0, zeros = 0;
+            int64_t sampled = -1, ones = 0, nans = 0, zeros = 0;
             for (int64_t k = 0; k < categories; k++) {
                 a[k] = logits.at(unit + k), gumbels[k] = -log(-log1p(-shape.uniform(unit + k)));
                 const float v = value(o.get<T>(0)[unit + k]);
-                if (v == 1) chosen = k;
+                if (v == 1) sampled = k;
                 ones += v == 1, nans += v != v, zeros += v == 0;
             }
             const bool whole = (ones == 1 && zeros == categories - 1) || nans == categories;
-            tally.expect(whole && right_category(a, gumbels, chosen), unit, (double)chosen, NAN);
+            tally.expect(whole && right_category(a, gumbels, sampled), unit, (double)sampled, NAN);
             none += nans == categories;
         }
         tally.report("units");

@@ -43,10 +43,10 @@ void check_threshold(int64_t count, Fill fill, Random& random) {
         Tally tally;
         for (int64_t i = 0; i < count; i++) {
             const float a = logits[i], got = o.get<float>(0)[i];
-            const bool right = a != a ? got != got : (got == 0 || got == 1) && right_decision(got == 1, noise[i], a);
+            const bool right = a != a ? got != got : (got == 0 || got == 1) && right_sample(got == 1, noise[i], a);
             tally.expect(right, i, got, reference::sigmoid(a));
         }
-        tally.report("decisions");
+        tally.report("samples");
         check((returned != 0) == nan, "returned %" PRId64 " where there is %s NaN", returned, nan ? "a" : "no");
     });
 }

@@ -112,8 +112,8 @@ inline void check_noise(const Shape& shape) {
     });
 }
 
-// Whether a decision is right; either is within the rounding of e^-a.
-inline bool right_decision(bool h, double u, double a) {
+// Whether a sample is right; either is within the rounding of e^-a.
+inline bool right_sample(bool h, double u, double a) {
     if (std::isinf(a)) return h == (a > 0);
     const double side = u * (1 + exp(-a));
     return fabs(side - 1) < 1e-6 || h == (side < 1);
@@ -132,7 +132,7 @@ template <class T> void check_bernoulli(const Shape& shape, Fill fill, int64_t g
     const auto examine = [&](const Outputs& o, int64_t returned) {
         const T *values = o.get<T>(0), *probabilities = o.get<T>(2);
         const uint64_t* packed = o.get<uint64_t>(1);
-        Tally decisions, bits, sigmoids;
+        Tally units, bits, sigmoids;
         bool nan = false;
         for (int64_t i = 0; i < count; i++) {
             const float a = biased ? logits.at(i) + bias[i % shape.units] : logits.at(i);
@@ -144,7 +144,7 @@ template <class T> void check_bernoulli(const Shape& shape, Fill fill, int64_t g
                 sigmoids.expect(p != p, i, p, a);
                 continue;
             }
-            decisions.expect(right_decision(h, shape.uniform(i), a), i, h, reference::sigmoid(a));
+            units.expect(right_sample(h, shape.uniform(i), a), i, h, reference::sigmoid(a));
             const double want = reference::sigmoid(a);
             sigmoids.expect(fabs(p - want) <= precision<T>() * want + 1e-36, i, p, want);
         }
@@ -152,7 +152,7 @@ template <class T> void check_bernoulli(const Shape& shape, Fill fill, int64_t g
             const uint64_t behind = packed[(r + 1) * row_words - 1] >> (shape.units % 64);
             bits.expect(!behind, r, (double)behind, 0);
         }
-        decisions.report("decisions"), bits.report("packed bits against values, or behind them"), sigmoids.report("sigmoids");
+        units.report("samples"), bits.report("packed bits against values, or behind them"), sigmoids.report("sigmoids");
         check((returned != 0) == nan, "returned %" PRId64 " where there is %s NaN", returned, nan ? "a" : "no");
     };
     everywhere(name, [&](Outputs& o, int32_t threads) {
@@ -175,7 +175,7 @@ template <class T> void check_bernoulli(const Shape& shape, Fill fill, int64_t g
     }
 }
 
-// Millions of draws, so that each value of the high bits meets each infinity.
+// Millions of samples, so that each value of the high bits meets each infinity.
 inline void check_infinities(Random& random) {
     const int64_t units = 163845, words = (units + 63) / 64;
     const Shape shape(1, 1, units, random);
@@ -193,6 +193,6 @@ inline void check_infinities(Random& random) {
             const bool h = o.get<uint64_t>(0)[i / units * words + i % units / 64] >> (i % units % 64) & 1;
             tally.expect(h == i % units % 2, i, h, i % units % 2);
         }
-        tally.report("decisions");
+        tally.report("samples");
     });
 }

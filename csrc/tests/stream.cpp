@@ -24,7 +24,7 @@ extern "C" {
 namespace {
 
 constexpr int64_t SITE = 7, SAMPLE = 3, GROUP = 16;  // blocks of a group
-constexpr double LEAST = 1e-4;
+constexpr double MIN_P = 1e-4;
 
 enum class Kind { words, units, rows } kind;
 uint64_t seed;
@@ -94,7 +94,7 @@ int main(int count, char** seeds) {
             unif01_DeleteExternGenBits(generator);
             for (int t = 0; t < bbattery_NTests; t++, all++) {
                 const double p = bbattery_pVal[t];
-                const bool far = !(p >= LEAST && p <= 1 - LEAST);
+                const bool far = !(p >= MIN_P && p <= 1 - MIN_P);
                 outside += far;
                 printf("%s, seed %s, %s: p = %.6f%s\n", names[k], seeds[s], bbattery_TestNames[t], p, far ? "  OUTSIDE" : "");
             }

@@ -46,18 +46,18 @@ def exact(a, x):
 def test_value_and_gradient(path, shape, shared):
     a, x = example(shape, shared=shared)
     a.requires_grad_()
-    found, want = kernels.bernoulli_log_prob(a, x), exact(a, x)
-    torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=1e-6)
-    weight = torch.linspace(-1, 2, found.numel()).view(found.shape)
-    ours, theirs = (torch.autograd.grad((weight * value).sum(), a)[0] for value in (found, want))
+    value, want = kernels.bernoulli_log_prob(a, x), exact(a, x)
+    torch.testing.assert_close(value.double(), want, rtol=1e-6, atol=1e-6)
+    weight = torch.linspace(-1, 2, value.numel()).view(value.shape)
+    ours, theirs = (torch.autograd.grad((weight * v).sum(), a)[0] for v in (value, want))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_infinite_logits(path):
     inf = math.inf
     a, x = torch.tensor([[inf, -inf, 2], [inf, 1, 2], [3, -inf, 2]]), torch.tensor([[1, 0, 1], [0.5, 1, 1], [1, 0.25, 1]])
-    found = kernels.bernoulli_log_prob(a, x)
-    assert found.tolist() == [pytest.approx(math.log(1 / (1 + math.exp(-2)))), -inf, -inf]
+    value = kernels.bernoulli_log_prob(a, x)
+    assert value.tolist() == [pytest.approx(math.log(1 / (1 + math.exp(-2)))), -inf, -inf]
 
 
 @pytest.mark.parametrize("place", ["a", "x"])
@@ -82,13 +82,13 @@ def test_derivatives_of_every_order():
 @pytest.mark.skipif(not PATHS, reason="no native library")
 def test_paths_agree_to_the_last_bit():
     a, x = example((40, 100))
-    found = []
+    results = []
     for name in PATHS:
         assert LIBRARY.dither_set_path(name.encode())
         value = _native.log_prob(a, x, 1)
-        found.append((value, _native.log_prob_gradient(value, a, x, 1)))
+        results.append((value, _native.log_prob_gradient(value, a, x, 1)))
     LIBRARY.dither_set_path(PATHS[0].encode())
-    assert all(torch.equal(one, other) for pair in found[1:] for one, other in zip(found[0], pair, strict=True))
+    assert all(torch.equal(one, other) for pair in results[1:] for one, other in zip(results[0], pair, strict=True))
 
 
 def test_transforms_and_no_examples():

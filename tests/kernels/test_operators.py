@@ -1,4 +1,4 @@
-"""The operators as torch sees them: fake tensors, gradients, vmap, compile; and the ways a call can take to an
+"""The operators as torch sees them: fake tensors, gradients, vmap, compile; and the ways that a call takes to an
 implementation."""
 
 import subprocess
@@ -25,8 +25,8 @@ W = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 CALLS = {
     "uniform": (torch.ops.dither.uniform, (*KEY[:4], 6, A)),
     "normal": (torch.ops.dither.normal, (*KEY[:4], 6, A)),
-    "threshold": (torch.ops.dither.threshold, (A, torch.rand(4, 6))),
-    "gumbel_max": (torch.ops.dither.gumbel_max, (A, torch.rand(4, 6))),
+    "bernoulli_from_uniform": (torch.ops.dither.bernoulli_from_uniform, (A, torch.rand(4, 6))),
+    "categorical_from_uniform": (torch.ops.dither.categorical_from_uniform, (A, torch.rand(4, 6))),
     "straight_through": (torch.ops.dither.straight_through, (A, A, 1.0)),
     "bernoulli": (torch.ops.dither.bernoulli, (A.clone().requires_grad_(), *KEY, "sigmoid")),
     "bernoulli, identity": (torch.ops.dither.bernoulli, (A.clone().requires_grad_(), *KEY, "identity")),
@@ -48,10 +48,10 @@ def test_opcheck(name):
 
 def test_every_operator_is_checked():
     known = {name.split(",")[0] for name in CALLS} | {"draw_seed", "compiled_seed", "count_active"}
-    found = {
+    registered = {
         str(name).removeprefix("dither::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("dither::")
     }
-    assert found == known, f"of {nodes.__name__}, {homeostasis.__name__} and kernels"
+    assert registered == known, f"of {nodes.__name__}, {homeostasis.__name__} and kernels"
 
 
 CONSUMERS = {
@@ -108,6 +108,47 @@ def test_gradients_agree_on_every_way(name):
         torch.testing.assert_close(eager, torch.arange(24.0).view(4, 6) * p * (1 - p))
 
 
+@pytest.mark.parametrize("name", ["bernoulli", "noisy_relu", "noisy_tanh"])
+def test_gradients_through_a_vmap_are_those_of_a_loop(name):
+    """Over samples, over samples and logits, in two vmaps; and a gradient of torch.func taken outside of the vmap."""
+    f, kind, _ = CONSUMERS[name]
+    key, weight = keyed(kind, 4, 6).key, torch.arange(72.0).view(3, 4, 6)
+
+    def at(a, sample):
+        return f(a, (*key[:2], sample, *key[3:]))
+
+    def total(samples_of):
+        a = A.clone().requires_grad_()
+        return torch.autograd.grad((samples_of(a) * weight).sum(), a)[0]
+
+    samples, vmap = torch.arange(3), torch.func.vmap
+    loop = total(lambda a: torch.stack([at(a, k) for k in samples]))
+    torch.testing.assert_close(total(lambda a: vmap(lambda k: at(a, k))(samples)), loop)
+    torch.testing.assert_close(total(lambda a: vmap(at)(a.expand(3, 4, 6), samples)), loop)
+    torch.testing.assert_close(total(lambda a: vmap(vmap(lambda k: at(a, k)))(samples.view(1, 3))[0]), loop)
+    torch.testing.assert_close(torch.func.grad(lambda a: (vmap(lambda k: at(a, k))(samples) * weight).sum())(A), loop)
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_a_seed_for_each_slice(name):
+    f, kind, _ = CONSUMERS[name]
+    key, seeds = keyed(kind, 4, 6).key, torch.tensor([5, 3, 5, -1])
+    loop = torch.stack([f(A, (seed, *key[1:])) for seed in seeds])
+    assert torch.equal(torch.func.vmap(lambda seed: f(A, (seed, *key[1:])))(seeds), loop)
+    assert torch.func.vmap(lambda seed: f(A, (seed, *key[1:])))(seeds[:0]).shape == (0, *loop.shape[1:])
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_strides_and_shapes_of_units_do_not_matter(name):
+    f, kind, _ = CONSUMERS[name]
+    wide, key = torch.randn(6, 4, 130), keyed(kind, 4, 6).key
+    a = wide[..., 3].T
+    assert torch.equal(f(a, key), f(a.contiguous(), key))
+    if name != "categorical":  # whose last dimension means something
+        assert torch.equal(f(A.view(4, 2, 3), key).flatten(1), f(A, key).flatten(1))
+    assert f(A[:0], (*key[:3], key[3][:0], key[4])).shape[0] == 0
+
+
 def test_a_bias_is_added_on_the_way():
     b, wide = torch.linspace(-2, 2, 6), A.repeat(50, 30)
     key = keyed("uniform", 200, 180).key
@@ -154,6 +195,12 @@ def test_the_environment_chooses_the_path(variables, path, complaint):
 
     assert done.stdout.strip() == f"{path} {dither.Bernoulli()(torch.zeros(2, 200)).sum(1).tolist()}"
     assert complaint in done.stderr and ("RuntimeWarning" in done.stderr) == bool(complaint)
+
+
+def test_the_library_is_there_where_its_path_is():
+    library = kernels.library()
+    assert (library is None) == (kernels.path() == "torch")
+    assert library is None or library.dither_path().decode() == kernels.path()
 
 
 def environment(variables):

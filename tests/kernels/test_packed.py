@@ -68,9 +68,9 @@ def test_products(rows, inputs, outputs, seed):
         torch.set_num_threads(before)
 
 
-def near(found, expected):
-    # Sums of up to 500 numbers: a few units of the last place of the greatest, as for a dense product.
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6 * (1 + float(expected.abs().max())))
+def near(actual, expected):
+    # Sums of up to 500 numbers: a few units of the last place of the maximum, as for a dense product.
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-6 * (1 + float(expected.abs().max())))
 
 
 def test_gradients_of_the_layer():
@@ -80,17 +80,17 @@ def test_gradients_of_the_layer():
     w32, b32 = w.detach().float().requires_grad_(), b.detach().float().requires_grad_()
     loss = kernels.packed_linear(kernels.pack(h), w32, b32).sin().sum()
     dense = torch.nn.functional.linear(h, w, b).sin().sum()
-    for found, expected in zip(torch.autograd.grad(loss, (w32, b32)), torch.autograd.grad(dense, (w, b)), strict=True):
-        near(found, expected)
+    for actual, expected in zip(torch.autograd.grad(loss, (w32, b32)), torch.autograd.grad(dense, (w, b)), strict=True):
+        near(actual, expected)
 
 
 def test_vmap_over_the_bits():
     h, w = bits(4 * 10, 70).view(4, 10, 70), torch.randn(9, 70)
-    found = torch.func.vmap(lambda p: kernels.packed_linear(p, w))(kernels.pack(h))
-    near(found, h.double() @ w.double().T)
+    output = torch.func.vmap(lambda p: kernels.packed_linear(p, w))(kernels.pack(h))
+    near(output, h.double() @ w.double().T)
     many, b = torch.randn(3, 9, 70), torch.randn(3, 9)
-    found = torch.func.vmap(lambda w, b: kernels.packed_linear(kernels.pack(h[0]), w, b))(many, b)
-    near(found, h[0].double() @ many.double().mT + b.double().unsqueeze(1))
+    output = torch.func.vmap(lambda w, b: kernels.packed_linear(kernels.pack(h[0]), w, b))(many, b)
+    near(output, h[0].double() @ many.double().mT + b.double().unsqueeze(1))
 
 
 @pytest.mark.parametrize(("rows", "units"), [*itertools.product([1, 5], [1, 64, 100])])

@@ -30,7 +30,7 @@ def best_path_afterwards():
 
 
 def on_paths(f):
-    """What f gives on every path with one and with three threads, as (name, result)."""
+    """What f returns on every path with one and with three threads, as (name, result)."""
     before = torch.get_num_threads()
     try:
         for name, threads in itertools.product(PATHS, (1, 3)):
@@ -42,15 +42,15 @@ def on_paths(f):
 
 
 def agree(f, expected, equal=torch.equal):
-    for name, found in on_paths(f):
-        assert equal(found, expected), name
+    for name, actual in on_paths(f):
+        assert equal(actual, expected), name
 
 
 @st.composite
-def rows(draw, most_units=700):
+def rows(draw, max_units=700):
     """(seed, site, samples, ids, units): also empty batches, and ids and samples that need their upper words."""
     lead, batch = draw(st.integers(1, 3)), draw(st.sampled_from([0, 1, 2, 5]))
-    units = draw(st.one_of(st.integers(1, most_units), st.sampled_from([64, 65, 127, 128, 129, 256, 1024, 1025])))
+    units = draw(st.one_of(st.integers(1, max_units), st.sampled_from([64, 65, 127, 128, 129, 256, 1024, 1025])))
     ids = draw(st.lists(st.integers(0, 2**48 - 1), min_size=lead * batch, max_size=lead * batch))
     samples = draw(st.lists(st.integers(0, 2**16 - 1), min_size=lead, max_size=lead))
     ids = torch.tensor(ids, dtype=torch.int64).view(lead, batch)
@@ -93,21 +93,21 @@ def test_bits(key, dtype, biased):
     logits = logits_for(key, dtype)
     bias = torch.linspace(-1, 1, key[4]) if biased else None
     shifted = logits.float() if bias is None else logits.float() + bias
-    expected = _reference.threshold(shifted, _reference.uniform(*key)).to(dtype)
-    agree(lambda: _native.bernoulli(logits, *key[:4], bias=bias)[0], expected)
+    expected = _reference.bernoulli_from_uniform(shifted, _reference.uniform(*key)).to(dtype)
+    agree(lambda: _native.bernoulli(logits, *key[:4], bias), expected)
     words = _reference.pack(expected.nan_to_num().flatten(0, 1)).view(*key[3].shape, -(-key[4] // 64))
-    agree(lambda: _native.bernoulli(logits, *key[:4], values=False, packed=True, bias=bias)[1], words)
+    agree(lambda: _native.bernoulli_bits(logits, *key[:4], bias), words)
 
 
-@given(rows(most_units=150), st.integers(2, 20), st.sampled_from([torch.float32, torch.bfloat16]))
+@given(rows(max_units=150), st.integers(2, 20), st.sampled_from([torch.float32, torch.bfloat16]))
 @settings(max_examples=60)
 def test_categories(key, categories, dtype):
     key = (*key[:4], key[4] * categories)
     logits = logits_for(key, dtype)
     split = [t.unflatten(-1, (-1, categories)) for t in (logits.float(), _reference.uniform(*key))]
-    expected = _reference.gumbel_max(*split).flatten(-2).to(dtype)
+    expected = _reference.categorical_from_uniform(*split).flatten(-2).to(dtype)
     agree(lambda: _native.categorical(logits, *key[:4], categories), expected, same)
-    agree(lambda: _native.gumbel_max(*split).flatten(-2).to(dtype), expected, same)
+    agree(lambda: _native.categorical_from_uniform(*split).flatten(-2).to(dtype), expected, same)
 
 
 def same(a, b):
@@ -132,7 +132,7 @@ def test_noisy_units(key):
     expected = _reference.noisy_tanh(logits, normals, 0.7, 0.3)
     for part in (0, 1):
         agree(lambda part=part: _native.noisy_tanh(logits, *key[:4], 0.7, 0.3)[part], expected[part], close)
-    first, *others = (found for _, found in on_paths(lambda: _native.noisy_tanh(logits, *key[:4], 0.7, 0.3)[0]))
+    first, *others = (output for _, output in on_paths(lambda: _native.noisy_tanh(logits, *key[:4], 0.7, 0.3)[0]))
     assert all(torch.equal(first, other) for other in others), "the native paths agree to the last bit"
 
 
@@ -140,16 +140,38 @@ def close(a, b):
     return torch.allclose(a, b, rtol=1e-6, atol=5e-7)
 
 
-# --- with noise that is given -------------------------------------------------------------------------------------------
-def test_decisions_on_the_threshold_itself():
+@given(rows(max_units=300), st.sampled_from([torch.float32, torch.bfloat16]))
+@settings(max_examples=30)
+def test_one_sample_of_contiguous_values(key, dtype):
+    """Ids (batch,) and values (batch, *units): what rows (1, batch, units) are."""
+    seed, site, samples, ids, units = key
+    if not ids.numel():
+        return
+    logits = logits_for(key, dtype)[:1].clamp(-50, 50).contiguous()
+    of_rows, one = (seed, site, samples[:1], ids[:1]), (seed, site, samples[0], ids[0])
+    for name, args in {
+        "bernoulli": (torch.linspace(-1, 1, units),), "bernoulli_packed": (), "bernoulli_bits": (), "categorical": (units,),
+        "noisy_relu": (0.7,), "noisy_tanh": (0.7, 0.3), "salt_and_pepper": (0.4, -1.0, 2.0),
+    }.items():  # fmt: skip
+        kernel = getattr(_native, name)
+        expected = kernel(logits, *of_rows, *args)
+        expected = tuple(t[0] for t in (expected if isinstance(expected, tuple) else (expected,)))
+        for shape in ((len(ids[0]), units), (len(ids[0]), 1, units)):
+            actual = kernel(logits[0].view(shape), *one, *args)
+            actual = actual if isinstance(actual, tuple) else (actual,)
+            assert all(torch.equal(a.flatten(1), e) for a, e in zip(actual, expected, strict=True)), name
+
+
+# --- from uniforms -----------------------------------------------------------------------------------------------------
+def test_samples_at_the_probability_itself():
     # Uniforms within a few units of the last place of sigmoid(a), where nothing but the very same operations agrees.
     a = torch.linspace(-20, 20, 40_001)
     p = (1 / (1 + torch.exp(-a.double()))).float().clamp(2.0**-33, 1 - 2.0**-24)
     for steps in range(-4, 5):
         u = (p.view(torch.int32) + steps).view(torch.float32).clamp(2.0**-33, 1 - 2.0**-24)
-        expected = _reference._exactly.decided(a, u).float()
-        assert torch.equal(_reference.threshold(a, u), expected)
-        agree(lambda u=u: _native.threshold(a, u), expected)
+        expected = _reference._exactly.below_sigmoid(u, a).float()
+        assert torch.equal(_reference.bernoulli_from_uniform(a, u), expected)
+        agree(lambda u=u: _native.bernoulli_from_uniform(a, u), expected)
 
 
 @pytest.mark.parametrize("count", [1, 7, 16, 17, 1000])
@@ -164,14 +186,14 @@ def test_probabilities_are_as_accurate_as_those_of_torch():
     a = torch.linspace(-16, 16, 100_001)
     true = 1 / (1 + torch.exp(-a.double()))
     zeros = torch.zeros(len(a), 1, dtype=torch.int64)
-    for name, found in on_paths(lambda: -_native.packed_score(zeros, a.view(-1, 1), torch.ones(1, 1)).flatten()):
-        assert float((found.double() - true).abs().max()) < 1.5e-7, name
-        assert float(((found.double() - true) / true).abs().max()) < 2.5e-7, name
+    for name, p in on_paths(lambda: -_native.packed_score(zeros, a.view(-1, 1), torch.ones(1, 1)).flatten()):
+        assert float((p.double() - true).abs().max()) < 1.5e-7, name
+        assert float(((p.double() - true) / true).abs().max()) < 2.5e-7, name
 
 
-def test_fused_decisions_at_the_edge_of_their_noise():
-    # Logits whose probability lies beside the very uniform that decides: by less than the upper halves of words can tell, by
-    # about as much, and by more. Anywhere else a wrong margin would hide for millions of decisions.
+def test_fused_samples_at_the_edge_of_their_noise():
+    # Logits whose probability lies beside the uniform of their unit: by less than the upper halves of words can tell,
+    # by about as much, and by more. Anywhere else a wrong margin would hide for millions of samples.
     key = (5, 0, torch.tensor([0]), torch.arange(64).view(1, 64))
     u = _reference.uniform(*key, 512).double()
     for k in range(10, 26):
@@ -180,25 +202,25 @@ def test_fused_decisions_at_the_edge_of_their_noise():
                 2.0**-33, 1 - 2.0**-25
             )
             logits = torch.log(p / (1 - p)).float()
-            expected = _reference.threshold(logits, u.float())
-            agree(lambda logits=logits: _native.bernoulli(logits, *key)[0], expected)
+            expected = _reference.bernoulli_from_uniform(logits, u.float())
+            agree(lambda logits=logits: _native.bernoulli(logits, *key), expected)
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 16_389), (1, 1, 200_001), (1, 700, 130)])
 def test_work_that_is_worth_several_threads(shape):
-    """Below some 65,000 values one thread does it all, so the shapes above say nothing of how threads share the work: by rows,
-    or where rows are fewer, by units."""
+    """Below some 65,000 values one thread does it all, so the shapes above say nothing of how threads share the work:
+    by rows, or where rows are fewer, by units."""
     lead, batch, units = shape
     key = (9, 1, torch.arange(lead), torch.arange(lead * batch).view(lead, batch), units)
     logits = logits_for(key)
-    expected = _reference.threshold(logits, _reference.uniform(*key))
-    agree(lambda: _native.bernoulli(logits, *key[:4])[0], expected)
+    expected = _reference.bernoulli_from_uniform(logits, _reference.uniform(*key))
+    agree(lambda: _native.bernoulli(logits, *key[:4]), expected)
     words = _reference.pack(expected.flatten(0, 1)).view(lead, batch, -1)
-    agree(lambda: _native.bernoulli(logits, *key[:4], values=False, packed=True)[1], words)
+    agree(lambda: _native.bernoulli_bits(logits, *key[:4]), words)
     agree(lambda: _native.normal(*key), _reference.normal(*key), lambda a, b: ulps(a, b) <= 1)
     corrupted = _reference.salt_and_pepper(logits, _reference.uniform(*key), 0.4, 0.0, 1.0)
     agree(lambda: _native.salt_and_pepper(logits, *key[:4], 0.4, 0.0, 1.0), corrupted, same)
     whole = (*key[:4], units // 3 * 3)
     split = [t[..., : whole[4]].unflatten(-1, (-1, 3)) for t in (logits, _reference.uniform(*key))]
-    found = _reference.gumbel_max(*split).flatten(-2)
-    agree(lambda: _native.categorical(logits[..., : whole[4]], *key[:4], 3), found, same)
+    expected = _reference.categorical_from_uniform(*split).flatten(-2)
+    agree(lambda: _native.categorical(logits[..., : whole[4]], *key[:4], 3), expected, same)

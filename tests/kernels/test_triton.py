@@ -1,7 +1,7 @@
 """The Triton kernels give the bits of the native library.
 
-On a machine with a CUDA GPU they run there. Without one they run on the CPU in Triton's interpreter, in a process of its own
-(TRITON_INTERPRET must be set before triton is imported, and other tests may import it).
+On a machine with a CUDA GPU they run there. Without one they run on the CPU in Triton's interpreter, in a process of
+its own (TRITON_INTERPRET must be set before triton is imported, and other tests may import it).
 """
 
 import math
@@ -163,11 +163,11 @@ def test_no_rows_and_no_units():
     assert _triton.uniform(SEED, SITE, *on_device(samples, ids[:, :0]), 5).shape == (1, 0, 5)
     logits = torch.empty(1, 3, 0, device=DEVICE)
     assert _triton.bernoulli(logits, SEED, SITE, *on_device(samples, ids), packed=True).shape == (1, 3, 0)
-    assert _triton.threshold(logits, logits).shape == logits.shape
+    assert _triton.bernoulli_from_uniform(logits, logits).shape == logits.shape
 
 
-# --- Decisions -----------------------------------------------------------------------------------------------------------
-def assert_decisions(logits, samples, ids, low=-1.25, high=2.5):
+# --- Samples -------------------------------------------------------------------------------------------------------------
+def assert_samples(logits, samples, ids, low=-1.25, high=2.5):
     place, units = (SEED, SITE, *on_device(samples, ids)), logits.shape[-1]
     values = _triton.bernoulli(*on_device(logits), *place, low, high)
     packed = _triton.bernoulli(*on_device(logits), *place, packed=True)
@@ -182,28 +182,28 @@ def assert_decisions(logits, samples, ids, low=-1.25, high=2.5):
 def test_bernoulli():
     for units, lead, dtype in ROWS:
         samples, ids = noise(lead, expanded=units % 2 == 0)
-        assert_decisions(logits_of(units, lead, dtype, strided=units % 2 == 1), samples, ids)
+        assert_samples(logits_of(units, lead, dtype, strided=units % 2 == 1), samples, ids)
 
 
 @comparison
-def test_bernoulli_where_the_high_bits_do_not_decide():
+def test_bernoulli_where_the_high_bits_do_not_suffice():
     """Logits at the uniforms themselves, and next to them."""
     samples, ids = noise(3)
     u = native("uniform", samples, ids, 200, torch.empty(3, 3, 200)).double()
     for shift in (0.0, 1e-7, -1e-7, 1e-5, -1e-5):
         logits = (torch.log(u) - torch.log1p(-u)) * (1 + shift)
-        assert_decisions(logits.float(), samples, ids)
-    assert_decisions(logits.bfloat16(), samples, ids)
+        assert_samples(logits.float(), samples, ids)
+    assert_samples(logits.bfloat16(), samples, ids)
 
 
 @comparison
-def test_threshold():
+def test_bernoulli_from_uniform():
     a = logits_of(300, 3, torch.float32)
     u = torch.rand(a.shape, generator=torch.Generator().manual_seed(3))
-    u = torch.where(torch.arange(300) % 3 == 0, torch.sigmoid(a), u)  # where rounding decides
+    u = torch.where(torch.arange(300) % 3 == 0, torch.sigmoid(a), u)  # where all hangs on rounding
     expected = flat("threshold", out := torch.empty_like(a), a, u, out, a.numel())
-    assert_same(_triton.threshold(*on_device(a, u)), expected)
-    assert_same(_triton.threshold(*on_device(a.mT, u.mT)), expected.mT.contiguous())
+    assert_same(_triton.bernoulli_from_uniform(*on_device(a, u)), expected)
+    assert_same(_triton.bernoulli_from_uniform(*on_device(a.mT, u.mT)), expected.mT.contiguous())
 
 
 @comparison
@@ -219,7 +219,7 @@ def test_categorical():
 
 
 @comparison
-def test_gumbel_max():
+def test_categorical_from_uniform():
     for categories in (3, 1024, 1500):
         a = logits_of(categories, 3, torch.float32).clamp(-30, 30).nan_to_num(0)
         a[0, 0, -2:] = math.inf
@@ -230,7 +230,7 @@ def test_gumbel_max():
         u[0, 2] = 0.25  # equal scores: the first wins
         u[1, 2, 1] = 0
         expected = flat("gumbel_max", out := torch.empty_like(a), a, u, out, 9, categories, categories)
-        assert_same(_triton.gumbel_max(*on_device(a, u)), expected)
+        assert_same(_triton.categorical_from_uniform(*on_device(a, u)), expected)
 
 
 # --- Noisy values --------------------------------------------------------------------------------------------------------

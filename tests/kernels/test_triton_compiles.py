@@ -1,4 +1,5 @@
-"""The Triton kernels compile for a GPU that need not be there, to instructions that round as the native library does."""
+"""The Triton kernels compile for a GPU that need not be there, to instructions that round as the native library
+does."""
 
 import os
 import re
@@ -12,15 +13,15 @@ KERNELS = {
     "uniform": (("GROUPS", 8),),
     "normal": (("GROUPS", 8),),
     "bernoulli": (("GROUPS", 8), ("PACKED", False)),
-    "gumbel_max": (("DRAWS", 256), ("CATEGORIES", 4)),
+    "gumbel_max": (("UNITS", 256), ("CATEGORIES", 4)),
     "noisy_relu": (("GROUPS", 8),),
     "noisy_tanh": (("GROUPS", 8),),
     "salt_and_pepper": (("GROUPS", 8),),
-    "threshold": (("SIZE", 1024),),
+    "bernoulli_from_uniform": (("SIZE", 1024),),
     "straight_through": (("SIZE", 1024),),
 }
 FLOATS = {"low_value", "high_value", "deviation", "before", "after", "rate", "factor"}
-TENSORS = {"ids": "*i64", "samples": "*i64", "noise": "*fp32"}
+TENSORS = {"ids": "*i64", "samples": "*i64", "uniform": "*fp32"}
 
 
 @pytest.mark.skipif(INTERPRETED or not _triton.AVAILABLE, reason="triton is not installed, or set to interpret")

@@ -32,7 +32,7 @@ def bernoulli_sample(logits: Tensor, noise: Tensor) -> Tensor:
 
     noise: uniform in (0, 1), the shape of logits.
     """
-    return kernels.decide(logits, noise).to(logits.dtype)
+    return kernels.bernoulli_from_uniform(logits, noise).to(logits.dtype)
 
 
 def bernoulli_straight_through(logits: Tensor, noise: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ def one_hot(index: Tensor, like: Tensor) -> Tensor:
 def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:
     """One-hot sample without a gradient: argmax_k (logits_k + gumbel_k). noise: uniform, the shape of logits."""
     if logits.dtype != torch.float64:
-        return kernels.choose(logits, noise).to(logits.dtype)
+        return kernels.categorical_from_uniform(logits, noise).to(logits.dtype)
     wide = proper_logits(logits.detach())
-    return torch.add(kernels.choose(wide, noise), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
+    return torch.add(kernels.categorical_from_uniform(wide, noise), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
 
 
 def categorical_straight_through(logits: Tensor, noise: Tensor) -> Tensor:

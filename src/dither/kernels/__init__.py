@@ -1,15 +1,14 @@
-"""Operators that do the work: noise by key fused with what consumes it, decisions as packed bits, products with them.
+"""Operators that do the work: noise by key fused with what consumes it, samples as packed bits, products with them.
 
-Each has a plain torch implementation (`_reference`), a native one for the CPU (the package dither-kernels) and, where it is
-worth it, one in Triton: all give the same samples. Nodes, estimators and `dither.noise` use them by themselves; `path()` says
-which is in use, and DITHER_KERNELS=torch turns the native ones off.
+Each has a plain torch implementation (`_reference`), a native one for the CPU (the package dither-kernels) and, where
+it is worth it, one in Triton: with the same samples. Nodes, estimators and `dither.noise` use them by themselves;
+`path()` says which is in use, and DITHER_KERNELS=torch turns the native ones off.
 """
 
 from dither.kernels._dispatch import plain, readable, recording, widen
 from dither.kernels._library import REASON, library, path
 from dither.kernels._log_prob import bernoulli_log_prob, bernoulli_terms
-from dither.kernels._noise import normal, uniform
-from dither.kernels._noisy import noisy_relu, noisy_tanh, salt_and_pepper
+from dither.kernels._noise import Key, normal, uniform
 from dither.kernels._packed import (
     bernoulli_bits,
     bernoulli_packed,
@@ -21,13 +20,15 @@ from dither.kernels._packed import (
     unpack,
 )
 from dither.kernels._philox import key_of, philox, philox_words
-from dither.kernels._pointwise import gumbel_max, straight_through, threshold
 from dither.kernels._samples import (
-    Key,
     bernoulli,
+    bernoulli_from_uniform,
     categorical,
-    choose,
-    decide,
+    categorical_from_uniform,
+    noisy_relu,
+    noisy_tanh,
+    salt_and_pepper,
+    straight_through,
 )
 
 __all__ = [
@@ -35,13 +36,12 @@ __all__ = [
     "Key",
     "bernoulli",
     "bernoulli_bits",
+    "bernoulli_from_uniform",
     "bernoulli_log_prob",
     "bernoulli_packed",
     "bernoulli_terms",
     "categorical",
-    "choose",
-    "decide",
-    "gumbel_max",
+    "categorical_from_uniform",
     "key_of",
     "library",
     "noisy_relu",
@@ -60,7 +60,6 @@ __all__ = [
     "recording",
     "salt_and_pepper",
     "straight_through",
-    "threshold",
     "uniform",
     "unpack",
     "widen",

@@ -15,8 +15,8 @@ _ROOT_HALF = 0x3F3504F3
 
 
 def fma(a: Tensor | float, b: Tensor, c: Tensor | float) -> Tensor:
-    """a b + c rounded once. The product is exact in float64; its sum is rounded to odd there, so that rounding it again to
-    float32 is right."""
+    """a b + c rounded once. The product is exact in float64; its sum is rounded to odd there, so that rounding it again
+    to float32 is right."""
     product = _float32(a).double() * b.double()
     other = _float32(c).double()
     total = product + other
@@ -47,10 +47,10 @@ def _polynomial(x: Tensor, *coefficients: float, fma: Callable[..., Tensor] = fm
 
 def exponential(x: Tensor) -> Tensor:
     """e^x, 0 below -87 and infinite above 88."""
-    held = x.clamp(-87, 88)
+    clamped = x.clamp(-87, 88)
     log2e = torch.tensor(1.44269504, dtype=torch.float32)
-    t = held * log2e.to(x.device)
-    rest = fma(1.9259630e-8, held, fma(1.44269504, held, -t))
+    t = clamped * log2e.to(x.device)
+    rest = fma(1.9259630e-8, clamped, fma(1.44269504, clamped, -t))
     f = (t - t.floor()) + rest
     p = _polynomial(f, 0.00021612915, 0.0012467846, 0.0096754516, 0.055485282, 0.24022931, 0.69314706, 1.0)
     e = torch.ldexp(p, torch.nan_to_num(t.floor()).to(torch.int32))
@@ -109,6 +109,6 @@ def normals(scaled_uniform: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
     return radius * signed_cosine, radius * signed_sine
 
 
-def decided(logits: Tensor, noise: Tensor) -> Tensor:
-    """u (1 + e^-a) < 1."""
-    return fma(noise, exponential(-logits), noise) < 1
+def below_sigmoid(uniform: Tensor, logits: Tensor) -> Tensor:
+    """u < sigmoid(a), as u (1 + e^-a) < 1."""
+    return fma(uniform, exponential(-logits), uniform) < 1

@@ -1,7 +1,8 @@
 """The native library, called through ctypes: which path is in use, and why.
 
-DITHER_KERNELS chooses: `torch` for none, or a path of the library (`avx512`, `avx2`, `neon`, `portable`) instead of the best.
-All give the same samples. DITHER_KERNELS_LIBRARY names another file to load, such as one built with sanitizers.
+DITHER_KERNELS=torch turns it off; the name of one of its paths (`avx512`, `avx2`, `neon`, `portable`) stands for that
+path instead of the best one. Samples are the same on all. DITHER_KERNELS_LIBRARY names another file to load, such as
+one built with sanitizers.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class Rows(ctypes.Structure):
         ("seed", c_uint64),
         ("site", c_uint64),
     )
+    tensors: object  # that hold ids and samples, and must outlive a call
 
 
 class Input(ctypes.Structure):
     """DitherInput of csrc/src/abi.h."""
 
     _fields_ = (("data", c_void_p), ("lead", c_int64), ("row", c_int64), ("dtype", c_int32))
+    tensor: object  # that holds the data, and must outlive a call
 
 
 _ROWS, _INPUT = ctypes.POINTER(Rows), ctypes.POINTER(Input)
@@ -66,7 +69,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
-def _load() -> tuple[Any, str]:
+def _load() -> tuple[ctypes.CDLL | None, str]:
     """(the library or None, why there is none)."""
     wanted = os.environ.get("DITHER_KERNELS", "")
     if wanted == "torch":
@@ -76,7 +79,7 @@ def _load() -> tuple[Any, str]:
         try:
             import dither_kernels  # type: ignore[import-not-found]
         except ImportError:
-            return None, "dither-kernels is not installed (pip install ./csrc; it takes a C++ compiler)"
+            return None, "dither-kernels is not installed (pip install ./csrc; that needs a C++ compiler)"
         path = str(dither_kernels.library())
     try:
         loaded = ctypes.CDLL(path)

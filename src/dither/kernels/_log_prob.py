@@ -1,4 +1,4 @@
-"""The log-probability of values in [0, 1] under Bernoulli distributions, the reconstruction cost of most denoising models."""
+"""The log-probability of values in [0, 1] under Bernoulli distributions, a reconstruction cost of denoising models."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dither.kernels import _dispatch, _native
 
 
 def bernoulli_terms(a: Tensor, x: Tensor) -> Tensor:
-    """x log sigmoid(a) + (1 - x) log sigmoid(-a) for x in [0, 1], of one shape. Infinite logits give 0 or -inf, no NaN."""
-    most = torch.finfo(a.dtype).max
-    a = a.clamp(-most, most)  # stands for infinity: times 0 it is 0
+    """x log sigmoid(a) + (1 - x) log sigmoid(-a), x in [0, 1], of one shape; 0 or -inf, no NaN, at infinite logits."""
+    largest = torch.finfo(a.dtype).max
+    a = a.clamp(-largest, largest)  # stands for infinity: times 0 it is 0
     terms = F.logsigmoid(a) - (1 - x) * a  # half the passes that cross_entropy_with_logits makes inside a vmap
     return terms.masked_fill(terms < _impossible(a.dtype), -torch.inf)
 
 
 def bernoulli_log_prob(a: Tensor, x: Tensor) -> Tensor:
-    """The same summed over the last dimension. a, x: (..., units) float32 or wider, of one shape; differentiable in both."""
+    """The same summed over the last dimension. a, x: (..., units) float32 or wider, of one shape. Differentiable."""
     if not _dispatch.plain(a, x) or x.requires_grad or not a.numel():
         return bernoulli_terms(a, x).sum(-1)
     return _LogProb.apply(a, x)  # type: ignore[return-value]
@@ -34,9 +34,9 @@ class _LogProb(torch.autograd.Function):
         ctx.save_for_backward(a, x)
         if _fits(a, x):
             return _native.log_prob(*_rows_of(a, x)).view(a.shape[:-1])
-        # Infinite logits are legal, and this formula subtracts them: on a GPU nobody waits to see whether there are any.
-        most = torch.finfo(a.dtype).max
-        total = F.binary_cross_entropy_with_logits(a.clamp(-most, most), x, reduction="none").sum(-1).neg_()
+        # Infinite logits are legal, and this formula subtracts them. Looking for them would wait for a GPU.
+        largest = torch.finfo(a.dtype).max
+        total = F.binary_cross_entropy_with_logits(a.clamp(-largest, largest), x, reduction="none").sum(-1).neg_()
         return total.masked_fill_(total < _impossible(a.dtype), -torch.inf)
 
     @staticmethod

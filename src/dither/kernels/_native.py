@@ -1,27 +1,51 @@
-"""The native library on tensors: each function takes and gives what its namesake in `_reference` does, on the CPU."""
+"""The native library on tensors: each function takes and returns what its namesake in `_reference` does, on the CPU.
+
+Those that make noise of a key take rows, (lead, batch, units) with samples (lead,) and ids (lead, batch), of any
+strides; or the contiguous values (batch, *units) of one sample () with contiguous ids (batch,), and return results of
+that shape.
+"""
 
 from __future__ import annotations
+
+import ctypes
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from dither.kernels._library import LIBRARY, Input, Rows
+from dither.kernels import _library
+from dither.kernels._library import Input, Rows
 
+LIBRARY = cast(ctypes.CDLL, _library.LIBRARY)  # `_dispatch` comes here only where there is one
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_64_BITS = (1 << 64) - 1
 
 
-def _rows(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> tuple[Rows, tuple[Tensor, ...]]:
-    """The rows, and the tensors that must outlive the call."""
+def _rows(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
+    if ids.dim() == 1:
+        return Rows(1, ids.shape[0], units, ids.data_ptr(), 0, samples.data_ptr(), seed & _64_BITS, site)
     samples, ids = samples.contiguous(), ids if ids.shape[-1] < 2 or ids.stride(-1) == 1 else ids.contiguous()
     lead, batch = ids.shape
     places = (ids.data_ptr(), ids.stride(0) if lead > 1 else 0, samples.data_ptr())
-    return Rows(lead, batch, units, *places, seed & 0xFFFFFFFFFFFFFFFF, site), (samples, ids)
+    rows = Rows(lead, batch, units, *places, seed & _64_BITS, site)
+    rows.tensors = samples, ids  # they must outlive the call
+    return rows
 
 
-def _input(values: Tensor) -> tuple[Input, Tensor]:
-    if values.shape[-1] > 1 and values.stride(-1) != 1:
-        values = values.contiguous()
-    return Input(values.data_ptr(), values.stride(0), values.stride(1), DTYPES[values.dtype]), values
+def _values(x: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, per_unit: int = 1) -> tuple[Rows, Input]:
+    """The rows, with `per_unit` numbers of noise a unit, and the values that consume it."""
+    dtype = DTYPES[x.dtype]
+    if ids.dim() == 1:
+        units = x.numel() // ids.shape[0]
+        return _rows(seed, site, samples, ids, units * per_unit), Input(x.data_ptr(), 0, units, dtype)
+    x = x if x.shape[-1] < 2 or x.stride(-1) == 1 else x.contiguous()
+    values = Input(x.data_ptr(), x.stride(0), x.stride(1), dtype)
+    values.tensor = x  # it must outlive the call
+    return _rows(seed, site, samples, ids, x.shape[-1] * per_unit), values
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)  # half the time of torch.empty(x.shape)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -30,120 +54,114 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 def _check(result: int) -> int:
     if result < 0:
-        raise MemoryError("a native kernel of dither found no memory for its tables")
+        raise MemoryError("a native kernel of dither could not allocate its tables: free memory, or split the batch")
     return result
 
 
+# --- noise by key, and what consumes it -----------------------------------------------------------------------------------
 def uniform(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    rows, _alive = _rows(seed, site, samples, ids, units)
-    out = torch.empty((*ids.shape, units))
-    LIBRARY.dither_uniform(rows, out.data_ptr(), torch.get_num_threads())
+    out = torch.empty(*ids.shape, units)
+    LIBRARY.dither_uniform(_rows(seed, site, samples, ids, units), out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def normal(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    rows, _alive = _rows(seed, site, samples, ids, units)
-    out = torch.empty((*ids.shape, units))
-    LIBRARY.dither_normal(rows, out.data_ptr(), torch.get_num_threads())
+    out = torch.empty(*ids.shape, units)
+    LIBRARY.dither_normal(_rows(seed, site, samples, ids, units), out.data_ptr(), torch.get_num_threads())
     return out
 
 
-def bernoulli(
-    logits: Tensor,
-    seed: int,
-    site: int,
-    samples: Tensor,
-    ids: Tensor,
-    values: bool = True,
-    packed: bool = False,
-    bias: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor | None, bool]:
-    """({0, 1} of the logits' dtype, packed bits, whether a logit is NaN); each of the two where it is wanted. bias: float32."""
-    units = logits.shape[-1]
-    rows, _alive = _rows(seed, site, samples, ids, units)
-    given, _logits = _input(logits)
-    out = torch.empty(logits.shape, dtype=logits.dtype) if values else None
-    words = torch.empty((*logits.shape[:-1], -(-units // 64)), dtype=torch.int64) if packed else None
-    made = (_pointer(out), _pointer(words), None)
-    found = LIBRARY.dither_bernoulli(rows, given, _pointer(bias), 0.0, 1.0, *made, torch.get_num_threads())
-    return out, words, found > 0
+def bernoulli(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
+    """bias: (units,) float32."""
+    rows, values = _values(logits, seed, site, samples, ids)
+    out = _like(logits)
+    outputs = (out.data_ptr(), None, None)
+    nans = LIBRARY.dither_bernoulli(rows, values, _pointer(bias), 0.0, 1.0, *outputs, torch.get_num_threads())
+    return _with_nans(out, logits, bias) if nans else out
 
 
-def bernoulli_contiguous(
-    logits: Tensor, seed: int, site: int, sample: Tensor, ids: Tensor, packed: bool = False
-) -> tuple[Tensor, Tensor | None, bool]:
-    """`bernoulli` of contiguous logits (batch, *units) under one sample, with as little around the call as can be: small layers
-    take less time than a few operations on tensors."""
-    batch, out = len(ids), torch.empty(logits.shape, dtype=logits.dtype)
-    units = logits.numel() // batch
-    words = torch.empty(batch, -(-units // 64), dtype=torch.int64) if packed else None
-    rows = Rows(1, batch, units, ids.data_ptr(), 0, sample.data_ptr(), seed & 0xFFFFFFFFFFFFFFFF, site)
-    given = Input(logits.data_ptr(), 0, units, DTYPES[logits.dtype])
-    made = (out.data_ptr(), _pointer(words), None)
-    found = LIBRARY.dither_bernoulli(rows, given, None, 0.0, 1.0, *made, torch.get_num_threads())
-    return out, words, found > 0
+def bernoulli_packed(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(values, packed bits)."""
+    rows, values = _values(logits, seed, site, samples, ids)
+    out, words = _like(logits), torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64)
+    outputs = (out.data_ptr(), words.data_ptr(), None)
+    nans = LIBRARY.dither_bernoulli(rows, values, None, 0.0, 1.0, *outputs, torch.get_num_threads())
+    return _with_nans(out, logits, None) if nans else out, words
+
+
+def bernoulli_bits(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The packed bits alone. bias: (units,) float32."""
+    rows, values = _values(logits, seed, site, samples, ids)
+    words = torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64)
+    outputs = (None, words.data_ptr(), None)
+    LIBRARY.dither_bernoulli(rows, values, _pointer(bias), 0.0, 1.0, *outputs, torch.get_num_threads())
+    return words
+
+
+def _with_nans(samples: Tensor, logits: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        logits = (logits.reshape(-1, len(bias)) + bias).view(logits.shape)
+    return torch.where(logits.isnan(), torch.nan, samples)
 
 
 def categorical(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, categories: int) -> Tensor:
-    """logits (lead, batch, units * categories)."""
-    rows, _alive = _rows(seed, site, samples, ids, logits.shape[-1])
-    given, _logits = _input(logits)
-    out = torch.empty(logits.shape, dtype=logits.dtype)
-    _check(LIBRARY.dither_categorical(rows, given, categories, out.data_ptr(), torch.get_num_threads()))
+    rows, values = _values(logits, seed, site, samples, ids)
+    out = _like(logits)
+    _check(LIBRARY.dither_categorical(rows, values, categories, out.data_ptr(), torch.get_num_threads()))
     return out
 
 
 def noisy_relu(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, scale: float) -> Tensor:
-    rows, _alive = _rows(seed, site, samples, ids, logits.shape[-1])
-    given, _logits = _input(logits)
-    out = torch.empty(logits.shape, dtype=logits.dtype)
-    LIBRARY.dither_noisy_relu(rows, given, scale, out.data_ptr(), torch.get_num_threads())
+    rows, values = _values(logits, seed, site, samples, ids)
+    out = _like(logits)
+    LIBRARY.dither_noisy_relu(rows, values, scale, out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def noisy_tanh(
     logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, before: float, after: float
 ) -> tuple[Tensor, Tensor]:
-    rows, _alive = _rows(seed, site, samples, ids, 2 * logits.shape[-1])
-    given, _logits = _input(logits)
-    out, inner = (torch.empty(logits.shape, dtype=logits.dtype) for _ in range(2))
-    LIBRARY.dither_noisy_tanh(rows, given, before, after, out.data_ptr(), inner.data_ptr(), torch.get_num_threads())
+    rows, values = _values(logits, seed, site, samples, ids, per_unit=2)
+    out, inner = _like(logits), _like(logits)
+    LIBRARY.dither_noisy_tanh(rows, values, before, after, out.data_ptr(), inner.data_ptr(), torch.get_num_threads())
     return out, inner
 
 
 def salt_and_pepper(
     x: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, rate: float, low: float, high: float
 ) -> Tensor:
-    rows, _alive = _rows(seed, site, samples, ids, x.shape[-1])
-    given, _x = _input(x)
-    out = torch.empty(x.shape, dtype=x.dtype)
-    LIBRARY.dither_salt_and_pepper(rows, given, rate, low, high, out.data_ptr(), torch.get_num_threads())
+    rows, values = _values(x, seed, site, samples, ids)
+    out = _like(x)
+    LIBRARY.dither_salt_and_pepper(rows, values, rate, low, high, out.data_ptr(), torch.get_num_threads())
     return out
 
 
-def threshold(logits: Tensor, noise: Tensor) -> Tensor:
-    logits, noise = logits.contiguous(), noise.contiguous()
-    out = torch.empty(logits.shape)
-    LIBRARY.dither_threshold(logits.data_ptr(), noise.data_ptr(), out.data_ptr(), out.numel(), torch.get_num_threads())
+# --- element by element -------------------------------------------------------------------------------------------------
+def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+    logits, uniform = logits.contiguous(), uniform.contiguous()
+    out = _like(logits)
+    places = (logits.data_ptr(), uniform.data_ptr(), out.data_ptr())
+    LIBRARY.dither_threshold(*places, out.numel(), torch.get_num_threads())
     return out
 
 
-def gumbel_max(logits: Tensor, noise: Tensor) -> Tensor:
-    logits, noise = logits.contiguous(), noise.contiguous()
-    out, categories = torch.empty(logits.shape), logits.shape[-1]
-    places = (logits.data_ptr(), noise.data_ptr(), out.data_ptr())
+def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+    logits, uniform = logits.contiguous(), uniform.contiguous()
+    out, categories = _like(logits), logits.shape[-1]
+    places = (logits.data_ptr(), uniform.data_ptr(), out.data_ptr())
     _check(LIBRARY.dither_gumbel_max(*places, out.numel() // categories, categories, categories, torch.get_num_threads()))
     return out
 
 
 def straight_through(gradient: Tensor, logits: Tensor, factor: float) -> Tensor:
     gradient, logits = gradient.contiguous(), logits.contiguous()
-    out = torch.empty(logits.shape, dtype=logits.dtype)
+    out = _like(logits)
     places = (gradient.data_ptr(), logits.data_ptr(), DTYPES[logits.dtype], factor, out.data_ptr())
     LIBRARY.dither_straight_through(*places, out.numel(), torch.get_num_threads())
     return out
 
 
+# --- packed bits --------------------------------------------------------------------------------------------------------
 def pack(values: Tensor) -> Tensor:
     values = values.contiguous()
     rows, units = values.shape

@@ -9,6 +9,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 
+Seed = int | Tensor  # a tensor: on the GPU, read there by the kernel, as CUDA graphs need it
+
 
 def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Philox4x32-10 of one counter, in Python integers: the form that derives keys, and the oracle of `philox`."""
@@ -24,8 +26,8 @@ def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tu
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
     """Philox4x32-10 of many counters.
 
-    counter: (4, n) int64, each word in [0, 2^32). Returns (4, n) int64 words. The products wrap in int64 and are masked,
-    so plain integer arithmetic on any device gives the same bits.
+    counter: (4, n) int64, each word in [0, 2^32). Returns (4, n) int64 words. The products wrap in int64 and are
+    masked, so plain integer arithmetic on any device gives the same bits.
     """
     even, odd = counter[0::2].contiguous(), counter[1::2].contiguous()  # (c0, c2) and (c1, c3)
     multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(2, 1)

@@ -5,7 +5,7 @@ Tensors are rows, as the native library has them: values (lead, batch, units), i
 Noise of a row, keyed by Philox counters (block, id mod 2^32, sample 2^16 + id div 2^32, stream):
 
     uniform   units in groups of 128. Unit i of group g has its 16 high bits from stream 0 and its 16 low bits from stream 1, in
-              word 64 g + i mod 64 of the stream: the lower half for i < 64, the upper half above. So a decision reads half a
+              word 64 g + i mod 64 of the stream: the lower half for i < 64, the upper half above. So a sample reads half a
               word, and the other half once in 2^16. u = (word, its lowest bits cut off until 24 are left, + 1/2) 2^-32.
     normal    words 2 j and 2 j + 1 of stream 2 make the normals 2 j and 2 j + 1, sqrt(-2 log u) (cos, sin)(2 pi word 2^-32).
 """
@@ -35,8 +35,8 @@ def words(seed: int, site: int, samples: Tensor, ids: Tensor, blocks: int, strea
     # In pieces that stay in the cache, and too small for torch to spread over threads, whose hand-over would cost more.
     pieces = counter.view(4, -1).split(_PIECE if counter.device.type == "cpu" else 1 << 62, 1)
     key = key_of(seed, site)
-    drawn = torch.cat([philox(piece, key).T for piece in pieces])
-    return drawn.reshape(*ids.shape, blocks * 4)
+    stream_words = torch.cat([philox(piece, key).T for piece in pieces])
+    return stream_words.reshape(*ids.shape, blocks * 4)
 
 
 def _scaled(word: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ def unit_words(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -
     blocks = groups * 16 + -(-min(rest, 64) // 4)
     halves = []
     for stream in (HIGH, LOW):
-        drawn = words(seed, site, samples, ids, blocks, stream)
-        drawn = torch.nn.functional.pad(drawn, (0, -drawn.shape[-1] % 64)).unflatten(-1, (-1, 1, 64))
-        halves.append(torch.cat((drawn & 0xFFFF, drawn >> 16), -2).flatten(-3)[..., :units])
+        both = words(seed, site, samples, ids, blocks, stream)
+        both = torch.nn.functional.pad(both, (0, -both.shape[-1] % 64)).unflatten(-1, (-1, 1, 64))
+        halves.append(torch.cat((both & 0xFFFF, both >> 16), -2).flatten(-3)[..., :units])
     return (halves[0] << 16) | halves[1]
 
 
@@ -62,29 +62,29 @@ def uniform(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> T
 
 
 def normal(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    drawn = words(seed, site, samples, ids, -(-units // 4), PAIRS).unflatten(-1, (-1, 2))
-    both = torch.stack(_exactly.normals(_scaled(drawn[..., 0]), drawn[..., 1]), -1)
+    pairs = words(seed, site, samples, ids, -(-units // 4), PAIRS).unflatten(-1, (-1, 2))
+    both = torch.stack(_exactly.normals(_scaled(pairs[..., 0]), pairs[..., 1]), -1)
     return both.flatten(-2)[..., :units].contiguous()
 
 
-def threshold(logits: Tensor, noise: Tensor) -> Tensor:
+def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     """1[u < sigmoid(a)] as float32, by u (1 + e^-a) < 1; NaN where a logit is. float32, equal shapes."""
-    gap = noise.double() * (1 + torch.exp(-logits.double())) - 1
+    gap = uniform.double() * (1 + torch.exp(-logits.double())) - 1
     one = gap < 0
     close = (gap.abs() < _CLOSE).nonzero(as_tuple=True)
-    one[close] = _exactly.decided(logits[close], noise[close])
+    one[close] = _exactly.below_sigmoid(uniform[close], logits[close])
     return torch.where(logits.isnan(), logits, one.float())
 
 
-def gumbel_max(logits: Tensor, noise: Tensor) -> Tensor:
+def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     """One-hot float32 of argmax_k (a_k - log(-log(1 - u_k))) over the last dimension; NaN where there is no winner."""
     certain = logits == math.inf
     proper = torch.where(certain.any(-1, keepdim=True), torch.where(certain, 0.0, -math.inf), logits)
-    scores = proper.double() - torch.log(-torch.log1p(-noise.double()))
+    scores = proper.double() - torch.log(-torch.log1p(-uniform.double()))
     top = torch.topk(scores, 2, -1).values
     index = scores.argmax(-1)
     close = (~(top[..., 0] - top[..., 1] > _CLOSE * (1 + top[..., 0].abs()))).nonzero(as_tuple=True)
-    index[close] = (proper[close] + _exactly.gumbel(noise[close])).argmax(-1)
+    index[close] = (proper[close] + _exactly.gumbel(uniform[close])).argmax(-1)
     hard = (index.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)).float()
     impossible = logits.isnan().any(-1, keepdim=True) | (logits == -math.inf).all(-1, keepdim=True)
     return torch.where(impossible, math.nan, hard)

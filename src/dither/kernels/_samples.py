@@ -1,119 +1,99 @@
-"""Operators that draw noise by key and consume it at once: what stochastic nodes sample with.
-
-x: (*lead, batch, *units); seed, sample: shape lead; ids: (*lead, batch). float32 and bfloat16 are fused; other dtypes draw
-float32 noise first, and decide in float32 or wider. Where a vmap batches x and not the sample, its slices have draws of their
-own if `slices_differ`.
-"""
+"""Operators that consume noise, by key or as uniforms: hard samples and their gradient, semi-hard units, corruption."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dither.kernels import _dispatch, _native
-from dither.kernels._pointwise import gumbel_max, straight_through, threshold
-
-Key = tuple[Tensor, int, Tensor, Tensor, bool]  # seed, site, sample, ids, slices_differ
+from dither.kernels import _dispatch, _reference
+from dither.kernels._noise import KEYED, Key, consumer, consumer_rule, like
 
 
-def decide(logits: Tensor, noise: Tensor) -> Tensor:
-    """1[u < sigmoid(a)], of the widened logits' dtype, by the rule that all paths share; NaN where a logit is."""
-    if torch.float64 in (logits.dtype, noise.dtype):
-        p = torch.sigmoid(logits.detach().double())
-        return torch.add((noise < p).to(p.dtype), p, alpha=0)  # + 0 p carries NaN
-    return threshold(*torch.broadcast_tensors(_dispatch.widen(logits), noise.float()))
+# --- from uniforms ------------------------------------------------------------------------------------------------------
+def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+    """1[u < sigmoid(a)], of the widened logits' dtype; NaN where a logit is. The same bits on all paths; no gradient."""
+    logits = logits.detach()
+    if torch.float64 in (logits.dtype, uniform.dtype):
+        p = torch.sigmoid(logits.double())
+        return torch.add((uniform < p).to(p.dtype), p, alpha=0)  # + 0 p carries NaN
+    return _bernoulli_from_uniform(*_alike(logits, uniform))
 
 
-def choose(logits: Tensor, noise: Tensor) -> Tensor:
-    """One-hot argmax of logits + Gumbel noise over the last dimension, of the widened logits' dtype."""
-    if torch.float64 not in (logits.dtype, noise.dtype):
-        return gumbel_max(*torch.broadcast_tensors(_dispatch.widen(logits), noise.float()))
-    scores = logits.detach() - torch.log(-torch.log1p(-noise.double()))
+def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One-hot argmax_k (a_k - log(-log(1 - u_k))) over the last dimension, of the widened logits' dtype. No gradient.
+
+    Up to float32, categories at +inf share all the mass, and a unit is NaN where a logit is or all are -inf.
+    """
+    logits = logits.detach()
+    if torch.float64 not in (logits.dtype, uniform.dtype):
+        return _categorical_from_uniform(*_alike(logits, uniform))
+    scores = logits - torch.log(-torch.log1p(-uniform.double()))
     hard = scores.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
     return hard.to(logits.dtype)
 
 
-# --- rows ---------------------------------------------------------------------------------------------------------------
-def rowwise(x: Tensor, key: Key, draw: Callable[..., Any]) -> Any:
-    """draw(rows (lead, batch, units), seed, site, samples, ids) for each seed of the key."""
-    seed, site, sample, ids, _ = key
-    flat = _dispatch.flat(x, sample, ids)
-    return _dispatch.by_seed(
-        seed, sample, ids, lambda number, k, row_ids, i: draw(flat if i is None else flat[i], number, site, k, row_ids)
-    )
+def _alike(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Both float32 and of one shape."""
+    logits, uniform = _dispatch.widen(logits), uniform.detach().float()
+    if logits.shape == uniform.shape:
+        return logits, uniform
+    logits, uniform = torch.broadcast_tensors(logits, uniform)
+    return logits, uniform
 
 
-def fused(
-    name: str, kind: str, args: tuple[Any, ...], formula: Callable[[Tensor, Tensor], Any], noises: int = 1
-) -> Callable[..., Any]:
-    """The kernel of that name where there is one for these rows, else formula(rows, noise)."""
+def _on_uniforms(name: str, tags: tuple[torch.Tag, ...] = ()) -> Callable[..., Tensor]:
+    def run(logits: Tensor, uniform: Tensor) -> Tensor:
+        return getattr(_dispatch.kernels_for(logits) or _reference, name)(logits, uniform)
 
-    def draw(rows: Tensor, seed: Any, site: int, samples: Tensor, ids: Tensor) -> Any:
-        kernels = _native if _dispatch.native(rows) else _dispatch.gpu(rows)
-        if kernels is not None:
-            return getattr(kernels, name)(rows, seed, site, _dispatch.moved(samples, rows.device), ids, *args)
-        return formula(rows, _dispatch.noise(kind, seed, site, samples, ids, rows.shape[-1] * noises))
-
-    return draw
+    schema = "(Tensor logits, Tensor uniform) -> Tensor"
+    return _dispatch.operator(name, schema, run, fake=like, rule=_dispatch.elementwise, tags=tags)
 
 
-def batch_rule(operator: Callable[..., Any], info: Any, in_dims: Any, x: Tensor, *args: Any) -> Any:
-    """The vmap rule of an operator of (x, *key, ...)."""
-    seed, site, sample, ids, slices_differ, *rest = args
-    lead = _dispatch.own_draws(info, sample, in_dims[3], slices_differ and in_dims[0] is not None)
-    given = ((x, in_dims[0]), (seed, in_dims[1]), (ids, in_dims[4]))
-    x, seed, ids = (_dispatch.batched(info.batch_size, tensor, dim) for tensor, dim in given)
-    made = operator(x, seed, site, lead, ids, slices_differ, *rest)
-    return made, 0 if isinstance(made, Tensor) else (0,) * len(made)
+_bernoulli_from_uniform = _on_uniforms("bernoulli_from_uniform", (torch.Tag.pointwise,))
+_categorical_from_uniform = _on_uniforms("categorical_from_uniform")
 
 
-def simple(logits: Tensor, seed: Tensor, ids: Tensor) -> bool:
-    """Whether one call of the native library does it, without a look at leading dimensions or strides."""
-    return seed.dim() == 0 and _dispatch.native(logits) and logits.is_contiguous() and ids.is_contiguous() and len(ids) > 0
+# --- the straight-through gradient --------------------------------------------------------------------------------------
+def straight_through(gradient: Tensor, logits: Tensor, factor: float = 1.0) -> Tensor:
+    """factor * gradient * p (1 - p), p = sigmoid(logits), of the gradient's dtype; differentiable in grad mode."""
+    if torch.is_grad_enabled() and (gradient.requires_grad or logits.requires_grad):
+        p = torch.sigmoid(_dispatch.widen(logits))
+        return (factor * gradient * (p * (1 - p))).to(gradient.dtype)
+    return _straight_through(gradient, logits, factor)
 
 
-def like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _run_straight_through(gradient: Tensor, logits: Tensor, factor: float) -> Tensor:
+    kernels = _dispatch.kernels_for(logits) if gradient.dtype == logits.dtype else None
+    return (kernels or _reference).straight_through(gradient, logits, factor)
+
+
+_straight_through = _dispatch.operator(
+    "straight_through",
+    "(Tensor gradient, Tensor logits, float factor) -> Tensor",
+    _run_straight_through,
+    fake=like,
+    rule=_dispatch.elementwise,
+    tags=(torch.Tag.pointwise,),
+)
 
 
 # --- binary units -------------------------------------------------------------------------------------------------------
-def _bernoulli_rows(rows: Tensor, seed: Any, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
-    if _dispatch.native(rows):
-        values, _, has_nan = _native.bernoulli(rows, seed, site, samples, ids, bias=bias)
-        assert values is not None
-        return torch.where((rows if bias is None else rows + bias).isnan(), torch.nan, values) if has_nan else values
-    kernels = _dispatch.gpu(rows)
-    if kernels is not None:
-        return kernels.bernoulli(rows, seed, site, _dispatch.moved(samples, rows.device), ids)
-    return decide(rows, _dispatch.noise("uniform", seed, site, samples, ids, rows.shape[-1])).to(rows.dtype)
+def _bernoulli_formula(rows: Tensor, noise: Tensor) -> Tensor:
+    return bernoulli_from_uniform(rows, noise).to(rows.dtype)
 
 
-def _bernoulli(
-    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, gradient: str
-) -> Tensor:
-    if simple(logits, seed, ids):
-        values, _, has_nan = _native.bernoulli_contiguous(logits, int(seed), site, sample, ids)
-        return torch.where(logits.isnan(), torch.nan, values) if has_nan else values
-    return rowwise(logits, (seed, site, sample, ids, slices_differ), _bernoulli_rows).view(logits.shape)
+_sample_bernoulli = consumer("bernoulli", _bernoulli_formula)
 
 
-@torch.library.custom_op("dither::bernoulli", mutates_args=())
-def _bernoulli_operator(
-    logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, gradient: str
-) -> Tensor:
-    return _bernoulli(logits, seed, site, sample, ids, slices_differ, gradient)
-
-
-def _keep_logits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_logits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[0])
     ctx.gradient = inputs[-1]
 
 
-def _bernoulli_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+def _bernoulli_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     (logits,) = ctx.saved_tensors
     if ctx.gradient == "sigmoid":
         return straight_through(gradient, logits), *[None] * 6
@@ -122,17 +102,14 @@ def _bernoulli_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return gradient * passing, *[None] * 6
 
 
-_differentiable_bernoulli = _dispatch.differentiable(
-    _bernoulli_operator, _bernoulli, _keep_logits, _bernoulli_backward, batch_rule
+_bernoulli = _dispatch.operator(
+    "bernoulli",
+    f"({KEYED}, str gradient) -> Tensor",
+    lambda *args: _sample_bernoulli(*args[:-1]),
+    fake=like,
+    rule=consumer_rule,
+    gradient=(_save_logits, _bernoulli_backward),
 )
-
-
-_plain_bernoulli = _dispatch.plainly(_bernoulli_operator, _bernoulli, batch_rule)
-
-
-@_bernoulli_operator.register_fake
-def _(logits: Tensor, *_: Any) -> Tensor:
-    return like(logits)
 
 
 def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | None = None) -> Tensor:
@@ -140,42 +117,99 @@ def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | N
 
     bias: (units,), the same for all rows; added on the way where there is no gradient to take.
 
-    gradient: the derivative with respect to the logits that goes backward: "none", "identity" (1), "sigmoid" (p (1 - p)) or
-    "clipped" (1 where |a| <= 1, else 0).
+    gradient: the derivative with respect to the logits that goes backward: "none", "identity", 1; "sigmoid", p (1 - p);
+    or "clipped", 1 where |a| <= 1, else 0.
     """
-    if bias is not None and (gradient != "none" or not _dispatch.native(logits) or not _dispatch.plain(logits, bias)):
-        logits, bias = logits + bias, None
-    if bias is None:
-        if gradient == "none":
-            return _plain_bernoulli(logits.detach(), *key, gradient)
-        return _differentiable_bernoulli(logits, *key, gradient)
-    return rowwise(logits.detach(), key, partial(_bernoulli_rows, bias=bias.detach().float().contiguous())).view(logits.shape)
+    if bias is not None:
+        if gradient == "none" and _dispatch.native(logits) and _dispatch.plain(logits, bias):
+            return _sample_bernoulli(logits.detach(), *key, bias.detach().float().contiguous())
+        logits = logits + bias
+    return _bernoulli(logits.detach() if gradient == "none" else logits, *key, gradient)
 
 
 # --- categories ---------------------------------------------------------------------------------------------------------
-def _categorical(logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool) -> Tensor:
-    categories = logits.shape[-1]
-
-    def formula(rows: Tensor, noise: Tensor) -> Tensor:
-        return choose(rows.unflatten(-1, (-1, categories)), noise.unflatten(-1, (-1, categories))).flatten(-2).to(rows.dtype)
-
-    draw = fused("categorical", "uniform", (categories,), formula)
-    return rowwise(logits, (seed, site, sample, ids, slices_differ), draw).view(logits.shape)
+def _categorical_formula(rows: Tensor, noise: Tensor, categories: int) -> Tensor:
+    logits, noise = rows.unflatten(-1, (-1, categories)), noise.unflatten(-1, (-1, categories))
+    return categorical_from_uniform(logits, noise).flatten(-2).to(rows.dtype)
 
 
-@torch.library.custom_op("dither::categorical", mutates_args=())
-def _categorical_operator(logits: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool) -> Tensor:
-    return _categorical(logits, seed, site, sample, ids, slices_differ)
+_sample_categorical = consumer("categorical", _categorical_formula)
 
-
-_plain_categorical = _dispatch.plainly(_categorical_operator, _categorical, batch_rule)
-
-
-@_categorical_operator.register_fake
-def _(logits: Tensor, *_: Any) -> Tensor:
-    return like(logits)
+_categorical = _dispatch.operator(
+    "categorical",
+    f"({KEYED}) -> Tensor",
+    lambda *args: _sample_categorical(*args, args[0].shape[-1]),
+    fake=like,
+    rule=consumer_rule,
+)
 
 
 def categorical(logits: Tensor, key: Key) -> Tensor:
     """One-hot samples, P = softmax over the last dimension, without a gradient."""
-    return _plain_categorical(logits.detach(), *key)
+    return _categorical(logits.detach(), *key)
+
+
+# --- semi-hard units ----------------------------------------------------------------------------------------------------
+def _relu_formula(a: Tensor, z: Tensor, scale: float) -> Tensor:
+    return _reference.noisy_relu(a, z.to(a.dtype), scale)
+
+
+def _tanh_formula(a: Tensor, z: Tensor, before: float, after: float) -> tuple[Tensor, Tensor]:
+    return _reference.noisy_tanh(a, z.unflatten(-1, (-1, 2)).to(a.dtype), before, after)
+
+
+def _save_tanh(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)  # the tanh alone is hardly ever used
+
+
+def _tanh_backward(ctx: Any, of_output: Tensor | None, of_inner: Tensor | None) -> tuple[Tensor | None, ...]:
+    gradients = [g for g in (of_output, of_inner) if g is not None]
+    return torch.ops.aten.tanh_backward(sum(gradients[1:], gradients[0]), ctx.saved_tensors[0]), *[None] * 7
+
+
+_noisy_relu = _dispatch.operator(
+    "noisy_relu",
+    f"({KEYED}, float scale) -> Tensor",
+    consumer("noisy_relu", _relu_formula, "normal"),
+    fake=like,
+    rule=consumer_rule,
+    gradient=(
+        lambda ctx, inputs, output: ctx.save_for_backward(output),
+        lambda ctx, gradient: (gradient * (ctx.saved_tensors[0] > 0), *[None] * 6),
+    ),
+)
+
+_noisy_tanh = _dispatch.operator(
+    "noisy_tanh",
+    f"({KEYED}, float before, float after) -> (Tensor, Tensor)",
+    consumer("noisy_tanh", _tanh_formula, "normal", per_unit=2),
+    fake=lambda x, *_: (like(x), like(x)),
+    rule=consumer_rule,
+    gradient=(_save_tanh, _tanh_backward),
+)
+
+
+def noisy_relu(logits: Tensor, key: Key, scale: float) -> Tensor:
+    """max(0, a + scale z) with standard normal z; differentiable."""
+    return _noisy_relu(logits, *key, float(scale))
+
+
+def noisy_tanh(logits: Tensor, key: Key, before: float, after: float) -> Tensor:
+    """tanh(a + before z1) + after z2 with standard normal z1, z2; differentiable."""
+    return _noisy_tanh(logits, *key, float(before), float(after))[0]
+
+
+# --- corruption ---------------------------------------------------------------------------------------------------------
+_salt_and_pepper = _dispatch.operator(
+    "salt_and_pepper",
+    f"({KEYED}, float rate, float low, float high) -> Tensor",
+    consumer("salt_and_pepper", _reference.salt_and_pepper),
+    fake=like,
+    rule=consumer_rule,
+)
+
+
+def salt_and_pepper(x: Tensor, key: Key, rate: float, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """`low` with probability rate / 2, `high` with rate / 2, else x; without a gradient."""
+    return _salt_and_pepper(x.detach(), *key, float(rate), float(low), float(high))

@@ -1,10 +1,11 @@
-"""The native kernels for GPUs, in Triton: each function takes and gives what its namesake in csrc/src does, with the same bits.
+"""The native kernels for GPUs, in Triton: each function takes and returns what its namesake in `_reference` does, bit
+for bit.
 
-samples: (lead,) int64; ids: (lead, batch) int64; logits and values: (lead, batch, units) float32 or bfloat16. They may have
-any strides (their units are made contiguous where they are not), and ids may be expanded. Everything is on one device; results
-are new and contiguous. Triton is imported at the first launch: where it is not installed (`AVAILABLE` is False), only a call
-fails. The noise of a row depends on (seed, site, sample, id) alone (csrc/src/rows.h). A seed is a number, or a tensor () int64
-on the device: then the kernel makes the key of it.
+samples: (lead,) int64; ids: (lead, batch) int64; logits and values: (lead, batch, units) float32 or bfloat16. They may
+have any strides (their units are made contiguous where they are not), and ids may be expanded. Everything is on one
+device; results are new and contiguous. Triton is imported at the first launch: where it is not installed (`AVAILABLE`
+is False), only a call fails. The noise of a row depends on (seed, site, sample, id) alone (csrc/src/rows.h). A seed is
+a number, or a tensor () int64 on the device: then the kernel makes the key of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.kernels._dispatch import Seed
+from dither.kernels._philox import Seed, key_of
 
 AVAILABLE = find_spec("triton") is not None
 
@@ -27,15 +28,9 @@ _LIMIT = 2**31  # programs count groups in int32
 
 @lru_cache(maxsize=1024)
 def _key(seed: int, site: int) -> tuple[int, int]:
-    """The key, as int32: the first two words of Philox4x32-10 (Salmon et al. 2011) of (site, 0, 0) under the key `seed`."""
-    mask = 0xFFFFFFFF
-    x0, x1, x2, x3 = site & mask, site >> 32 & mask, 0, 0
-    k0, k1 = seed & mask, seed >> 32 & mask
-    for _ in range(10):
-        p0, p1 = 0xD2511F53 * x0, 0xCD9E8D57 * x2
-        x0, x1, x2, x3 = (p1 >> 32) ^ x1 ^ k0, p1 & mask, (p0 >> 32) ^ x3 ^ k1, p0 & mask
-        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
-    return (x0 ^ 1 << 31) - (1 << 31), (x1 ^ 1 << 31) - (1 << 31)
+    """The words of the key as int32."""
+    word0, word1 = key_of(seed, site)
+    return (word0 ^ 1 << 31) - (1 << 31), (word1 ^ 1 << 31) - (1 << 31)
 
 
 def _launch(kernel: str, programs: int, device: torch.device, *args: Any, **constants: Any) -> None:
@@ -56,7 +51,9 @@ def _over_rows(
     rows, batch = ids.numel(), ids.shape[1]
     groups = rows * -(-units // group)
     if groups > _LIMIT - _GROUPS:
-        raise ValueError(f"{rows} rows of {units} units are more than one launch can count")
+        raise ValueError(
+            f"{rows} rows of {units} units are {groups} groups, and one launch counts {_LIMIT - _GROUPS}: split the batch"
+        )
     places = (ids, ids.stride(0), ids.stride(1), samples, samples.stride(0))
     programs = -(-groups // _GROUPS)
     _launch(kernel, programs, ids.device, *key, rows, batch, units, *places, *args, **constants, GROUPS=_GROUPS)
@@ -67,7 +64,7 @@ def _words(values: Tensor) -> Tensor:
     return values.view(torch.int16) if values.dtype == torch.bfloat16 else values
 
 
-def _given(values: Tensor) -> tuple[Tensor, int, int]:
+def _strided(values: Tensor) -> tuple[Tensor, int, int]:
     """The values, their units contiguous, and their two outer strides."""
     if values.dtype not in (torch.float32, torch.bfloat16):
         raise TypeError(f"the Triton kernels take float32 and bfloat16, not {values.dtype}")
@@ -99,47 +96,48 @@ def normal(seed: Seed, site: int, samples: Tensor, ids: Tensor, units: int) -> T
 def bernoulli(
     logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, low: float = 0, high: float = 1, packed: bool = False
 ) -> Tensor:
-    """`high` with the probability sigmoid(a), else `low`, as the logits' dtype, and NaN where a logit is. Packed: int64 words
-    (lead, batch, ceil(units / 64)) with bit i mod 64 of word i // 64 for unit i, zeros for NaN and behind the last unit."""
+    """`high` with the probability sigmoid(a), else `low`, as the logits' dtype, and NaN where a logit is. Packed: int64
+    words (lead, batch, ceil(units / 64)) with bit i mod 64 of word i // 64 for unit i, zeros for NaN and behind the
+    last unit."""
     noise, units, half = (seed, site, samples, ids), logits.shape[-1], logits.dtype == torch.bfloat16
     if packed:
         out = torch.empty((*logits.shape[:-1], -(-units // 64)), dtype=torch.int64, device=logits.device)
     else:
         out, _ = _like(logits)
-    args = (*_given(logits), float(low), float(high), _words(out))
+    args = (*_strided(logits), float(low), float(high), _words(out))
     _over_rows("bernoulli", noise, units, 128, *args, PACKED=packed, HALF=half)
     return out
 
 
-def _gumbel_max(logits: Tensor, noise: Tensor, categories: int) -> Tensor:
-    """logits: (lead, batch, units * categories); noise: as many uniforms, contiguous."""
+def _gumbel_max(logits: Tensor, uniform: Tensor, categories: int) -> Tensor:
+    """logits: (lead, batch, units * categories); uniform: as many, contiguous."""
     out, half = _like(logits)
-    draws, units = logits.numel() // categories, logits.shape[-1] // categories
+    count, units = logits.numel() // categories, logits.shape[-1] // categories
     tile = min(1 << (categories - 1).bit_length(), _SIZE)  # categories at a time
     at_once = _SIZE // tile
-    if draws > _LIMIT - at_once:
-        raise ValueError(f"{draws} draws are more than one launch can count")
-    args = (draws, logits.shape[1], units, categories, *_given(logits), noise, _words(out))
-    _launch("gumbel_max", -(-draws // at_once), out.device, *args, HALF=half, DRAWS=at_once, CATEGORIES=tile)
+    if count > _LIMIT - at_once:
+        raise ValueError(f"{count} units are more than one launch can count, {_LIMIT - at_once}: split the batch")
+    args = (count, logits.shape[1], units, categories, *_strided(logits), uniform, _words(out))
+    _launch("gumbel_max", -(-count // at_once), out.device, *args, HALF=half, UNITS=at_once, CATEGORIES=tile)
     return out
 
 
 def categorical(logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, categories: int) -> Tensor:
-    """One-hot samples of the logits' dtype by the Gumbel-max trick; logits: (lead, batch, units * categories). Categories at
-    +inf share all the mass; a unit gets NaN where a logit is NaN or all are -inf."""
+    """One-hot samples of the logits' dtype by the Gumbel-max trick; logits: (lead, batch, units * categories).
+    Categories at +inf share all the mass; a unit gets NaN where a logit is NaN or all are -inf."""
     return _gumbel_max(logits, uniform(seed, site, samples, ids, logits.shape[-1]), categories)
 
 
-def gumbel_max(logits: Tensor, noise: Tensor) -> Tensor:
-    """The same over the last dimension, for uniforms that are given. float32, equal shapes."""
+def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The same over the last dimension, of uniforms. float32, equal shapes."""
     categories = logits.shape[-1]
-    return _gumbel_max(logits.reshape(1, -1, categories), noise.contiguous(), categories).view(logits.shape)
+    return _gumbel_max(logits.reshape(1, -1, categories), uniform.contiguous(), categories).view(logits.shape)
 
 
 def noisy_relu(logits: Tensor, seed: Seed, site: int, samples: Tensor, ids: Tensor, scale: float) -> Tensor:
     """max(0, a + scale z)."""
     out, half = _like(logits)
-    args = (*_given(logits), float(scale), _words(out))
+    args = (*_strided(logits), float(scale), _words(out))
     _over_rows("noisy_relu", (seed, site, samples, ids), logits.shape[-1], 64, *args, HALF=half)
     return out
 
@@ -150,7 +148,7 @@ def noisy_tanh(
     """(tanh(a + before z) + after z', the tanh), with the normals 2 i and 2 i + 1 of a row for its unit i."""
     out, half = _like(logits)
     inner = torch.empty_like(out)
-    args = (*_given(logits), float(before), float(after), _words(out), _words(inner))
+    args = (*_strided(logits), float(before), float(after), _words(out), _words(inner))
     _over_rows("noisy_tanh", (seed, site, samples, ids), logits.shape[-1], 32, *args, HALF=half)
     return out, inner
 
@@ -160,16 +158,16 @@ def salt_and_pepper(
 ) -> Tensor:
     """`low` where u < rate / 2, `high` where rate / 2 <= u < rate, else x."""
     out, half = _like(x)
-    args = (*_given(x), float(rate), float(low), float(high), _words(out))
+    args = (*_strided(x), float(rate), float(low), float(high), _words(out))
     _over_rows("salt_and_pepper", (seed, site, samples, ids), x.shape[-1], 128, *args, HALF=half)
     return out
 
 
-def threshold(logits: Tensor, noise: Tensor) -> Tensor:
-    """1[u < sigmoid(a)] as float32, decided as u (1 + e^-a) < 1; NaN where a logit is. float32, equal shapes."""
-    logits, noise = logits.contiguous(), noise.contiguous()
+def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
+    """1[u < sigmoid(a)] as float32, by u (1 + e^-a) < 1; NaN where a logit is. float32, equal shapes."""
+    logits, uniform = logits.contiguous(), uniform.contiguous()
     out, count = torch.empty_like(logits), logits.numel()
-    _launch("threshold", -(-count // _SIZE), out.device, logits, noise, out, count, SIZE=_SIZE)
+    _launch("bernoulli_from_uniform", -(-count // _SIZE), out.device, logits, uniform, out, count, SIZE=_SIZE)
     return out
 
 

@@ -1,9 +1,8 @@
-"""The generator and the elementary functions of csrc/src in Triton, bit for bit; what is computed and why is said there
-(philox.h, rows.h, elementary.h).
+"""The elementary functions of csrc/src in Triton, bit for bit; what is computed and why is said there (elementary.h).
 
-Operations on float32 are rounded once each: `tl.fma` where the sources have a fused operation, no contraction elsewhere (the
-launchers switch it off), IEEE division and square root. Words are uint32. Tensors of bfloat16 come as int16 (HALF), so that
-rounding is spelled out and no processor lacks it. `triton` must be installed to import this.
+Operations on float32 are rounded once each: `tl.fma` where the sources have a fused operation, no contraction elsewhere
+(the launchers switch it off), IEEE division and square root. Words are uint32. Tensors of bfloat16 come as int16
+(HALF), so that rounding is spelled out and no processor lacks it. `triton` must be installed to import this.
 """
 # pyright: reportMissingImports=false, reportInvalidTypeForm=false
 
@@ -44,34 +43,6 @@ def put(place, x, here, HALF: tl.constexpr):
 
 
 @triton.jit
-def philox(block, low, high, stream, key0, key1):
-    """The four words of Philox4x32-10 (Salmon et al. 2011) of the counter (block, low, high, stream) under the key
-    (key0, key1). block: (groups, 16); low and high, of the example and its sample: (groups, 1); int32 keys."""
-    x0 = block
-    x1 = low
-    x2 = high
-    x3 = stream
-    k0 = key0.to(tl.uint32, bitcast=True)
-    k1 = key1.to(tl.uint32, bitcast=True)
-    for _ in tl.static_range(10):
-        product0 = x0.to(tl.uint64) * 0xD2511F53
-        product1 = x2.to(tl.uint64) * 0xCD9E8D57
-        x0 = (product1 >> 32).to(tl.uint32) ^ x1 ^ k0
-        x1 = product1.to(tl.uint32)
-        x2 = (product0 >> 32).to(tl.uint32) ^ x3 ^ k1
-        x3 = product0.to(tl.uint32)
-        k0 += 0x9E3779B9
-        k1 += 0xBB67AE85
-    return x0, x1, x2, x3
-
-
-@triton.jit
-def in_order(w0, w1, w2, w3):
-    """(groups, 16) each -> (groups, 64): 4 b + j holds w_j of b."""
-    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), [w0.shape[0], 4 * w0.shape[1]])
-
-
-@triton.jit
 def scaled_uniform(word):
     """2^32 u. The conversion rounds towards zero: bits are cut off until 24 are left."""
     cut = word >> 24
@@ -81,10 +52,11 @@ def scaled_uniform(word):
     return (word ^ (word & cut)).to(tl.float32) + 0.5
 
 
-# --- Exponential and decisions -------------------------------------------------------------------------------------------
+# --- Exponential and comparisons -----------------------------------------------------------------------------------------
 @triton.jit
 def whole_and_rest(t):
-    """(floor t as int32, t - floor t) for t held in [-126, 128], a NaN at -126. `tl.floor` would take denormals for 0."""
+    """(floor t as int32, t - floor t) for t clamped to [-126, 128], a NaN at -126. `tl.floor` would take denormals for
+    0."""
     t = tl.where(t > -126.0, t, -126.0)
     t = tl.where(t < 128.0, t, 128.0)
     towards_zero = t.to(tl.int32)
@@ -111,11 +83,11 @@ def exp2_rough(t):
 @triton.jit
 def exponential(x):
     """e^x; 0 below -87 and infinity above 88, NaN of NaN."""
-    held = tl.where(x < -87.0, -87.0, x)
-    held = tl.where(held > 88.0, 88.0, held)
-    t = held * 1.44269504
-    rest = tl.fma(held, 1.44269504, 0.0 - t)
-    rest = tl.fma(held, 1.9259630e-8, rest)
+    clamped = tl.where(x < -87.0, -87.0, x)
+    clamped = tl.where(clamped > 88.0, 88.0, clamped)
+    t = clamped * 1.44269504
+    rest = tl.fma(clamped, 1.44269504, 0.0 - t)
+    rest = tl.fma(clamped, 1.9259630e-8, rest)
     whole, f = whole_and_rest(t)
     f += rest
     p = tl.fma(f, 0.00021612915, 0.0012467846)
@@ -136,7 +108,7 @@ def sigmoid(a):
 
 @triton.jit
 def by_high_bits(a, high):
-    """(one, decided): u < sigmoid(a) by the 16 high bits of u, where these are enough (csrc/src/bernoulli.h)."""
+    """(one, certain): u < sigmoid(a) by the 16 high bits of u, where these are enough (csrc/src/bernoulli.h)."""
     s = 1.0 + exp2_rough(a * -1.44269504)
     rest = tl.fma(0.0 - high.to(tl.int32).to(tl.float32), s, 65535.5)
     one = s <= rest
@@ -172,7 +144,7 @@ def split(x):
 
 @triton.jit
 def joined(power, f):
-    """log x of what `split` gives."""
+    """log x of the (power, f) of `split`."""
     rest = tl.fma(power, -2.12194440e-4, log1p_rest(f))
     return tl.fma(power, 0.693359375, f + rest)
 
