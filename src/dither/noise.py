@@ -30,6 +30,7 @@ from dither import kernels
 from dither.kernels import philox_words
 
 _MASK = 0xFFFFFFFF
+_FIRST = torch.tensor(0)  # the sample number of noise that is not of an estimator's run
 LARGEST = 1 - 2.0**-24  # the float32 below 1, and the largest uniform
 MAX_SAMPLES = 1 << 16
 
@@ -170,6 +171,15 @@ class Keyed:
         """The noise as float32. Where slices differ, those of a vmap over `like` do."""
         like = like if self.slices_differ else torch.empty((), device=self.device)
         return (uniform if self.kind == "uniform" else normal)(self.seed, self.site, self.sample, self.shape, like)
+
+
+def fresh(kind: Literal["uniform", "normal"], shape: tuple[int, ...], device: torch.device) -> Keyed:
+    """Noise of a new seed, which nobody else draws: for what samples outside nodes. Slices of a vmap differ.
+
+    >>> fresh("uniform", (2, 3), torch.device("cpu")).draw(torch.empty(())).shape
+    torch.Size([2, 3])
+    """
+    return Keyed(kind, draw_seed(), 0, _FIRST, shape, device, True)
 
 
 def drawn(noise: Tensor | Keyed, like: Tensor) -> Tensor:

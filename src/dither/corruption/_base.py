@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dither import noise
-
-_FIRST = torch.tensor(0)
 
 
 class Corruption(nn.Module):
@@ -31,12 +30,13 @@ class Corruption(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no known density; energies and exact chains need one")
 
 
-def keyed(kind: str, x: Tensor) -> noise.Keyed:
+def keyed(kind: Literal["uniform", "normal"], x: Tensor) -> noise.Keyed:
+    """Noise for each unit of x (batch, units), which is checked."""
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}: a corruption needs a floating-point tensor; convert with x.float()")
     if x.dim() != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: (batch, units) is needed; use x.flatten(1), or x.unsqueeze(0) for one")
-    return noise.Keyed(kind, noise.draw_seed(), 0, _FIRST, tuple(x.shape), x.device, True)  # type: ignore[arg-type]
+    return noise.fresh(kind, tuple(x.shape), x.device)
 
 
 def checked_rate(rate: float) -> float:

@@ -92,7 +92,8 @@ class Denoising(nn.Module):
                 outputs, hidden = self.reconstruct(self.corrupted(sample), hidden, products)
                 term = -self.reconstruction.log_prob(outputs, x[rows])
                 terms.append(term.new_zeros(len(x)).index_put((rows,), term))
-                u = noise.Keyed("uniform", noise.draw_seed(), 0, torch.tensor(0), (len(rows), 1), x.device).draw(x)
+                # Not for slices of x: within a vmap all samples of an example walk equally far, or shapes would differ.
+                u = noise.fresh("uniform", (len(rows), 1), x.device).draw(torch.empty((), device=x.device))
                 goes_on = u.squeeze(-1) <= p
                 if not goes_on.any():
                     break

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from dither import noise
 
-_FIRST = torch.tensor(0)
-
 
 class Masks(nn.Module):
     """Base: `(batch, variables, device) -> known`, bool (batch, variables), drawn anew at every call, never all of a row."""
@@ -163,8 +161,7 @@ def image(shape: tuple[int, int]) -> tuple[int, int]:
 
 def uniforms(batch: int, count: int, device: torch.device) -> Tensor:
     """float32 (batch, count) in (0, 1) that follow the examples."""
-    keyed = noise.Keyed("uniform", noise.draw_seed(), 0, _FIRST, (batch, count), device, True)
-    return keyed.draw(torch.empty((), device=device))
+    return noise.fresh("uniform", (batch, count), device).draw(torch.empty((), device=device))
 
 
 def below(u: Tensor, count: int | Tensor) -> Tensor:

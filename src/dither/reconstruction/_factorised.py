@@ -11,8 +11,6 @@ from dither import functional, kernels, nodes, noise
 from dither.kernels import widen
 from dither.reconstruction._base import Reconstruction, check_finite, check_fit
 
-_FIRST = torch.tensor(0)
-
 
 def keep(drawn: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
     """The draw, with the clamped units put back: right where units are independent."""
@@ -95,7 +93,7 @@ class Gaussian(Reconstruction):
 
     def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
         mean, log_scale = self.parameters_of(outputs)
-        z = noise.Keyed("normal", noise.draw_seed(), 0, _FIRST, tuple(mean.shape), mean.device, True).draw(mean)
+        z = noise.fresh("normal", tuple(mean.shape), mean.device).draw(mean)
         return keep(mean + torch.exp(log_scale) * z.to(mean.dtype), clamp, values)
 
     def check(self, x: Tensor) -> None:

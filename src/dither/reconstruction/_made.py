@@ -127,8 +127,7 @@ class MADE(Reconstruction):
 
     @torch.no_grad()
     def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
-        shape = (len(outputs), self.units)
-        u = noise.Keyed("uniform", noise.draw_seed(), 0, _FIRST, shape, outputs.device, True).draw(outputs)
+        u = noise.fresh("uniform", (len(outputs), self.units), outputs.device).draw(outputs)
         order = self.order.unsqueeze(0)
         if clamp is not None and values is not None:
             values = values.masked_fill(~clamp, 0).to(widen(outputs).dtype)
