@@ -397,7 +397,7 @@ def test_bad_clamps_are_refused(clamp, text):
 
 
 def test_runs_that_keep_nothing_are_refused():
-    with pytest.raises(ValueError, match="nothing is kept"):
+    with pytest.raises(ValueError, match="no step is recorded"):
         chains.run(GSN((5, 4)), torch.zeros(2, 5), 2, thin=3)
 
 

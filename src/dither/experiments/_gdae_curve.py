@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dither import chains, corruption, metrics
-from dither.chains._nonparametric import Denoiser, Kernel
+from dither.chains import Denoiser
+from dither.chains import KernelConditional as Kernel
 from dither.experiments._gdae_spaces import digits
 
 UNITS, MODES, GRID = 10, 3, 20_000
