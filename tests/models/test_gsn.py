@@ -384,8 +384,8 @@ def test_a_corruption_that_keeps_everything_is_refused():
 @pytest.mark.parametrize(
     ("clamp", "text"),
     [
-        (torch.ones(5, dtype=torch.bool), "nothing is left to draw"),
-        (torch.tensor([[True] * 5, [False] * 5]), "nothing is left to draw"),
+        (torch.ones(5, dtype=torch.bool), "none is left to sample"),
+        (torch.tensor([[True] * 5, [False] * 5]), "none is left to sample"),
         (torch.ones(4, dtype=torch.bool), "shape"),
         (torch.zeros(3, 5, dtype=torch.bool), "shape"),
         (torch.zeros(5), "bool mask"),

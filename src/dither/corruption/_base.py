@@ -1,4 +1,4 @@
-"""What every corruption is, and what they share."""
+"""The base class of corruptions, and what they share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Corruption(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A draw of x~; what is kept of x carries its gradient."""
+        """A sample of x~; a unit that stays carries its gradient."""
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         """log C(x~ | x), summed over units: (..., units), (..., units) -> (...,). -inf for what cannot happen.
@@ -30,8 +30,8 @@ class Corruption(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no known density; energies and exact chains need one")
 
 
-def keyed(kind: Literal["uniform", "normal"], x: Tensor) -> noise.Keyed:
-    """Noise for each unit of x (batch, units), which is checked."""
+def noise_of(kind: Literal["uniform", "normal"], x: Tensor) -> noise.Keyed:
+    """A number of noise for each unit of x (batch, units), which is checked."""
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}: a corruption needs a floating-point tensor; convert with x.float()")
     if x.dim() != 2:
@@ -59,11 +59,11 @@ def check_same(corrupted: Tensor, x: Tensor) -> None:
         raise ValueError(f"corrupted has shape {tuple(corrupted.shape)} and x {tuple(x.shape)}: they must be the same")
 
 
-def number(happened: Tensor, like: Tensor) -> Tensor:
-    """1 or 0, wide enough for a probability of 784 units."""
-    return happened.to(torch.promote_types(like.dtype, torch.float32))
+def indicator(event: Tensor, like: Tensor) -> Tensor:
+    """1 or 0, in a type wide enough for a probability of 784 units."""
+    return event.to(torch.promote_types(like.dtype, torch.float32))
 
 
-def total(corrupted: Tensor, x: Tensor, probability: Tensor) -> Tensor:
-    """The log of the product over units; a NaN, which equals nothing, does not pass for an impossible value."""
+def log_product(corrupted: Tensor, x: Tensor, probability: Tensor) -> Tensor:
+    """The log of the product over units. A NaN equals nothing, and must not pass for an impossible value."""
     return torch.where((corrupted.isnan() | x.isnan()).any(-1), torch.nan, probability.log().sum(-1))
