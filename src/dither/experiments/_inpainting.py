@@ -80,7 +80,7 @@ class Task:
 
     def _answered(self, method: str, clamp: Tensor, seed: int) -> Made:
         model, passes = self.models["question"], 1 if method == "question" else self.config.passes
-        drawn = model.answer(self.x.repeat_interleave(self.config.completions, 0), clamp, passes)
+        drawn = model.sample(self.x.repeat_interleave(self.config.completions, 0), clamp, passes)
         return drawn, lambda: model.log_likelihood(self.x, None, clamp, passes)
 
     def _borrowed(self, method: str, clamp: Tensor, seed: int) -> Made:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dither.experiments import _gsn
 from dither.experiments._vae import open_run
-from dither.models.questions import AnyQuestion
+from dither.models.any_conditional import AnyConditional
 from dither.training.loop import fit
 from dither.training.run_folder import RunFolder
 
@@ -64,7 +64,7 @@ def _chain(
 
 def _question(config: Any, x: Tensor, path: Path, progress: Callable[[str], None]) -> tuple[Any, float]:
     torch.manual_seed(config.seed)
-    model = AnyQuestion.dense(x.shape[1], config.question_widths)
+    model = AnyConditional.dense(x.shape[1], config.question_widths)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=config.question_epochs)
     names = ("data", "seed", "question_widths", "question_epochs", "lr", "batch_size", "precision")
