@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from dither import chains
 from dither.corruption import Corruption, SaltAndPepper
-from dither.models._denoising import Denoising, Geometric
+from dither.models._denoising import Denoising, Geometric, Hidden, Shared
 from dither.reconstruction import Bernoulli, Reconstruction
 
 __all__ = ["DAE", "Geometric"]
 
 
 class DAE(Denoising):
-    """P(x | x~) = reconstruction(network(x~)), trained on x~ ~ corruption(x), sampled by alternating the two.
+    """P(x | x~) = reconstruction(network(x~)), trained on x~ ~ corruption(x). Its chain alternates the two.
 
     network     any module (batch, units) -> (batch, reconstruction.outputs(units))
     steps       1: Algorithm 1 of the GDAE paper; more, or Geometric(p): walkback, Algorithm 2
@@ -42,12 +40,12 @@ class DAE(Denoising):
         self.network = network
 
     def reconstruct(
-        self, corrupted: Tensor, hidden: tuple[Tensor | None, ...] = (), products: Any = None, last: bool = False
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        self, corrupted: Tensor, hidden: Hidden = (), products: Shared = None, last: bool = False
+    ) -> tuple[Tensor, Hidden]:
         outputs = self.network(corrupted)
-        wanted = (len(corrupted), self.reconstruction.outputs(self.units))
-        if outputs.shape != wanted:
-            raise ValueError(f"the network gives {tuple(outputs.shape)}, {self.reconstruction} needs {wanted}")
+        needed = (len(corrupted), self.reconstruction.outputs(self.units))
+        if outputs.shape != needed:
+            raise ValueError(f"the network gives {tuple(outputs.shape)}, {self.reconstruction} needs {needed}")
         return outputs, ()
 
     def log_prob(self, x: Tensor, corrupted: Tensor) -> Tensor:
