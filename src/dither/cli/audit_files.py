@@ -52,16 +52,14 @@ def figures(rows: Rows, folder: Path) -> list[Path]:
 
 def page(rows: Rows, recommendations: Rows, facts: dict[str, Any]) -> str:
     """report.html: a part per checkpoint, the newest first."""
-    from dither.auditing import Recommendation
-    from dither.auditing._html import render
-    from dither.auditing._report import COLUMNS
+    from dither.auditing import Recommendation, render_html
 
     parts = []
     for found in reversed(recommendations):
         step = found.get("step")
         best = Recommendation(found["recommendation"], found["reason"], found["ranking"])
         parts.append(("" if step is None else f"Step {step}", [row for row in rows if row.get("step") == step], best))
-    return render(parts, COLUMNS, about=facts)
+    return render_html(parts, about=facts)
 
 
 def about(run: dict[str, Any], config: dict[str, Any], command: Command) -> dict[str, Any]:
