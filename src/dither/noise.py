@@ -173,15 +173,6 @@ class Keyed:
         return (uniform if self.kind == "uniform" else normal)(self.seed, self.site, self.sample, self.shape, like)
 
 
-def fresh(kind: Literal["uniform", "normal"], shape: tuple[int, ...], device: torch.device) -> Keyed:
-    """Noise of a new seed, which nobody else draws: for what samples outside nodes. Slices of a vmap differ.
-
-    >>> fresh("uniform", (2, 3), torch.device("cpu")).draw(torch.empty(())).shape
-    torch.Size([2, 3])
-    """
-    return Keyed(kind, draw_seed(), 0, _FIRST, shape, device, True)
-
-
 def drawn(noise: Tensor | Keyed, like: Tensor) -> Tensor:
     """The noise itself, for who cannot draw it on the fly."""
     return noise.draw(like) if isinstance(noise, Keyed) else noise
@@ -199,3 +190,12 @@ def normal(seed: Tensor, site: int, sample: Tensor, shape: tuple[int, ...], like
     batch, units = shape[0], math.prod(shape[1:])
     ids = example_ids(batch, like.device)
     return kernels.normal(seed, site, sample, ids, units, like.detach()).view(shape)
+
+
+def fresh(kind: Literal["uniform", "normal"], shape: tuple[int, ...], device: torch.device) -> Keyed:
+    """Noise of a new seed, which nobody else draws: for what samples outside nodes. Slices of a vmap differ.
+
+    >>> fresh("uniform", (2, 3), torch.device("cpu")).draw(torch.empty(())).shape
+    torch.Size([2, 3])
+    """
+    return Keyed(kind, draw_seed(), 0, _FIRST, shape, device, True)

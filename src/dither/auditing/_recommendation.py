@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+
+from dither.auditing._rows import Row
 
 STEPS = 10  # gradients that an optimizer averages: momentum .9, or Adam's first moment
 
@@ -22,13 +23,13 @@ class Recommendation:
 
     estimator: str
     reason: str
-    ranking: Sequence[dict[str, Any]]
+    ranking: Sequence[Row]
 
     def __str__(self) -> str:
         return f"{self.estimator}: {self.reason}"
 
 
-def bias_squared(row: Mapping[str, Any]) -> float:
+def bias_squared(row: Row) -> float:
     """The bias to count with: 0 for an estimator that is unbiased by proof, of which an audit measures only noise.
 
     For another it is at least the noise of the measurement (`bias_se`), under which a bias may hide.
@@ -36,12 +37,12 @@ def bias_squared(row: Mapping[str, Any]) -> float:
     return 0.0 if row.get("unbiased") else max(row["bias"], row.get("bias_se") or 0.0) ** 2
 
 
-def equal_time_mse(row: Mapping[str, Any], milliseconds: float, steps: float = 1.0) -> float:
+def equal_time_mse(row: Row, milliseconds: float, steps: float = 1.0) -> float:
     """bias^2 + variance of the mean of `steps` gradients, each of as many draws as fit in `milliseconds`."""
     return bias_squared(row) + row["variance"] * row["milliseconds"] / (milliseconds * steps)
 
 
-def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS, unit: str = "ms") -> Recommendation:
+def recommend(rows: Sequence[Row], steps: float = STEPS, unit: str = "ms") -> Recommendation:
     """From an audit's "overall" rows; `unit` is that of their "milliseconds".
 
     All get the same time, the median of their draws': the faster ones average more draws, the slower ones fewer. An
@@ -58,7 +59,7 @@ def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS, unit: str
     return Recommendation(ranked[0]["estimator"], _reason(ranked, ranking, f"{time:.3g} {unit}", steps), ranking)
 
 
-def _reason(ranked: list[Mapping[str, Any]], ranking: list[dict[str, Any]], price: str, steps: float) -> str:
+def _reason(ranked: list[Row], ranking: list[Row], price: str, steps: float) -> str:
     text = (
         f"error {ranking[0]['error']:.0%} of the gradient's norm when each may take {price} a step and {steps:g} steps "
         "are averaged"
@@ -69,7 +70,7 @@ def _reason(ranked: list[Mapping[str, Any]], ranking: list[dict[str, Any]], pric
     return f"{text}; {_about_bias(ranked)}"
 
 
-def _about_bias(ranked: list[Mapping[str, Any]]) -> str:
+def _about_bias(ranked: list[Row]) -> str:
     """Whether the best one is biased, and then for how long an average an unbiased one errs less."""
     best = ranked[0]
     if best.get("unbiased"):
