@@ -40,7 +40,7 @@ def frey_faces(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def parse_frey_faces(packed: bytes, file: str, frames: int = FRAMES) -> Dataset:
-    """The data set in the bytes of freyfaces.npz, a video of so many frames."""
+    """The data set in the bytes of freyfaces.npz; `frames` says how many the video has."""
     video = read_npz(packed, file, ("X",))["X"]
     if video.shape != (frames, HEIGHT * WIDTH):
         raise CorruptData(file, f"{frames:,} frames of {HEIGHT * WIDTH} pixels, X {(frames, HEIGHT * WIDTH)}", f"{video.shape}")
