@@ -79,8 +79,8 @@ def time_of(x: Tensor) -> Tensor:
     """tau = 1 + 2 sum_t rho_t of these chains together, (quantities,), by Geyer's initial monotone positive sequence.
 
     rho_t = 1 - (W - mean_c c_t) / var+, so that chains which disagree count as slow. Pairs P_k = rho_2k + rho_2k+1 are summed
-    up to the first that is not positive, none above the one before it; of that first one rho_2k counts once if it is
-    positive, which helps chains that alternate. tau >= 1 / log10(n), or a lucky draw could claim any size.
+    up to the first that is not positive, none above the one before it. Of that first one rho_2k counts once if it is
+    positive, which helps chains that alternate. tau >= 1 / log10(n), or a lucky chain could claim any size.
     """
     chains, n, _ = x.shape
     covariance = autocovariance(x).mean(0)
@@ -91,8 +91,8 @@ def time_of(x: Tensor) -> Tensor:
     pairs = rho[: (n - 1) // 2 * 2].unflatten(0, (-1, 2)).sum(1)
     # Where every pair is positive, the last one stands in for the one that ends the sum.
     ends = torch.cat((pairs[:-1] <= 0, torch.ones_like(pairs[:1], dtype=torch.bool))).int().argmax(0)
-    kept = torch.arange(len(pairs), device=x.device).unsqueeze(1) < ends
-    summed = (pairs.cummin(0).values * kept).sum(0)
+    before_end = torch.arange(len(pairs), device=x.device).unsqueeze(1) < ends
+    summed = (pairs.cummin(0).values * before_end).sum(0)
     tail = rho.gather(0, 2 * ends.unsqueeze(0)).squeeze(0).clamp(min=0)
     floor = 1 / torch.log10(torch.tensor(float(chains * n), dtype=x.dtype, device=x.device))
     return torch.maximum(2 * summed - 1 + tail, floor)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class ClassEntropy(NamedTuple):
-    """nats: of the classes' shares.  relative: over log(classes), 1 if all are equally frequent and 0 if there is one."""
+    """nats: of the classes' shares. relative: over log(classes), 1 if all are equally frequent and 0 if there is one."""
 
     nats: float
     relative: float
@@ -41,7 +41,7 @@ def class_entropy(labels: Tensor, classes: int) -> ClassEntropy:
 
 
 def class_switches(labels: Tensor) -> Tensor:
-    """How often a chain changes class, per step: 0 for one that stays in its mode, 1 - 1 / classes for independent draws of
+    """How often a chain changes class, per step: 0 for one that stays in its mode, 1 - 1 / classes for independent samples of
     equally frequent classes.
 
     Shapes      labels (chains, steps) whole numbers, steps >= 2  ->  (chains,) float64
@@ -69,7 +69,7 @@ def _checked(labels: Tensor, classes: int) -> Tensor:
     if labels.numel() == 0:
         raise ValueError(f"labels has shape {tuple(labels.shape)}: at least one label is needed")
     labels = labels.detach().long()
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= classes:
-        raise ValueError(f"labels reach from {least} to {most}, expected 0 to {classes - 1}: pass the number of all classes")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels reach from {low} to {high}, expected 0 to {classes - 1}: pass the number of all classes")
     return labels

@@ -55,11 +55,11 @@ def kl(p: Tensor, q: Tensor) -> float:
 
 
 def conditional(p: Tensor, states: Tensor, clamp_mask: Tensor, values: Tensor) -> Tensor:
-    """p given that some units have given values: 0 for the states that disagree, the others normalised again.
+    """p given the values of some units: 0 for the states that disagree, the others normalised again.
 
-    Shapes      p (states,), states (states, units), clamp_mask (units,) bool: which units are given; values (units,), of
-                which only the given ones are read. Returns (states,) float64.
-    Raises      ValueError for other shapes, a p that is no distribution, or given values of probability 0.
+    Shapes      p (states,), states (states, units), clamp_mask (units,) bool: which units are clamped; values (units,), of
+                which only the clamped ones are read. Returns (states,) float64.
+    Raises      ValueError for other shapes, a p that is no distribution, or clamped values of probability 0.
     """
     p = distribution("p", p)
     if states.dim() != 2 or len(states) != len(p):
@@ -68,16 +68,16 @@ def conditional(p: Tensor, states: Tensor, clamp_mask: Tensor, values: Tensor) -
         if vector.shape != states.shape[1:]:
             raise ValueError(f"{name} has shape {tuple(vector.shape)}: one entry for each of {states.shape[1]} units is needed")
     if clamp_mask.dtype != torch.bool:
-        raise ValueError(f"clamp_mask is {clamp_mask.dtype}: True where a unit is given is needed; pass clamp_mask.bool()")
+        raise ValueError(f"clamp_mask is {clamp_mask.dtype}: True where a unit is clamped is needed; pass clamp_mask.bool()")
     agrees = ((states == values) | ~clamp_mask).all(1)
-    kept = torch.where(agrees, p, 0.0)
-    total = kept.sum()
+    joint = torch.where(agrees, p, 0.0)
+    total = joint.sum()
     if not bool(total > 0):
         raise ValueError(
             f"values {values[clamp_mask].tolist()} of units {clamp_mask.nonzero().flatten().tolist()} have probability 0 under "
             "p: nothing can be conditioned on them"
         )
-    return kept / total
+    return joint / total
 
 
 def distribution(name: str, p: Tensor) -> Tensor:

@@ -104,9 +104,10 @@ def nearest(x: Tensor, y: Tensor, k: int = 1, exclude_self: bool = False, chunk:
     for rows, block in squared_distances(x, y, chunk):
         if exclude_self:
             block[:, rows].fill_diagonal_(torch.inf)
-        found = block.topk(k, dim=1, largest=False).indices
+        neighbours = block.topk(k, dim=1, largest=False).indices
         part = x[rows].to(torch.float64)
-        exact = torch.stack([torch.linalg.vector_norm(part - y[column].to(torch.float64), dim=1) for column in found.T], 1)
+        differences = (part - y[column].to(torch.float64) for column in neighbours.T)
+        exact = torch.stack([torch.linalg.vector_norm(difference, dim=1) for difference in differences], 1)
         distances[rows], order = exact.sort(dim=1, stable=True)
-        indices[rows] = found.gather(1, order)
+        indices[rows] = neighbours.gather(1, order)
     return distances, indices

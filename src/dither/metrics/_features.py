@@ -1,4 +1,4 @@
-"""A small convolutional classifier whose features and labels are the space in which samples are judged."""
+"""A small convolutional classifier in whose features and labels samples are evaluated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNITS = 64  # features
 CHANNELS = (16, 32)
 SLOPE = 0.1  # of features below 0: with none, a third of them never came to life
 LARGE = 16  # pixels on the shorter side, from which on the kernels are 5 and 3 without padding; below, 3 and 3 with
-LEAST = 4  # pixels on the shorter side: two poolings leave one
+MIN_SIDE = 4  # pixels on the shorter side: two poolings leave one
 BATCH = 1000  # images at a time: some 50 MB of activations for 28 x 28
 
 
@@ -35,8 +35,8 @@ class FeatureNet(nn.Module):
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
         shape = tuple(shape)
-        if len(shape) != 3 or any(type(side) is not int for side in shape) or shape[0] < 1 or min(shape[1:]) < LEAST:
-            raise ValueError(f"shape is {shape}, expected (channels, height, width) of at least {LEAST} x {LEAST} pixels")
+        if len(shape) != 3 or any(type(side) is not int for side in shape) or shape[0] < 1 or min(shape[1:]) < MIN_SIDE:
+            raise ValueError(f"shape is {shape}, expected (channels, height, width) of at least {MIN_SIDE} x {MIN_SIDE} pixels")
         if type(classes) is not int or classes < 2:
             raise ValueError(f"classes is {classes!r}: a whole number of at least 2 is needed")
         self.shape, self.classes = shape, classes
@@ -86,9 +86,9 @@ def checked(x: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"x has {x.shape[1]} pixels per image, but the net is for {' x '.join(map(str, shape))}: use a net trained on such "
             "images (train_feature_net), or pad or resize x"
         )
-    least, most = float(x.min()), float(x.max())
-    if least < 0 or most > 1:
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1:
         raise ValueError(
-            f"x has values from {least:.3g} to {most:.3g}, expected [0, 1]: divide bytes by 255, map signs by (x + 1) / 2"
+            f"x has values from {low:.3g} to {high:.3g}, expected [0, 1]: divide bytes by 255, map signs by (x + 1) / 2"
         )
     return x

@@ -1,8 +1,8 @@
 """Whether Markov chains have mixed: autocorrelation, effective sample size and R-hat, which no stuck chain can pass.
 
-Run 4 or more chains from starting points that lie further apart than the target does, and believe nothing before R-hat < 1.01
+Run 4 or more chains from starting points that are more dispersed than the target, and believe nothing before R-hat < 1.01
 and an effective sample size of 100 per chain (Vehtari et al. 2021). A quantity of which a chain never moved has no
-autocorrelation: the usual libraries score it as n independent draws, here it is NaN, and `Mixing.stuck` counts such chains.
+autocorrelation. The usual libraries score it as n independent draws. Here it is NaN, and `Mixing.stuck` counts such chains.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ METHODS = ("bulk", "mean")
 
 @dataclass(frozen=True, eq=False)
 class Mixing:
-    """What `mixing` found, per quantity (0-dimensional for chains of one).
+    """The result of `mixing`, per quantity (0-dimensional for chains of one).
 
-    ess     bulk effective sample size, of chains x steps draws.    r_hat   the greater of the two of `split_r_hat`.
-    iat     integrated autocorrelation time in steps: so many steps are worth one independent draw.
+    ess     bulk effective sample size, of chains x steps draws
+    r_hat   the greater of the two of `split_r_hat`
+    iat     integrated autocorrelation time: how many steps are worth one independent draw
     stuck   int64, how many chains never moved; where it is not 0, the others are NaN.
     """
 
@@ -43,8 +44,8 @@ def mixing(x: Tensor) -> Mixing:
     Source      Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021, "Rank-normalization, folding, and localization".
 
     >>> _ = torch.manual_seed(0)
-    >>> found = mixing(torch.randn(4, 500))
-    >>> int(found.stuck), bool(found.r_hat < 1.01), bool(found.ess > 1500)
+    >>> measured = mixing(torch.randn(4, 500))
+    >>> int(measured.stuck), bool(measured.r_hat < 1.01), bool(measured.ess > 1500)
     (0, True, True)
     """
     stuck = _chains.stuck_chains(_chains.checked(x))
@@ -130,5 +131,5 @@ def split_r_hat(x: Tensor) -> Tensor:
 
 def _per_quantity(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     x3 = _chains.checked(x)
-    found = torch.where(_chains.stuck_chains(x3) > 0, torch.nan, _chains.by_quantity(function, x3))
-    return found.squeeze(-1) if x.dim() == 2 else found
+    values = torch.where(_chains.stuck_chains(x3) > 0, torch.nan, _chains.by_quantity(function, x3))
+    return values.squeeze(-1) if x.dim() == 2 else values

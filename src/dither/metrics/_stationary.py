@@ -1,4 +1,4 @@
-"""Markov chains on few states, exactly: what they are made of, where they settle, and how fast."""
+"""Markov chains on few states, exactly: their classes and period, where they converge, and how fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dither.metrics._discrete import check_rows
 
 @dataclass(frozen=True)
 class Structure:
-    """What a chain is made of; see `structure`."""
+    """The classes and period of a chain; see `structure`."""
 
     irreducible: bool  # every state is reached from every other
     period: int  # of the closed class; the least common multiple if there are several
@@ -27,7 +27,7 @@ class Structure:
 
 
 def structure(matrix: Tensor) -> Structure:
-    """Closed classes and period of a chain, by search in the graph of the transitions > 0 (however small they are).
+    """Closed classes and period of a chain, by search in the graph of the transitions > 0, however small they are.
 
     Shapes      matrix (states, states): row x is the distribution of the next state.
     Raises      ValueError if it is not square or a row is no distribution.
