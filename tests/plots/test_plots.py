@@ -131,6 +131,6 @@ def test_of_many_estimators_the_best_are_drawn_and_without_steps_none():
     rows = [{**AUDIT[1], "estimator": f"e{i}", "step": step, "mse": i + step} for i in range(20) for step in (1, 2)]
     figure = audit_training.draw(rows)
     assert [line.get_label() for line in figure.axes[1].lines] == [f"e{i}" for i in range(8)]
-    assert "the 8 of least error at step 2" in figure.get_suptitle()
+    assert "the 8 of lowest error at step 2" in figure.get_suptitle()
     with pytest.raises(ValueError, match="and a step"):
         audit_training.draw(AUDIT)

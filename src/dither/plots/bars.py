@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dither.plots._figure import PALETTE, new_axes, style
+from dither.plots._figure import PALETTE, Row, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def draw(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     ax: Axes | None = None,
     *,
     x: str,

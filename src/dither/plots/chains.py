@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dither.plots._arrays import array
-from dither.plots._figure import LINES, MARKERS, PALETTE, new_axes, style
-from dither.plots._layout import settle
+from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_axes, style
+from dither.plots._layout import lay_out
 from dither.plots.learning_curves import collect
 
 if TYPE_CHECKING:
@@ -19,18 +20,19 @@ CLASSES = (*PALETTE, "#F0E442", "#7B4F2C")  # ten: on a strip nothing has to be 
 
 
 def autocorrelation(
-    curves: Mapping[str, Any],
+    curves: Mapping[str, ArrayLike],
     ax: Axes | None = None,
     *,
     lags: int | None = None,
     quantity: str = "",
     title: str = "",
 ) -> Axes:
-    """A line for each method: the mean autocorrelation of its chains against the lag, with a band from the least to the most.
+    """A line for each method: the mean autocorrelation of its chains against the lag, with a band from the minimum to the
+    maximum.
 
     curves      {"GSN": (lags,) or (chains, lags), ...}, from lag 0 on, as of `metrics.autocorrelation`
     lags        the largest lag drawn, by default the largest that every method has
-    quantity    what was followed, in the label of the axis
+    quantity    what the chains are of, in the label of the axis
     A chain of NaN, one that never moved, has no autocorrelation: it is left out, and counted in the legend.
     Raises      ValueError for no curves, another shape, a chain that is NaN in part, or fewer lags than asked for.
     """
@@ -60,12 +62,12 @@ def autocorrelation(
         ax.set_title(title, loc="left", fontsize=11)
         ax.legend(fontsize=9)
         if own:
-            settle(ax)
+            lay_out(ax)
     return ax
 
 
 def classes(
-    labels: Mapping[str, Any],
+    labels: Mapping[str, ArrayLike],
     ax: Axes | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -84,7 +86,7 @@ def classes(
     chains = {name: array(f"labels[{name!r}]", value, "steps") for name, value in labels.items()}
     count = len(names) if names is not None else int(max(chain.max() for chain in chains.values())) + 1
     if count > len(CLASSES):
-        raise ValueError(f"there are {count} classes and only {len(CLASSES)} colours to tell apart: merge some")
+        raise ValueError(f"there are {count} classes and only {len(CLASSES)} colours: merge some")
     for name, chain in chains.items():
         if (chain != chain.round()).any() or chain.min() < 0 or chain.max() >= count:
             raise ValueError(f"labels[{name!r}] has values from {chain.min():g} to {chain.max():g}, expected 0 to {count - 1}")
@@ -118,12 +120,12 @@ def classes(
         ncols = max(1, min(count, fitting))
         ax.figure.legend(handles=keys, loc="outside lower center", ncols=ncols, fontsize=9, handlelength=1, columnspacing=1)
         if own:
-            settle(ax)
+            lay_out(ax)
     return ax
 
 
 def likelihood(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Row],
     ax: Axes | None = None,
     *,
     x: str = "samples",
@@ -133,10 +135,10 @@ def likelihood(
     y_label: str = "CSL (nats per example)",
     title: str = "",
 ) -> Axes:
-    """The estimate of the log-likelihood against the number of samples it is made of, on a logarithmic axis; a line a method.
+    """The estimate of the log-likelihood against its number of samples, on a logarithmic axis; a line for each method.
 
     records     [{"method": "GSN", "seed": 0, "samples": 1000, "csl": -110.2}, ...]; of several seeds the mean is drawn,
-                with a band from the least to the most
+                with a band from the minimum to the maximum
     The conservative estimate (CSL) is below the true value in expectation and rises with the samples: a line that
     still rises at its end says that more would be needed.
     Raises      ValueError when no record has both, or a number of samples is not positive.
@@ -146,8 +148,8 @@ def likelihood(
     if not curves:
         keys = sorted({key for record in records for key in record})
         raise ValueError(f"no record has both {x!r} and {y!r}; {len(records)} records have {', '.join(keys) or 'no key'}")
-    if (least := min(point[0] for points in curves.values() for point in points)) <= 0:
-        raise ValueError(f"a record has {x} = {least:g}, it must be positive on a logarithmic axis")
+    if (smallest := min(point[0] for points in curves.values() for point in points)) <= 0:
+        raise ValueError(f"a record has {x} = {smallest:g}, it must be positive on a logarithmic axis")
     with style():
         own, ax = ax is None, ax or new_axes()
         ax.set_xscale("log")
@@ -163,11 +165,11 @@ def likelihood(
         ax.set_title(title, loc="left", fontsize=11)
         ax.legend(fontsize=9)
         if own:
-            settle(ax)
+            lay_out(ax)
     return ax
 
 
-def _chains(name: str, value: Any) -> np.ndarray:
+def _chains(name: str, value: ArrayLike) -> np.ndarray:
     """(chains, lags), each chain without NaN or of nothing else."""
     axes = ("lags",) if np.ndim(value) == 1 else ("chains", "lags")
     chains = np.atleast_2d(array(name, value, *axes, finite=False))

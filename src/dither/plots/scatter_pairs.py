@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dither.plots._figure import PALETTE, new_figure, style
+from dither.plots._figure import PALETTE, Row, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def draw(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     pairs: Sequence[tuple[str, str]],
     group: str = "set",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dither.plots._figure import LINES, MARKERS, PALETTE, new_axes, style
+from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ NAMES = {"units": "stochastic units", "layers": "layers", "noise": "variance / |
 
 
 def draw(
-    rows: Sequence[Mapping[str, Any]], *, x: str = "units", y: str = "noise", panel: str = "credit", title: str = ""
+    rows: Sequence[Row], *, x: str = "units", y: str = "noise", panel: str = "credit", title: str = ""
 ) -> Figure | SubFigure:
     """A panel for each value of `panel`, side by side on common axes; in each a curve for each method.
 
@@ -45,7 +45,7 @@ def draw(
     return figure
 
 
-def _curve(ax: Axes, rows: list[Mapping[str, Any]], x: str, y: str, number: int, label: str) -> None:
+def _curve(ax: Axes, rows: list[Row], x: str, y: str, number: int, label: str) -> None:
     color, line = PALETTE[number % len(PALETTE)], LINES[number // len(PALETTE) % len(LINES)]
     measured = sorted((row for row in rows if row.get("how") != "exact"), key=lambda row: row[x])
     exact = [row for row in rows if row.get("how") == "exact"]
