@@ -1,9 +1,9 @@
 """CUDA graphs whose noise is new at every replay.
 
-A training step of a small stochastic network is hundreds of short kernels, and a processor launches them far slower than a
-GPU runs them. A CUDA graph launches all at once, but replays what it recorded, seeds included. Here the graph reads the seeds
-from the GPU's memory, where every replay finds those that `noise.draw_seed` would have given. The results are those of the
-same calls without a graph.
+A training step of a small stochastic network is hundreds of short kernels, and a processor launches them far slower
+than a GPU runs them. A CUDA graph launches all at once, but replays what it recorded, seeds included. Here the graph
+reads the seeds from the GPU's memory, where every replay finds those that `noise.draw_seed` would have given. The
+results are those of the same calls without a graph.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ Key = tuple[tuple[torch.Size, torch.dtype] | None, ...]  # shapes and types of t
 
 
 class Graphed:
-    """A function of tensors on one GPU, recorded as a CUDA graph for each shape of its inputs and replayed from then on.
+    """A function of tensors on one GPU, recorded as a CUDA graph for each shape of its inputs, and then replayed.
 
-    function    (*inputs) -> tuple of tensors; inputs and results may hold None. It must do the same to tensors of the same
-                shapes whatever their values are, and read none of them on the host. What it closes over must stay in place.
+    function    (*inputs) -> tuple of tensors; inputs and results may hold None. It must do the same to tensors of the
+                same shapes whatever their values are, and read none of them on the host. What it closes over must stay
+                in place.
     Results     The next call overwrites them: clone those that you still need.
-    Noise       That of nodes and corruptions, which has seeds, is the noise of the same calls without a graph. So is torch's
-                own noise on the GPU.
-    Recording   It executes nothing: tensors that `function` changes stay as they are. The first two calls of each shape run
-                without a graph.
-    Raises      RuntimeError where a step cannot be recorded: it waits for the GPU, or draws from the generator of the CPU.
+    Noise       That of nodes and corruptions, which has seeds, is the noise of the same calls without a graph. So is
+                torch's own noise on the GPU.
+    Recording   It executes nothing: tensors that `function` changes stay as they are. The first two calls of each shape
+                run without a graph.
+    Raises      RuntimeError where a step cannot be recorded: it waits for the GPU, or draws from the generator of the
+                CPU.
     """
 
     def __init__(self, function: Callable[..., Values]) -> None:

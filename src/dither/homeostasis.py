@@ -38,14 +38,15 @@ class FiringRate(nn.Module):
     >>> layer(torch.zeros(2, 8)).shape
     torch.Size([2, 4])
 
-    Computes    node(a + bias): `logits (batch, *units)`, same shape out. After every training forward the share of active
-                outputs enters a moving average r per unit, and bias += step_size (target - r). So no unit dies, and none is
-                always on. An output is active that is not the node's off value (0 for rectifiers, values[0] for Bernoulli).
+    Computes    node(a + bias): `logits (batch, *units)`, same shape out. After every training forward the share of
+                active outputs enters a moving average r per unit, and bias += step_size (target - r). So no unit dies,
+                and none is always on. An output is active that is not the node's off value (0 for rectifiers, values[0]
+                for Bernoulli).
     units       the shape of one example's logits: a number or a tuple.
     target      share of the time a unit should be active, in (0, 1).
     step_size   in units of the logits, per training forward.  decay: of the moving average.
-    The update happens at the start of the next training forward, also inside an estimator's samples, and never in `.eval()`.
-    Buffers `bias`, `rate` and the counts are in the state_dict.
+    The update happens at the start of the next training forward, also inside an estimator's samples, and never in
+    `.eval()`. Buffers `bias`, `rate` and the counts are in the state_dict.
     Raises      ValueError for a target outside (0, 1) or logits of another shape.
     Source      Bengio 2013, Sec. 2, last paragraph.
     """

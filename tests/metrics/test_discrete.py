@@ -27,7 +27,7 @@ def test_no_or_too_many_states(units, values):
         all_states(units, values)
 
 
-def test_the_most_states():
+def test_the_maximum_number_of_states():
     assert len(all_states(20)) == 1 << 20
 
 

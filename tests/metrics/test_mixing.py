@@ -111,7 +111,7 @@ def test_the_time_of_an_autoregression_is_the_known_one(rho: float) -> None:
     assert np.allclose(lags, [rho**t for t in range(4)], rtol=0, atol=0.01)
 
 
-def test_quantities_are_judged_one_by_one_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantities_are_measured_one_by_one_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.stack([CASES["independent"], ar1(0.9, 4, 60), ar1(0.3, 4, 60, shift=3.0)], -1)
     whole = metrics.mixing(x)
     for block in (1, 2 * x.shape[0] * x.shape[1]):

@@ -107,7 +107,7 @@ def test_the_bound_rises_from_the_elbo_to_the_likelihood(make):
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_the_slope_of_the_sampled_terms_is_the_difference_of_a_flip(make):
+def test_the_gradient_of_the_sampled_terms_is_the_difference_of_a_flip(make):
     """An estimator that differentiates the cost by the code needs it: linear in z, whatever the logits."""
     model, z = make(), codes(make())[:1].clone()
     logits = 3 * torch.randn(1, *model.code, dtype=torch.float64)

@@ -84,7 +84,7 @@ def completed(n=2, k=3):
 
 
 @pytest.mark.parametrize("invert", [False, True])
-def test_inpainting_shows_what_was_given_and_tints_the_rest(invert):
+def test_inpainting_shows_what_is_clamped_and_tints_the_rest(invert):
     original, clamp, filled = completed()
     nearest = random(2, 12)
     ax = images.inpainting(original, clamp, filled, nearest, TALL, invert=invert)

@@ -88,7 +88,7 @@ def test_one_run_without_group_and_missing_values():
         learning_curves.draw([{"epoch": 1}], y="train_loss")
 
 
-def test_it_draws_on_the_axes_given():
+def test_it_draws_on_the_axes_of_the_caller():
     ax = plots.new_axes()
     assert learning_curves.draw(CURVES, ax) is ax and audit.draw(AUDIT, plots.new_axes()).get_xscale() == "log"
 

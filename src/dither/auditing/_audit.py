@@ -40,12 +40,13 @@ def audit(
     reference      "exact": enumeration of all outcomes (quadrature for continuous nodes). "average": a long average of
                    leave-one-out with 16 samples, reference_draws of them (default 4 x draws), with its standard error.
                    "auto": exact up to max_outcomes, else average; the report says which.
-    warmup         calls of each estimator before the first draw, for its moving averages. Its own parameters (RELAX, RODEO,
-                   NVIL) learn in them, by Adam.
+    warmup         calls of each estimator before the first draw, for its moving averages. Its own parameters
+                   (RELAX, RODEO, NVIL) learn in them, by Adam.
 
-    The bias is corrected for the noise of both means: |m - r|^2 - var / draws - var(r). So an unbiased estimator shows a
-    bias of about zero; `bias_se` is the noise that was subtracted. The model's parameters, gradients and buffers, the
-    estimators' states and torch's generator are left as they were. The same seed gives the same report, but for the times.
+    The bias is corrected for the noise of both means: |m - r|^2 - var / draws - var(r). So an unbiased estimator shows
+    a bias of about zero; `bias_se` is the noise that was subtracted. The model's parameters, gradients and buffers, the
+    estimators' states and torch's generator are left as they were. The same seed gives the same report, but for the
+    times.
 
     Raises ValueError for draws < 2 or no estimators, exact.TooManyOutcomes for reference="exact" on a large model.
 

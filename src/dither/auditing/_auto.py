@@ -30,14 +30,14 @@ class Auto(Estimator):
     """The estimator that an audit recommends. Audits are repeated while training goes on.
 
     Estimates   what the candidate in use estimates; `choice` names it, `recommendation` says why.
-    Method      Before the first step every candidate that takes the model's nodes is audited on the first batch, and the one of
-                minimum error at equal time is used. The audit is repeated on the batch at hand whenever all audits together,
-                the first included, would take less than `share` of the time since the first call.
-    candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take the
-                model's nodes. A candidate learns only while it is in use.
+    Method      Before the first step every candidate that takes the model's nodes is audited on the first batch, and
+                the one of minimum error at equal time is used. The audit is repeated on the batch at hand whenever all
+                audits together, the first included, would take less than `share` of the time since the first call.
+    candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take
+                the model's nodes. A candidate learns only while it is in use.
     share       of the time that audits may take. draws: gradients per candidate and audit.
-    by          "time": measured milliseconds, so that the choice may differ between machines and runs; "evaluations": of the
-                closure, so that training is reproducible.
+    by          "time": measured milliseconds, so that the choice may differ between machines and runs; "evaluations":
+                of the closure, so that training is reproducible.
     unbiased_only  leave out biased candidates.
     Raises      ValueError when no candidate takes the model.
     Reference   the audit's error at equal time: see `dither.audit`.

@@ -72,8 +72,8 @@ def render_html(
 ) -> str:
     """One page from audits, each (heading, rows of `AuditReport.to_dicts()`, recommendation).
 
-    Of several audits a figure on top shows what changes with the `step` of their rows. about: a table "How it was made".
-    It needs jinja2 (torch brings it). Without matplotlib there are no figures.
+    Of several audits a figure on top shows what changes with the `step` of their rows. about: a table "How it was
+    made". It needs jinja2 (torch brings it). Without matplotlib there are no figures.
     """
     from jinja2 import Environment
 

@@ -17,8 +17,8 @@ class Recommendation:
 
     estimator   its name in the audit
     reason      why, in figures
-    ranking     rows {"estimator", "error"}, best first; the error is the root of the mean squared error at equal time, as a
-                share of the gradient's norm
+    ranking     rows {"estimator", "error"}, best first; the error is the root of the mean squared error at equal time,
+                as a share of the gradient's norm
     """
 
     estimator: str

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class AuditReport:
     """How good each estimator's gradient is on this model: one row per estimator and parameter, and one "overall".
 
-    rows        flat dicts with `estimator`, `parameter` ("overall" for all together), the columns of `auditing.COLUMNS`, and
-                `reference`
+    rows        flat dicts with `estimator`, `parameter` ("overall" for all together), the columns of
+                `auditing.COLUMNS`, and `reference`
     reference   what the estimates were compared with, and its precision
     draws       per estimator
     """
@@ -42,7 +42,7 @@ class AuditReport:
         return recommend(self.to_dicts(), steps)
 
     def html(self, title: str = "Gradient audit") -> str:
-        """The whole report, its figure inside, as the text of one file: `Path("audit.html").write_text(report.html())`."""
+        """The whole report, with its figure, as the text of one file: `Path("a.html").write_text(report.html())`."""
         return render_html([("", self.to_dicts(), self.recommend())], title=title)
 
     def table(self, parameters: bool = False) -> Table:

@@ -19,7 +19,7 @@ LEARNING_RATE = 1e-2  # of Adam, for what an estimator learns by gradients (a co
 
 @contextmanager
 def untouched(model: nn.Module, estimators: Iterable[Estimator], closure: Closure, seed: int) -> Iterator[None]:
-    """Within it torch is seeded; afterwards its generator, the model's buffers and the estimators' states are as before."""
+    """Within it torch is seeded. Then its generator, the model's buffers and the estimators' states are as before."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     estimators = list(estimators)
     with torch.random.fork_rng(), torch.enable_grad():
@@ -47,7 +47,7 @@ def _initialise(estimator: Estimator, closure: Closure) -> None:
 
 
 def warm_up(estimator: Estimator, closure: Closure, calls: int) -> None:
-    """Calls the estimator for its moving averages. With each call its own parameters take a step of Adam, the model's none."""
+    """Calls the estimator for its moving averages. Its own parameters take a step of Adam each time, no others do."""
     of_model = {id(p) for p in estimator.model.parameters()}
     own = [p for p in estimator.parameters() if p.requires_grad and id(p) not in of_model]
     optimizer = torch.optim.Adam(own, LEARNING_RATE) if own else None
@@ -63,7 +63,7 @@ def warm_up(estimator: Estimator, closure: Closure, calls: int) -> None:
 
 
 def suitable(model: nn.Module, closure: Closure, builds: Mapping[str, Build]) -> tuple[dict[str, Estimator], dict[str, str]]:
-    """(the estimators that give a gradient of the expected cost here, name -> why the others do not). Each is tried once."""
+    """(the estimators that give a gradient of the expected cost here, name -> why others do not), after one call."""
     estimators: dict[str, Estimator] = {}
     refused: dict[str, str] = {}
     for name, build in builds.items():

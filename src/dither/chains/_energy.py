@@ -15,8 +15,8 @@ def energy(log_reconstruction: Tensor, log_corruption: Tensor) -> Tensor:
     Formula     energy(x) = -log P(x | x~) + log C(x~ | x)
     Shapes      both the same, for one x~ and several x; nan where C(x~ | x) = 0, of which x~ says nothing.
     Raises      ValueError where the shapes differ.
-    The estimate is exact where P(x | x~) is the conditional of a joint with C(x~ | x). A model that was trained on x~ near x
-    is to be trusted near x~ only.
+    The estimate is exact where P(x | x~) is the conditional of a joint with C(x~ | x). A model that was trained on x~
+    near x is to be trusted near x~ only.
     Source      GDAE paper, Sec. 2.4.
     """
     if log_reconstruction.shape != log_corruption.shape:
@@ -33,13 +33,14 @@ def relative_energies(
     path: Tensor,
     through: Literal["midpoint", "ends"] = "midpoint",
 ) -> Tensor:
-    """The energies of the points of a path, relative to its first point: the sum of small steps, each at an x~ close by.
+    """The energies of the points of a path, relative to its first point: sums of small steps, each at an x~ close by.
 
     Formula     E_1 = 0, E_{k+1} = E_k + energy(x_{k+1}) - energy(x_k)
                 midpoint: at x~ = (x_k + x_{k+1}) / 2, for continuous x;  ends: the mean of x~ = x_k and x~ = x_{k+1}
-    Shapes      path (N, units) -> (N,); model_log_prob(x~, x), log P(x | x~), and corruption_log_prob(x~, x), log C(x~ | x),
-                both (batch, units) twice -> (batch,)
-    Raises      ValueError for a path of fewer than two points, an unknown `through`, or a step whose energy is not finite.
+    Shapes      path (N, units) -> (N,); model_log_prob(x~, x) is log P(x | x~), corruption_log_prob(x~, x) log
+                C(x~ | x), both (batch, units) twice -> (batch,)
+    Raises      ValueError for a path of fewer than two points, an unknown `through`, or a step whose energy is not
+                finite.
     Source      GDAE paper, Sec. 2.4. Errors add up along the path, so go straight.
     """
     if path.dim() != 2 or len(path) < 2:

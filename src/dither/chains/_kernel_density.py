@@ -14,7 +14,7 @@ from dither.chains._sampling import blocks, categorical_index, checked_clamp
 
 
 class KernelConditional:
-    """P(x | x~) as a kernel density (Parzen) estimate from pairs (x_i, x~_i): near an x~, the x_i whose x~_i are near it.
+    """P(x | x~) as a kernel density (Parzen) estimate from pairs (x_i, x~_i): the x_i whose x~_i are near x~.
 
     Formula     P(x | x~) = sum_i w_i(x~) N(x; x_i, b^2 I), w_i(x~) = exp(-|x~ - x~_i|^2 / 2 s^2) / sum_j ...
                 Given x[clamp], w_i is multiplied by the density of the clamped values: exact, not a heuristic.

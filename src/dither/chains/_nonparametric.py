@@ -1,4 +1,4 @@
-"""The chain of any denoiser, and counts: a denoiser without parameters for few states, whose limit of much data is known.
+"""The chain of any denoiser; and counts, a denoiser without parameters for few states, whose limit is known.
 
 >>> import torch
 >>> from dither import corruption
@@ -67,8 +67,8 @@ class Counts:
     states              (X, units), no two the same
     corrupted_states    (X~, units), the same as states if left out
     pseudo_count        is added to every entry of counts
-    unseen              "raise": a state x~ that no pair had has no maximum-likelihood estimate, and its use is an error;
-                        "uniform": there x is uniform over the states
+    unseen              "raise": a state x~ that no pair had has no maximum-likelihood estimate, and its use is an
+                        error; "uniform": there x is uniform over the states
     Raises              ValueError for counts that do not fit, are negative or not finite, and for equal states.
     """
 

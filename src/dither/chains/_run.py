@@ -16,8 +16,13 @@ from dither.reconstruction import check_clamp
 
 @dataclass(frozen=True)
 class State:
-    """Where chains are: the samples x (chains, units), the mean of the distribution that x is a sample of, hidden layers,
-    and how many steps `run` has done."""
+    """Where chains are.
+
+    x           (chains, units)
+    mean        of the distribution that x is a sample of
+    hidden      layers
+    steps       how many `run` has done
+    """
 
     x: Tensor
     mean: Tensor | None = None
@@ -35,7 +40,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """What chains visited: `x` and `mean`, each (recorded steps, chains, units), and the last `state`, to go on from."""
+    """What chains visited: `x` and `mean`, each (recorded steps, chains, units), and the last `state`, to continue."""
 
     x: Tensor
     mean: Tensor
@@ -57,21 +62,21 @@ def run(
 ) -> Samples:
     """Run a chain from every row of x. Of its `steps` steps after the first `burn_in`, record every `thin`-th.
 
-    x           (chains, units), where the chains start; or the `state` of an earlier run, which goes on: with the same seed
-                the two runs give what one long run would have given
-    clamp       bool, (units,) or (chains, units): True where x stays as it is. The chain then samples the other units given
-                these: missing inputs, inpainting, structured output (GSN paper, Sec. 5, Prop. 1)
+    x           (chains, units), where the chains start; or the `state` of an earlier run, which goes on: with the same
+                seed the two runs give what one long run would have given
+    clamp       bool, (units,) or (chains, units): True where x stays as it is. The chain then samples the other units
+                given these: missing inputs, inpainting, structured output (GSN paper, Sec. 5, Prop. 1)
     seed        the run then depends on nothing but the seed, and torch's generator is left as it was; None: torch's
                 generator as it is
     cuda_graph  replay the step as a CUDA graph: same samples, in the time that the GPU takes (`cuda_graphs.Graphed`)
     progress    (steps done, steps in all)
 
-    The clamped chain has the chain's own conditional as its stationary distribution where P(x | x~) and the corruption belong
-    to one joint distribution, and the reconstruction is sampled *given* the clamped units. A factorised reconstruction ignores
-    them beyond what x~ says; docs/experiments/gdae-consistency.md measures the difference.
+    The clamped chain has the chain's own conditional as its stationary distribution where P(x | x~) and the corruption
+    belong to one joint distribution, and the reconstruction is sampled *given* the clamped units. A factorised
+    reconstruction ignores them beyond what x~ says; docs/experiments/gdae-consistency.md measures the difference.
 
-    Raises      ValueError for a mask of another shape or dtype, or one that leaves no unit free; for numbers of steps of
-                which none is recorded.
+    Raises      ValueError for a mask of another shape or dtype, or one that leaves no unit free; for numbers of steps
+                of which none is recorded.
     """
     state = x if isinstance(x, State) else model.start(x)
     values, before = state.x, state.steps
@@ -129,9 +134,9 @@ def _graphed(model: Model, device: torch.device) -> Callable[..., State]:
 class Projected:
     """A chain in a representation, seen in the space of the data: it moves over encode(x), and every step is decoded.
 
-    Chains mix better in higher representations, where the classes lie closer together (Bengio, Mesnil, Dauphin and Rifai
-    2013). `model` is a chain over the representation, such as a DAE trained on it; encode and decode map (chains, units).
-    There is no clamping: the units of the data are not the chain's.
+    Chains mix better in higher representations, where the classes lie closer together (Bengio, Mesnil, Dauphin and
+    Rifai 2013). `model` is a chain over the representation, such as a DAE trained on it; encode and decode map
+    (chains, units). There is no clamping: the units of the data are not the chain's.
     """
 
     def __init__(self, model: Model, encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor]) -> None:

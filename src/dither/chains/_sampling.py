@@ -23,7 +23,7 @@ def categorical_index(weights: Tensor, u: Tensor) -> Tensor:
 
 
 def checked_clamp(clamp: Tensor | None, values: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The mask and the values as (batch, units), or None of both. A unit that is not clamped is 0, so that it may be NaN."""
+    """The mask and the values as (batch, units), or two None. Free units, which may be NaN, are 0 in the result."""
     if clamp is None:
         return None, None
     if values is None:

@@ -25,7 +25,8 @@ class Command:
     """Measure the bias and the variance of gradient estimators, and recommend one.
 
     On a run: its newest weights and one batch of its validation data; writes RUN/audit.json, RUN/report.html and
-    RUN/figures/audit. On your own model: MODULE:FUNCTION returns (model, closure) or (model, closure, {name: estimator}).
+    RUN/figures/audit. On your own model: MODULE:FUNCTION returns (model, closure) or (model, closure,
+    {name: estimator}).
     """
 
     target: Positional[Annotated[str, arg(metavar="RUN|MODULE:FUNCTION")]]

@@ -76,7 +76,7 @@ class Setup:
     test: Part
 
     def estimator(self) -> Estimator:
-        """The one that the configuration names, with all its parameters known: some learn their sizes from a first call."""
+        """The one that the configuration names. Its lazy parameters have learned their sizes from a first call."""
         import torch
         from torch.nn.parameter import UninitializedParameter
 

@@ -38,7 +38,13 @@ class Custom(Corruption):
 
 
 class Joint(Corruption):
-    """Parts of the units, each with a corruption of its own: `Joint([(SaltAndPepper(), 784), (Resampling(.5, 10), 10)])`."""
+    """Parts of the units, each with a corruption of its own.
+
+    >>> from dither.corruption import Resampling, SaltAndPepper
+    >>> image_and_label = Joint([(SaltAndPepper(), 784), (Resampling(0.5, 10), 10)])
+    >>> image_and_label(torch.zeros(2, 794)).shape
+    torch.Size([2, 794])
+    """
 
     def __init__(self, parts: Sequence[tuple[Corruption, int]]) -> None:
         super().__init__()
@@ -56,8 +62,8 @@ class Joint(Corruption):
 class Mixture(Corruption):
     """One of the parts, sampled for each example, corrupts it: `Mixture([SaltAndPepper(r) for r in (.3, .5, .7, .9)])`.
 
-    A chain with several noise scales moves where the noise is strong. Where it is weak, the chain finds its way back to the
-    data. It needs no walkback.
+    A chain with several noise scales moves where the noise is strong. Where it is weak, the chain finds its way back to
+    the data. It needs no walkback.
     weights         how probable each part is, up to their sum; positive, by default all equal.
     Formula         C(x~ | x) = sum_k w_k C_k(x~ | x)
     Raises          ValueError for fewer than two parts, and weights that do not fit.

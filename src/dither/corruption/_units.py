@@ -32,7 +32,7 @@ class SaltAndPepper(Corruption):
 
     def forward(self, x: Tensor) -> Tensor:
         uniform = noise_of("uniform", x)
-        # The native operator has no gradient. It has low and high as float32, and in float64 `log_prob` would miss them.
+        # The native operator has no gradient, and low and high as float32, which `log_prob` would miss in float64.
         if x.dtype == torch.float64 or (x.requires_grad and torch.is_grad_enabled()):
             u = uniform.draw(x)
             return x.masked_fill(u < self.rate, self.high).masked_fill(u < self.rate / 2, self.low)

@@ -24,8 +24,8 @@ def binarized_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     fixed, so that log-likelihoods are comparable. The images are not in MNIST's order.
 
     Looked for in `data_dir` alone if given, else in $DITHER_DATA, then in the user's cache, as the file
-    `binarized_mnist/binarized_mnist_packbits.npz` with the uint8 arrays `train`, `valid`, `test` (n, 98): eight pixels a
-    byte, the first in the highest bit. There is no mirror to download it from. Its sha256 is verified.
+    `binarized_mnist/binarized_mnist_packbits.npz` with the uint8 arrays `train`, `valid`, `test` (n, 98): eight pixels
+    a byte, the first in the highest bit. There is no mirror to download it from. Its sha256 is verified.
 
     Raises FileNotFoundError, naming the file and the folders tried, and CorruptData.
     Source: Salakhutdinov and Murray 2008, "On the quantitative analysis of deep belief networks"; derived from MNIST.

@@ -1,4 +1,4 @@
-"""Metrics of samples and chains, by which a trained model is evaluated. Tensors in, numbers out; nothing else of dither."""
+"""Metrics of samples and chains, to evaluate a trained model. Tensors in, numbers out; nothing else of dither."""
 
 from dither.metrics._classes import ClassEntropy, class_entropy, class_histogram, class_switches
 from dither.metrics._csl import csl

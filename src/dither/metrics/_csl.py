@@ -12,14 +12,14 @@ from dither.metrics._distances import points, rows_of, same_units
 
 
 def csl(logits: Tensor, test: Tensor, counts: Sequence[int] | None = None, chunk: int | None = None) -> list[dict[str, float]]:
-    """log mean_h P(x | h) over the states h of a chain: a lower bound of log P(x) in expectation, tighter with more states.
+    """log mean_h P(x | h) over the states h of a chain: a lower bound of log P(x) in expectation, tighter with more.
 
     Formula     log (1/n) Σ_i Π_j p_ij^x_j (1 - p_ij)^(1 - x_j), p = sigmoid(logits); for all pairs at once
                 logits @ xᵀ + Σ_j log sigmoid(-logits), then a running log-sum-exp over the states. In float64.
     Shapes      logits (n, units): of P(x | h), one row per chain state; test (m, units) of 0 and 1.
     counts      numbers of states to report, rising, each of the first rows; by default 100, 1000 ... and all.
-    Returns     for each count a dict of samples (the count), csl (mean over test, in nats) and standard_error (over the test
-                examples; the randomness of the chain is not in it).
+    Returns     for each count a dict of samples (the count), csl (mean over test, in nats) and standard_error (over the
+                test examples; the randomness of the chain is not in it).
     chunk       states at a time, by default as many as make a block of 64 MB.
     Raises      ValueError for a test value other than 0 and 1, fewer than two test examples, counts that do not rise or
                 exceed n, NaN, infinity (a unit that is certain has no finite logit: clamp it), or differing widths.

@@ -24,8 +24,8 @@ TRAINED = {
 def feature_net(name: str) -> FeatureNet:
     """The trained net for "mnist" (28 x 28) or "digits" (8 x 8), verified: test accuracy .9911 and .9833.
 
-    Trained on the training part of those data alone. They know handwritten digits; for other labelled images train a net of
-    their own (`train_feature_net`).
+    Trained on the training part of those data alone. They know handwritten digits; for other labelled images train a
+    net of their own (`train_feature_net`).
     Raises      ValueError for another name or a damaged file.
 
     >>> import torch
@@ -39,7 +39,7 @@ def feature_net(name: str) -> FeatureNet:
 
 
 def hash(net: FeatureNet) -> str:
-    """sha256 over all that the net computes with: shape, classes, and name, shape and bytes (float32) of every weight."""
+    """sha256 over what defines the net: shape, classes, and name, shape and bytes (float32) of every weight."""
     digest = hashlib.sha256(f"FeatureNet {net.shape} {net.classes}\n".encode())
     for name, weight in sorted(_weights(net).items()):
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())

@@ -22,14 +22,16 @@ BATCH = 1000  # images at a time: some 50 MB of activations for 28 x 28
 class FeatureNet(nn.Module):
     """Two convolutions with pooling, a layer of 64 features, and a linear classifier on top of it.
 
-    Computes    features = conv(16) - max-pool 2 - ReLU - conv(32) - max-pool 2 - ReLU - linear(64) - leaky ReLU, and the logits
-                linear(classes) of them.
-                For images of 16 x 16 and more the kernels are 5 x 5 and 3 x 3, below both are 3 x 3 with padding.
-    Shapes      `shape` (channels, height, width), at least 4 x 4; the methods take x (n, pixels) with values in [0, 1] (grey
-                means rather than samples, where a model gives means) and run without gradients, in blocks of 1000.
+    Computes    features = conv(16) - max-pool 2 - ReLU - conv(32) - max-pool 2 - ReLU - linear(64) - leaky ReLU, and
+                the logits linear(classes) of them. For images of 16 x 16 and more the kernels are 5 x 5 and 3 x 3,
+                below both are 3 x 3 with padding.
+    Shapes      `shape` (channels, height, width), at least 4 x 4; the methods take x (n, pixels) with values in [0, 1]
+                (grey means rather than samples, where a model gives means) and run without gradients, in blocks of
+                1000.
     Its initial weights are torch's own, of the global generator. A trained one: `feature_net`, `train_feature_net`.
     Numbers taken with two nets do not compare: state `hash(net)` beside them.
-    Raises      ValueError for shapes it cannot have, and for x with NaN, infinity, another width or values outside [0, 1].
+    Raises      ValueError for shapes it cannot have, and for x with NaN, infinity, another width or values outside
+                [0, 1].
     """
 
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""Kernel two-sample distances: the squared maximum mean discrepancy (MMD), its permutation test, and KID on features."""
+"""Kernel two-sample distances: squared maximum mean discrepancy (MMD), its permutation test, KID on features."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def mmd(
 ) -> MMD:
     """The squared maximum mean discrepancy of two samples: 0 in expectation if their distributions are the same.
 
-    Formula     mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j); unbiased: over i != j, biased: over all pairs, which
-                is never negative and above 0 for equal distributions.
+    Formula     mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j); unbiased: over i != j, biased: over all pairs,
+                which is never negative and above 0 for equal distributions.
     kernel      "gaussian": exp(-||x - y||² / (2 bandwidth²)), by default of `median_bandwidth(x, y, seed)`.
                 "polynomial": (x·y / units + 1)³.
     permutations  of the points between the sets, for p_value = (1 + #{permuted MMD² >= MMD²}) / (1 + permutations).
     Shapes      x (n, units), y (m, units), any real type; computed in float64.
     Memory      chunk rows of one kernel matrix, by default 64 MB; with permutations the whole of it.
-    Raises      ValueError for NaN, infinity, other shapes, fewer than two points of one set, an unknown kernel, a bandwidth
-                that is not positive, numbers that overflow, or a test of more than 4096 points.
+    Raises      ValueError for NaN, infinity, other shapes, fewer than two points of one set, an unknown kernel, a
+                bandwidth that is not positive, numbers that overflow, or a test of more than 4096 points.
     Source      Gretton et al. 2012, "A kernel two-sample test", Eq. 3 and 5.
 
     >>> _ = torch.manual_seed(0)
@@ -84,14 +84,15 @@ def mmd(
 
 
 def kid(features_x: Tensor, features_y: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> KID:
-    """Kernel inception distance: the mean of the unbiased MMD² with kernel (x·y / units + 1)³ over random subsets of features.
+    """Kernel inception distance: the mean of the unbiased MMD², kernel (x·y / units + 1)³, over random subsets.
 
-    It is unbiased at every size, so values of different sample sizes compare. Those of different feature nets do not: state
-    the net's hash. Always report kid between two random halves of real data beside it (random, since MNIST's test images come
-    in two kinds, one after the other): that floor is 0 only on average.
-    Standard error  s sqrt(b / (n - b) + 1 / subsets), s the standard deviation over subsets of b of the n rows (of the smaller
-                set): the subsets overlap, so s / sqrt(subsets) alone would only say how well their mean is known, not how it
-                varies with the data (a delete-(n - b) jackknife). Too large, by up to sqrt(n / b), for equal distributions.
+    It is unbiased at every size, so values of different sample sizes compare. Those of different feature nets do not:
+    state the net's hash. Always report kid between two random halves of real data beside it (random, since MNIST's test
+    images come in two kinds, one after the other): that floor is 0 only on average.
+    Error       s sqrt(b / (n - b) + 1 / subsets), s the standard deviation over subsets of b of the n rows, of the
+                smaller set: a delete-(n - b) jackknife. The subsets overlap, so s / sqrt(subsets) alone would only say
+                how well their mean is known, not how it varies with the data. For equal distributions it is too large,
+                by up to sqrt(n / b).
     Shapes      features_x (n, units), features_y (m, units)  ->  (mean, standard_error)
     Raises      ValueError for NaN, infinity, other shapes, or a subset that is not smaller than both sets.
     Source      Bińkowski et al. 2018, "Demystifying MMD GANs", Sec. 4; the jackknife of Shao and Wu 1989.
@@ -116,7 +117,7 @@ def kid(features_x: Tensor, features_y: Tensor, subsets: int = 100, subset_size:
 
 
 def median_bandwidth(x: Tensor, y: Tensor, seed: int = 0) -> float:
-    """The median distance (the lower one of two) between points of both sets together, of 1000 random ones if there are more.
+    """The median distance (the lower one of two) between points of both sets together, of at most 1000 random ones.
 
     Raises      ValueError if it is 0: more than half of the pairs are copies.
     """
@@ -176,7 +177,7 @@ def _squared(x: Tensor, y: Tensor, bandwidth: float | None, unbiased: bool, chun
 def _p_value(
     x: Tensor, y: Tensor, bandwidth: float | None, unbiased: bool, permutations: int, seed: int, chunk: int | None
 ) -> float:
-    """The observed division is one of those compared. All are summed in the same way, so that ties differ by rounding alone."""
+    """The observed division is one of those compared. All are summed in one way, so that ties differ by rounding."""
     pool, n, m = torch.cat((x.double(), y.double())), len(x), len(y)
     kernel = torch.cat([block for _, block in _blocks(pool, pool, bandwidth, chunk)])
     if unbiased:

@@ -38,7 +38,7 @@ def structure(matrix: Tensor) -> Structure:
     while bool(unseen.any()):
         start = int(pool.nonzero()[0])
         ahead, behind = _reached(edges, start) >= 0, _reached(edges.T, start) >= 0
-        # All of `behind` reach `start`: they are in its closed class, or transient. So none unseen reaches one that is seen.
+        # All of `behind` reach `start`: they are in its closed class, or transient. So no unseen state reaches a seen one.
         unseen, leaves = unseen & ~behind, ahead & ~behind
         if bool(leaves.any()):
             pool = leaves  # on, towards a closed class
@@ -120,7 +120,7 @@ def _reached(edges: Tensor, start: int) -> Tensor:
 def _period(edges: Tensor) -> int:
     """Greatest common divisor of the lengths of the cycles of a graph in which every state reaches every other."""
     steps = _reached(edges, 0)
-    # An edge u -> v closes cycles whose lengths differ by steps[u] + 1 - steps[v], and these differences generate all lengths.
+    # An edge u -> v closes cycles whose lengths differ by steps[u] + 1 - steps[v]. These differences generate all lengths.
     return math.gcd(*(steps.unsqueeze(1) + 1 - steps)[edges].unique().tolist())
 
 

@@ -22,7 +22,7 @@ Shared = Sequence[UpDown] | None
 
 @dataclass(frozen=True)
 class Geometric:
-    """Walks of random length, one for each example: after every step a walk goes on with probability p (Algorithm 2)."""
+    """Walks of random length, one for each example: after every step it goes on with probability p (Algorithm 2)."""
 
     p: float = 0.5
 
@@ -35,8 +35,8 @@ class Denoising(nn.Module):
     """Base: learns P(x | x~) from corrupted examples, and samples by corrupting and reconstructing in turn.
 
     steps             of a walk: an integer, or `Geometric(p)`
-    through_samples   whether the samples on the walk have a gradient (by their node's sampler, or by the estimator that has
-                      taken it over); in the papers' recipes they are detached
+    through_samples   whether the samples on the walk have a gradient (by their node's sampler, or by the estimator that
+                      has taken it over); in the papers' recipes they are detached
     corrupt_clamped   whether a chain corrupts its clamped units too, as in the papers. False is as right with an exact
                       P(x | x~), and nearer to the data with a factorised one (docs/experiments/gdae-consistency.md)
     """
@@ -141,7 +141,7 @@ class Denoising(nn.Module):
         return State(x)
 
     def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State:
-        """One step of the chain: corrupt, reconstruct, sample x given values[clamp] (GSN paper, Sec. 5). See `chains.run`."""
+        """One step of the chain: corrupt, reconstruct, sample x given values[clamp] (GSN paper, Sec. 5)."""
         corrupted = self.corrupted(state.x)
         if clamp is not None and not self.corrupt_clamped:
             corrupted = torch.where(clamp, state.x, corrupted)

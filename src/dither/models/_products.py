@@ -1,8 +1,8 @@
 """Products with a weight that a walk uses many times, up and down: their gradients with respect to it are one product.
 
-Back-propagation by itself makes a matrix of the weight's size for every use and adds them up. With 8 uses of 784 x 1500 that
-is a tenth of a training step in memory traffic. Here the factors of all uses wait, and are multiplied once, when the last
-use has been differentiated.
+Back-propagation by itself makes a matrix of the weight's size for every use and adds them up. With 8 uses of 784 x 1500
+that is a tenth of a training step in memory traffic. Here the factors of all uses wait, and are multiplied once, when
+the last use has been differentiated.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Pair:
 class Products:
     """The products of one forward pass with one weight (above, below): `up(x)` = x W^T, `down(h)` = h W.
 
-    Both take what is to be added: the rest of a sum, (batch, units), or a bias (units,). The gradients of the biases of the
-    layers above and below are gathered too. Inside compilers and transforms, where gradients are of another kind, the
-    products are plain.
+    Both take what is to be added: the rest of a sum, (batch, units), or a bias (units,). The gradients of the biases of
+    the layers above and below are gathered too. Inside compilers and transforms, where gradients are of another kind,
+    the products are plain.
     """
 
     def __init__(self, weight: Tensor, above: Tensor | None = None, below: Tensor | None = None) -> None:

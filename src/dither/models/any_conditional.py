@@ -20,8 +20,8 @@ class AnyConditional(nn.Module):
 
     network         any module (batch, 2 units) -> (batch, reconstruction.outputs(units)); `dense` makes one
     reconstruction  a factorised family; or a `Mixture`, whose marginal of the unknown units is not factorised
-    masks           which variables are known in training, `masks.Uniform()` if None. Each unit is a variable; the units of
-                    a one-hot variable are one
+    masks           which variables are known in training, `masks.Uniform()` if None. Each unit is a variable; the units
+                    of a one-hot variable are one
 
     >>> import torch
     >>> model = AnyConditional.dense(64, widths=(100,))
@@ -32,7 +32,8 @@ class AnyConditional(nn.Module):
     torch.Size([5, 64])
 
     The conditionals need not be those of one joint distribution: `coherence` measures how far they are from one.
-    Raises      ValueError for masks that know everything or do not fit, data outside the support, outputs of another width.
+    Raises      ValueError for masks that know everything or do not fit, data outside the support, outputs of another
+                width.
     Source      Bengio 2013, "Deep learning of representations: looking forward", Sec. 5.2.
     """
 
@@ -78,7 +79,7 @@ class AnyConditional(nn.Module):
 
     # --- training -------------------------------------------------------------------------------------------------------
     def cost(self, x: Tensor) -> Tensor:
-        """-log P(x_unknown | x_known) of a mask for each example, times its weight: (batch, units) -> (batch,), in nats.
+        """-log P(x_unknown | x_known) of a mask for each example, times its weight: (batch, units) -> (batch,), nats.
 
         With `masks.Uniform()` and a factorised family: an unbiased estimate of -log P(x), averaged over all orders.
         """
@@ -108,8 +109,8 @@ class AnyConditional(nn.Module):
         """log P(x), or log P(x_unknown | x_known), exactly that of `sample` along an order: (batch,).
 
         Formula     sum over groups of log P(x_group | x_known, x of the groups before)
-        order       (variables,) int64: which one comes first, second ...; (orders, variables) gives (orders, batch); None: a
-                    random one for each example
+        order       (variables,) int64: which one comes first, second ...; (orders, variables) gives (orders, batch);
+                    None: a random one for each example
         passes      through the network, one for each group; None: one variable after the other
         """
         if order is not None and order.dim() == 2:
@@ -128,8 +129,8 @@ class AnyConditional(nn.Module):
     def coherence(self, x: Tensor, orders: int = 10, known: Tensor | None = None) -> Tensor:
         """Standard deviation of log P(x) over random orders, (batch,), in nats: 0 where the conditionals agree on P(x).
 
-        They are those of one joint distribution if and only if it is 0 for every x. Its square is unbiased. It takes a pass
-        through the network for each order and variable.
+        They are those of one joint distribution if and only if it is 0 for every x. Its square is unbiased. It takes a
+        pass through the network for each order and variable.
         """
         if orders < 2:
             raise ValueError(f"orders is {orders}: a spread needs at least 2")
@@ -140,9 +141,9 @@ class AnyConditional(nn.Module):
     def sample(self, x: Tensor, known: Tensor, passes: int = 1, order: Tensor | None = None) -> Tensor:
         """x with a sample of its unknown units, (batch, units). What x has there is not read; it may be NaN.
 
-        passes      1: all at once, each by itself given the known ones (a Mixture: together). k: the unknown variables are
-                    split into k random groups, sampled one after the other, each given all before. As many as there are
-                    unknown variables: one by one, which is exact along the order, also for a factorised family.
+        passes      1: all at once, each by itself given the known ones (a Mixture: together). k: the unknown variables
+                    are split into k random groups, sampled one after the other, each given all before. As many as there
+                    are unknown variables: one by one, which is exact along the order, also for a factorised family.
         order       (variables,) int64: the unknown ones are taken in this order; None: a random one for each example
         """
         self._check_width(x)

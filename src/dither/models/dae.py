@@ -53,7 +53,7 @@ class DAE(Denoising):
         return self.reconstruction.log_prob(self.reconstruct(corrupted)[0], x)
 
     def energy(self, x: Tensor, corrupted: Tensor) -> Tensor:
-        """-log P(x | x~) + log C(x~ | x), (batch,) in nats: estimates -log P(x) up to a constant that depends on x~ alone.
+        """-log P(x | x~) + log C(x~ | x), (batch,) in nats: an estimate of -log P(x), up to a constant of x~ alone.
 
         Trust it for x near x~, where the model was trained (GDAE paper, Sec. 2.4); `chains.relative_energies` adds up
         differences along a path.

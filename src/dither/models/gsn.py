@@ -20,14 +20,14 @@ __all__ = ["GSN", "Connection", "Conv2d", "Dense", "Geometric"]
 
 
 class GSN(Denoising):
-    """A chain over (x, h_1 ... h_K) that unfolds like Gibbs sampling in a deep Boltzmann machine, trained by back-propagation.
+    """A chain over (x, h_1 ... h_K), unfolded like Gibbs sampling in a deep Boltzmann machine and back-propagated.
 
     Formula     h_i = node_i(W_i h_{i-1} + W_{i+1}^T h_{i+1} + b_i) with h_0 = x~ ~ corruption(x);
                 outputs = W_1^T h_1 + b_0; x ~ reconstruction(outputs); cost = -sum over steps of log P(data | outputs)
 
     layers          widths (units, hidden 1, ..., hidden K), or K connections (`Dense`, `Conv2d`)
-    hidden          a module for each hidden layer: any node, or a plain non-linearity. Default, as in the paper: Tanh for
-                    the first layer, NoisyTanh(2, 2) for the others
+    hidden          a module for each hidden layer: any node, or a plain non-linearity. Default, as in the paper: Tanh
+                    for the first layer, NoisyTanh(2, 2) for the others
     corruption      of x; None only where a hidden layer is noisy
     tied            the weights down are those up, transposed; for widths only, connections say it themselves
     steps           of the walk in training, 2 K in the paper

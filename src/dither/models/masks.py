@@ -1,11 +1,12 @@
-"""Which variables are known and which are to be predicted: distributions of masks to train `models.any_conditional` with.
+"""Which variables are known, which are to be predicted: distributions of masks to train `models.any_conditional`.
 
 >>> import torch
 >>> from dither.models import masks
 >>> masks.Independent(0.5)(3, 64, torch.device("cpu")).shape
 torch.Size([3, 64])
 
-The noise is keyed like that of corruptions: `torch.manual_seed` governs it, and it follows the examples (`noise.examples`).
+The noise is keyed like that of corruptions: `torch.manual_seed` governs it, and it follows the examples
+(`noise.examples`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dither import noise
 
 
 class Masks(nn.Module):
-    """Base: `(batch, variables, device) -> known`, bool (batch, variables), sampled at every call; never all of a row."""
+    """Base: `(batch, variables, device) -> known`, bool (batch, variables), a new sample at every call; never all."""
 
     @abstractmethod
     def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
@@ -33,11 +34,13 @@ class Masks(nn.Module):
 class Uniform(Masks):
     """The number of known variables is uniform on 0 ... variables - 1, and so are the subsets of that size.
 
-    Formula     weighted: n / (n - k) for k known of n, with which the cost of a factorised family is an unbiased estimate of
-                the mean of -log P(x) over all n! orders, one unit after the other:
-                mean_o sum_k -log P(x_o(k) | x_o(1..k-1))    the k first in a random order are a random subset K of k, and
-                  = sum_k mean_|K|=k mean_i -log P(x_i | x_K)    the next one is uniform among the n - k others, i;
-                  = n mean_k mean_|K|=k 1 / (n - k) sum_i -log P(x_i | x_K)    the inner sum is the cost of the mask K.
+    Formula     weighted: n / (n - k) for k known of n. With it the cost of a factorised family is an unbiased estimate
+                of the mean of -log P(x) over all n! orders, one unit after the other:
+                mean_o sum_k -log P(x_o(k) | x_o(1..k-1))
+                  = sum_k mean_|K|=k mean_i -log P(x_i | x_K)                  (1)
+                  = n mean_k mean_|K|=k 1 / (n - k) sum_i -log P(x_i | x_K)    (2)
+                (1): the first k in a random order are a random subset K, the next one i is uniform among the others.
+                (2): the inner sum is the cost of the mask K.
     Source      Uria, Murray and Larochelle 2014, "A deep and tractable density estimator" (orderless NADE), Sec. 3.
     """
 

@@ -76,7 +76,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def svg(figure: Figure | SubFigure) -> str:
-    """The figure as SVG text; the same figure gives the same text: no date, and ids that depend on nothing but the figure."""
+    """The figure as SVG text. The same figure gives the same text: no date, and ids that depend on the figure alone."""
     with style():
         buffer = io.BytesIO()
         figure.canvas.print_figure(buffer, format="svg", metadata={"Date": None, "Creator": "dither"})

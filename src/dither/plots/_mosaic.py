@@ -49,8 +49,7 @@ def arrange(name: str, images: ArrayLike, rows: int | None, columns: int | None,
 
 
 def offsets(count: int, size: int, gap: int, breaks: Sequence[int] = ()) -> list[int]:
-    """Where each of `count` tiles begins, a gap after the last and a wide one before those in `breaks`; at last, where the
-    next would begin."""
+    """Where each of `count` tiles begins, a gap after the last, a wide one at `breaks`; and where one more would."""
     ends = [0]
     for index in range(1, count + 1):
         ends.append(ends[-1] + size + gap * (BREAK if index in breaks else 1))

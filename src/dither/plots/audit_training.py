@@ -19,8 +19,8 @@ def draw(records: Sequence[Row], *, parameter: str = "overall", title: str = "")
     """Bias squared on the left, variance on the right, against the step of training, a line per estimator.
 
     records     rows of `AuditReport.to_dicts()`, each with the `step` that was audited
-    A hollow mark is a bias that cannot be told from none: it is drawn at `bias_se`, and may be less. Where there are more
-    estimators than colours, those of lowest squared error at the last step are drawn.
+    A hollow mark is a bias that cannot be told from none: it is drawn at `bias_se`, and may be less. Where there are
+    more estimators than colours, those of lowest squared error at the last step are drawn.
     Raises      ValueError when no record is about `parameter` or has a step.
     """
     rows = [row for row in records if row.get("parameter") == parameter and row.get("step") is not None]

@@ -23,7 +23,7 @@ def draw(
     line: str = "floor",
     title: str = "",
 ) -> Axes:
-    """A group of bars for each value of `x`, one bar for each value of `group`, on a logarithmic axis with the values on top.
+    """A group of bars for each value of `x`, a bar for each value of `group`, on a logarithmic axis, with the values.
 
     rows    [{"depth": 3, "implementation": "ForwardOnly", "milliseconds": 4.1}, ...]
     line    the value of `group` that is no bar but a line across its group, such as a limit of the machine

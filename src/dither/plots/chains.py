@@ -27,8 +27,7 @@ def autocorrelation(
     quantity: str = "",
     title: str = "",
 ) -> Axes:
-    """A line for each method: the mean autocorrelation of its chains against the lag, with a band from the minimum to the
-    maximum.
+    """A line for each method: the mean autocorrelation of its chains against the lag; a band from minimum to maximum.
 
     curves      {"GSN": (lags,) or (chains, lags), ...}, from lag 0 on, as of `metrics.autocorrelation`
     lags        the largest lag drawn, by default the largest that every method has

@@ -1,4 +1,4 @@
-"""Where a chain is expected to move, in two dimensions: data, the field of E[x | x~] - x~, a walkback path, attractors."""
+"""Where a chain is expected to move, in the plane: data, the field of E[x | x~] - x~, a walkback path, attractors."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def draw(
     expected    (m, 2), E[x | x~] at each
     samples     (k, 2), what the chain visits
     path        (steps, 2), a walkback path, drawn as a red dotted line from a filled to a hollow circle
-    attractors  (j, 2), spurious ones, where the field converges away from the data; this function does not search for them
-    Raises      ValueError, naming the argument, for another shape, a value that is not finite, a length that is not positive.
+    attractors  (j, 2), spurious ones, where the field converges away from the data; this function does not search for
+                them
+    Raises      ValueError, naming the argument, for another shape, a value that is not finite, a length that is not
+                positive.
     Source      Bengio, Yao, Alain and Vincent 2013 (generalized denoising auto-encoders), Figure 2.
     """
     with style():
@@ -66,10 +68,10 @@ def side_by_side(
     length: float = 1.0,
     title: str = "",
 ) -> Figure:
-    """A panel of `draw` for each entry of `expected`, such as {"without walkback": ..., "with walkback": ...}, on common axes.
+    """A panel of `draw` for each entry of `expected`, such as {"without walkback": ..., "with": ...}, on common axes.
 
-    The other mappings have entries for the panels that show samples, a path or attractors. Raises as `draw`, and ValueError
-    for an entry of no panel.
+    The other mappings have entries for the panels that show samples, a path or attractors. Raises as `draw`, and
+    ValueError for an entry of no panel.
     """
     if not expected:
         raise ValueError("expected is empty: give the field of at least one panel")

@@ -1,4 +1,4 @@
-"""Samples as pictures: a grid of images, a chain's consecutive states, completions of images of which a part is clamped."""
+"""Samples as pictures: a grid of images, a chain's consecutive states, completions of partly clamped images."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def inpainting(
     clamp       bool, (pixels,) or (n, pixels): True where the pixel is clamped; the others are tinted
     completions (n, k, pixels), such as states of clamped chains
     nearest     (n, pixels): of each row's last completion, say; left out if None
-    Raises      ValueError for shapes that do not fit, a clamp that is not bool, a completion that changes a clamped pixel.
+    Raises      ValueError for shapes that do not fit, a clamp that is not bool, a completion that changes a clamped
+                pixel.
     Source      Bengio, Thibodeau-Laufer, Alain and Yosinski 2014 (generative stochastic networks), Figure 2, bottom.
     """
     originals = array("original", original, "n", "pixels")

@@ -27,8 +27,7 @@ def draw(
     y_label: str = "",
     title: str = "",
 ) -> Figure:
-    """A panel for each value of `panel`, all on common axes: a line for each value of `group`, and a band from `y_min` to
-    `y_max`.
+    """A panel for each value of `panel`, on common axes: a line for each `group`, a band from `y_min` to `y_max`.
 
     rows        [{"n": 100, "kl": 0.1, "kl_min": 0.05, "kl_max": 0.2, "method": "count", "space": "ten"}, ...]
     reference   the value of `group` that is drawn as a black dashed line: what the others are to be compared with

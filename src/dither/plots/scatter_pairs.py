@@ -19,7 +19,7 @@ def draw(
     size: float = 2.0,
     title: str = "",
 ) -> Figure:
-    """A row of panels for each value of `group`, a column for each pair of units; the panels of a column share their axes.
+    """A row of panels for each value of `group`, a column for each pair of units. A column's panels share their axes.
 
     rows    [{"set": "training", "x1": 0.1, "x2": -0.3, ...}, ...], a row per point
     pairs   [("x1", "x2"), ...]: what is drawn against what

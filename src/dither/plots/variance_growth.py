@@ -1,4 +1,4 @@
-"""How the variance of estimators grows: noise to signal against the number of units, log-log, a panel for each credit."""
+"""How the variance of estimators grows: noise to signal against the number of units, log-log, a panel a credit."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def draw(
 ) -> Figure | SubFigure:
     """A panel for each value of `panel`, side by side on common axes; in each a curve for each method.
 
-    rows        [{"method", "units", "noise", "credit", "how"}, ...]; "noise_error" is drawn as +-2 standard errors, and rows
-                whose "how" is "exact" as hollow rings on the measured curves. Values that are not positive are left out.
+    rows        [{"method", "units", "noise", "credit", "how"}, ...]; "noise_error" is drawn as +-2 standard errors, and
+                rows whose "how" is "exact" as hollow rings on the measured curves. Values that are not positive are
+                left out.
     Raises      ValueError when no row has both `x` and a positive `y`.
     """
     methods = list(dict.fromkeys(str(row.get("method", "")) for row in rows))  # of all: one colour in every figure

@@ -1,4 +1,4 @@
-"""Samples of an autoregressive distribution given units that come late in its order, by sums over the free units before."""
+"""Samples of an autoregressive distribution given units late in its order, by sums over the free units before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Terms = Callable[[Tensor, Tensor, Tensor], Tensor]  # (outputs, x, order) -> log
 def extend_clamp(
     terms: Terms, outputs: Tensor, u: Tensor, order: Tensor, clamp: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(clamp, values) that hold all units up to the last clamped one: the free ones there are sampled given the clamped.
+    """(clamp, values) of all units up to the last clamped one: the free ones there are sampled given the clamped.
 
     terms       of binary units, (batch, units)
     Shapes      u, clamp, values (batch, units), values 0 where not clamped; order (units,)
@@ -46,7 +46,7 @@ def extend_clamp(
 
 
 def _table(terms: Terms, outputs: Tensor, values: Tensor, order: Tensor, units: Tensor, early: Tensor) -> Tensor:
-    """log P of the early units for all values of some of them: (rows, 2^units), the first of these the slowest to change."""
+    """log P of the early units for all values of some: (rows, 2^units), the first of these the slowest to change."""
     count = len(units)
     shifts = torch.arange(count - 1, -1, -1, device=units.device)
     bits = (torch.arange(1 << count, device=units.device).unsqueeze(1) >> shifts) & 1

@@ -11,10 +11,10 @@ from dither import kernels
 
 
 class Reconstruction(nn.Module):
-    """A family of distributions over x (batch, units), whose parameters are the outputs (batch, outputs(units)) of a network.
+    """A family of distributions over x (batch, units): its parameters are the outputs of a network.
 
-    A sample may be conditioned on any subset of the units: `clamp` says which, `values` holds them. The other units follow
-    their distribution *given* these, as clamped chains need (GSN paper, Sec. 5).
+    A sample may be conditioned on any subset of the units: `clamp` says which, `values` holds them. The other units
+    follow their distribution *given* these, as clamped chains need (GSN paper, Sec. 5).
     """
 
     factorised: bool  # units (or one-hot variables) are independent given the outputs

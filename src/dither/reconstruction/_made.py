@@ -19,19 +19,22 @@ _FIRST = torch.tensor(0)  # the sample number of the noise of an order
 
 
 class MADE(Reconstruction):
-    """Binary units, each given those before it in an order and the context c: P(x | c) = prod_t P(x_o(t) | x_o(1..t-1), c).
+    """Binary units, each given the context and those before it in an order: a masked autoencoder.
 
-    Formula     z = 2 x - 1 (so that 0 stands for units not seen);  h_1 = relu((W_1 * M_1) z + C_1 c + b_1) and so on;
-                logits = (V * M) h_n + (D * M_D) z + C c + b. By the masks M the logit of a unit sees the units before it alone.
+    Formula     P(x | c) = prod_t P(x_o(t) | x_o(1..t-1), c), with the context c and the order o;
+                z = 2 x - 1, so that 0 stands for units not seen; h_1 = relu((W_1 * M_1) z + C_1 c + b_1) and so on;
+                logits = (V * M) h_n + (D * M_D) z + C c + b. By the masks M a logit sees the units before it alone.
     Shapes      outputs = c (batch, context), x (batch, units) in {0, 1} -> (batch,)
     hidden      widths of the hidden layers
-    order       "natural"; "random": one permutation, from `seed`; "agnostic": `log_prob` takes a new random order at each call
-                while training, so that one network learns all of them, and the natural one in `.eval()`
-    Sampling    Given clamped units it is exact. "agnostic" puts them first: the orders are one distribution only as far as
-                training has made them agree. A fixed order sums over the values of the free units before the last clamped
-                one, of which there may be 16. A sample has no gradient. Each unit has a uniform of its own, in any order.
-    Cost        `log_prob`: one pass through the network. A sample: `units` steps, one after the other, which together do the
-                arithmetic of one pass. A hidden unit is computed once, when all the units that it sees are known.
+    order       "natural"; "random": one permutation, from `seed`; "agnostic": `log_prob` takes a new random order at
+                each call while training, so that one network learns all of them, and the natural one in `.eval()`
+    Sampling    Given clamped units it is exact. "agnostic" puts them first: the orders are one distribution only as far
+                as training has made them agree. A fixed order sums over the values of the free units before the last
+                clamped one, of which there may be 16. A sample has no gradient. Each unit has a uniform of its own, in
+                any order.
+    Cost        `log_prob`: one pass through the network. A sample: `units` steps, one after the other, which together
+                do the arithmetic of one pass. A hidden unit is computed once, when all the units that it sees are
+                known.
     Source      Germain, Gregor, Murray and Larochelle 2015, "MADE: masked autoencoder for distribution estimation".
 
     >>> pixels = MADE(units=6, hidden=(32,), context=4)
@@ -82,7 +85,7 @@ class MADE(Reconstruction):
             raise ValueError("x has values besides 0 and 1, which MADE needs: sample binary ones, x.bernoulli(), or round them")
 
     def log_prob(self, outputs: Tensor, x: Tensor, order: Tensor | None = None) -> Tensor:
-        """log P(x | outputs). order: (units,) int64, the unit that comes first, second ...; None: the one of this MADE."""
+        """log P(x | outputs). order: (units,) int64, the unit that comes first, second ...; None: that of this MADE."""
         check_fit(self, outputs, x)
         if order is not None and not torch.equal(order.sort().values, torch.arange(self.units, device=order.device)):
             raise ValueError(f"order is {order.tolist()}: a permutation of 0 ... {self.units - 1} is needed")
@@ -110,9 +113,9 @@ class MADE(Reconstruction):
 
     @torch.no_grad()
     def mean(self, outputs: Tensor) -> Tensor:
-        """P(x_o(t) = 1 | x_o(1..t-1), outputs) along one sample x: random, with E[x | outputs] as its mean. No gradient.
+        """P(x_o(t) = 1 | x_o(1..t-1), outputs) along one sample x: random, with E[x | outputs] as its mean.
 
-        E[x | outputs] has no closed form. This has less variance than x itself.
+        E[x | outputs] has no closed form. This has less variance than x itself, and no gradient.
         """
         return self.sample_with_mean(outputs)[1]
 

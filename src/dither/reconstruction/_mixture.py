@@ -15,13 +15,14 @@ class Mixture(Reconstruction):
 
     Shapes      outputs (batch, components (1 + component.outputs(units))): the logits of the weights w, then a block of
                 outputs for each component.
-    Sampling    A `dither.Categorical` node samples the component; given clamped values, by its responsibility for them. Then
-                the family samples the units. An estimator can credit both.
+    Sampling    A `dither.Categorical` node samples the component; given clamped values, by its responsibility for them.
+                Then the family samples the units. An estimator can credit both.
     Equal blocks stay equal under training: the layer that gives them must break the symmetry (random weights do).
     For grey x and Bernoulli components `log_prob` is log sum_k w_k exp(-cross-entropy_k), not a mean over binary x.
-    Raises      ValueError for components that are not factorised, fewer than two, and for clamped values that are impossible.
-    Source      Bengio et al. 2013 (generalized denoising auto-encoders), Sec. 2: P(x | x~) has several modes where x~ could
-                come from several x.
+    Raises      ValueError for components that are not factorised, fewer than two, and for clamped values that are
+                impossible.
+    Source      Bengio et al. 2013 (generalized denoising auto-encoders), Sec. 2: P(x | x~) has several modes where x~
+                could come from several x.
     """
 
     factorised = False
@@ -59,7 +60,7 @@ class Mixture(Reconstruction):
         return torch.logsumexp(log_weights + self.component.log_prob(blocks, self._repeated(x)), -1)
 
     def responsibilities(self, outputs: Tensor, x: Tensor, clamp: Tensor | None = None) -> Tensor:
-        """log w_k + log P_k(x[clamp]), of all units without a clamp: (..., components), log P(k | x) up to a constant."""
+        """log w_k + log P_k(x[clamp]), or P_k(x) without a clamp: (..., components), log P(k | x) up to a constant."""
         check_fit(self, outputs, x)
         log_weights, blocks = self.parts(outputs)
         if clamp is None:
@@ -105,7 +106,7 @@ class Mixture(Reconstruction):
 
 
 def _selected(component: Tensor, blocks: Tensor) -> Tensor:
-    """The block of the component, which is one-hot or relaxed. Infinite outputs of the others, times 0, would be NaN."""
+    """The block of the component, one-hot or relaxed. Infinite outputs of the others, times 0, would be NaN."""
     weight, infinite = component.unsqueeze(-1), blocks.isinf()
     finite = (weight * blocks.masked_fill(infinite, 0)).sum(-2)
     return finite + blocks.masked_fill(~(infinite & (weight > 0)), 0).sum(-2)
