@@ -80,18 +80,7 @@ def classes(
     first       the number of the first step
     Raises      ValueError for no chain, chains of unequal length, labels that are no integers or outside the names.
     """
-    if not labels:
-        raise ValueError("labels is empty: give the classes of at least one chain")
-    chains = {name: array(f"labels[{name!r}]", value, "steps") for name, value in labels.items()}
-    count = len(names) if names is not None else int(max(chain.max() for chain in chains.values())) + 1
-    if count > len(CLASSES):
-        raise ValueError(f"there are {count} classes and only {len(CLASSES)} colours: merge some")
-    for name, chain in chains.items():
-        if (chain != chain.round()).any() or chain.min() < 0 or chain.max() >= count:
-            raise ValueError(f"labels[{name!r}] has values from {chain.min():g} to {chain.max():g}, expected 0 to {count - 1}")
-    if len(lengths := {len(chain) for chain in chains.values()}) > 1:
-        raise ValueError(f"labels has chains of {sorted(lengths)} steps: cut them to one length")
-    cells = np.stack(list(chains.values())).astype(int)
+    cells, names = _cells(labels, names)
     steps = cells.shape[1]
     with style():
         from matplotlib.colors import to_rgb
@@ -106,17 +95,16 @@ def classes(
         switches = (cells[:, 1:] != cells[:, :-1]).sum(1)
         ax.set_yticks(
             range(len(cells)),
-            [f"{name} ({n} switch{'' if n == 1 else 'es'})" for name, n in zip(chains, switches, strict=True)],
+            [f"{name} ({n} switch{'' if n == 1 else 'es'})" for name, n in zip(labels, switches, strict=True)],
         )
         ax.tick_params(axis="y", length=0)
         ax.grid(visible=False)
         ax.spines[["left", "bottom"]].set_visible(False)
         ax.set_xlabel("step of the chain")
         ax.set_title(title, loc="left", fontsize=11)
-        words = names if names is not None else [str(i) for i in range(count)]
-        keys = [Patch(color=CLASSES[i], label=words[i]) for i in range(count)]
-        fitting = int(6.6 / (0.5 + 0.08 * max(map(len, words))))  # inches of a row and, about, of an entry
-        ncols = max(1, min(count, fitting))
+        keys = [Patch(color=color, label=name) for color, name in zip(CLASSES, names, strict=False)]
+        fitting = int(6.6 / (0.5 + 0.08 * max(map(len, names))))  # inches of a row and, about, of an entry
+        ncols = max(1, min(len(names), fitting))
         ax.figure.legend(handles=keys, loc="outside lower center", ncols=ncols, fontsize=9, handlelength=1, columnspacing=1)
         if own:
             lay_out(ax)
@@ -166,6 +154,22 @@ def likelihood(
         if own:
             lay_out(ax)
     return ax
+
+
+def _cells(labels: Mapping[str, ArrayLike], names: Sequence[str] | None) -> tuple[np.ndarray, Sequence[str]]:
+    """The labels as integers (chains, steps), and the names of all classes."""
+    if not labels:
+        raise ValueError("labels is empty: give the classes of at least one chain")
+    chains = {name: array(f"labels[{name!r}]", value, "steps") for name, value in labels.items()}
+    count = len(names) if names is not None else int(max(chain.max() for chain in chains.values())) + 1
+    if count > len(CLASSES):
+        raise ValueError(f"there are {count} classes and only {len(CLASSES)} colours: merge some")
+    for name, chain in chains.items():
+        if (chain != chain.round()).any() or chain.min() < 0 or chain.max() >= count:
+            raise ValueError(f"labels[{name!r}] has values from {chain.min():g} to {chain.max():g}, expected 0 to {count - 1}")
+    if len(lengths := {len(chain) for chain in chains.values()}) > 1:
+        raise ValueError(f"labels has chains of {sorted(lengths)} steps: cut them to one length")
+    return np.stack(list(chains.values())).astype(int), names if names is not None else [str(i) for i in range(count)]
 
 
 def _chains(name: str, value: ArrayLike) -> np.ndarray:
