@@ -1,4 +1,4 @@
-"""Corruption: what is drawn has the density that `log_prob` gives, and what is no corruption is refused."""
+"""Corruption: samples have the density that `log_prob` gives, and what is no corruption is refused."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 def flip(x):
-    u = noise.Keyed("uniform", noise.draw_seed(), 0, torch.tensor(0), tuple(x.shape), x.device, True).draw(x)
+    u = noise.fresh("uniform", tuple(x.shape), x.device).draw(x)
     return torch.where(u < 0.2, 1 - x, x)
 
 
@@ -50,7 +50,7 @@ def example(name, *lead):
 # --- the density --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SPACES)
-def test_density_sums_to_one_and_is_that_of_the_draws(name, dtype):
+def test_density_sums_to_one_and_is_that_of_the_samples(name, dtype):
     corrupt, inputs, states = SPACES[name]
     torch.manual_seed(0)
     for x in inputs.to(dtype):
@@ -58,9 +58,9 @@ def test_density_sums_to_one_and_is_that_of_the_draws(name, dtype):
         assert log_prob.dtype == torch.promote_types(dtype, torch.float32) or name == "custom"
         tolerance = 1e-12 if dtype == torch.float64 and name != "custom" else 1e-6
         assert float(log_prob.exp().sum()) == pytest.approx(1, abs=tolerance)
-        drawn = corrupt(x.expand(1 << 14, len(x)))
-        assert drawn.dtype == dtype
-        assert_follow(index_of(drawn, states), log_prob.exp())
+        samples = corrupt(x.expand(1 << 14, len(x)))
+        assert samples.dtype == dtype
+        assert_follow(index_of(samples, states), log_prob.exp())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -94,14 +94,14 @@ def test_gaussian_density(dtype):
     ],
 )
 def test_what_cannot_happen(corrupt, corrupted, x, expected):
-    found = corrupt.log_prob(torch.tensor([corrupted]), torch.tensor([x]))
-    torch.testing.assert_close(found.exp() if expected == 0.5 else found, torch.tensor([expected]), equal_nan=True)
+    log_prob = corrupt.log_prob(torch.tensor([corrupted]), torch.tensor([x]))
+    torch.testing.assert_close(log_prob.exp() if expected == 0.5 else log_prob, torch.tensor([expected]), equal_nan=True)
 
 
 def test_half_precision_keeps_the_digits_of_a_sum():
     x = torch.rand(3, 784).round().bfloat16()
-    found = SaltAndPepper(0.4).log_prob(x, x)
-    torch.testing.assert_close(found, SaltAndPepper(0.4).log_prob(x.double(), x.double()).float())
+    log_prob = SaltAndPepper(0.4).log_prob(x, x)
+    torch.testing.assert_close(log_prob, SaltAndPepper(0.4).log_prob(x.double(), x.double()).float())
 
 
 # --- the noise ----------------------------------------------------------------------------------------------------------
@@ -128,9 +128,9 @@ def test_noise_is_keyed_and_follows_the_examples(name):
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_vmap_gives_each_slice_noise_of_its_own(name):
     corrupt, x = CORRUPTIONS[name], example(name, 5, 32)
-    drawn = torch.func.vmap(corrupt)(x)
-    assert drawn.shape == x.shape and len({tuple(s.flatten().tolist()) for s in drawn}) == 5
-    assert torch.equal(torch.func.vmap(corrupt.log_prob)(drawn, x), corrupt.log_prob(drawn, x))
+    samples = torch.func.vmap(corrupt)(x)
+    assert samples.shape == x.shape and len({tuple(s.flatten().tolist()) for s in samples}) == 5
+    assert torch.equal(torch.func.vmap(corrupt.log_prob)(samples, x), corrupt.log_prob(samples, x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

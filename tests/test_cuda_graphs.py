@@ -82,12 +82,12 @@ def mixture():
 @on_gpu
 @pytest.mark.parametrize("build", [recipe, mixture])
 def test_training_is_the_same(build):
-    found = []
+    results = []
     for cuda_graph in (False, True):
         model, optimizer = build()
         records = train(model, data(), optimizer, cuda_graph=cuda_graph)
-        found.append((records, [p.detach().clone() for p in model.parameters()]))
-    (records, eager), (graph_records, graphed) = found
+        results.append((records, [p.detach().clone() for p in model.parameters()]))
+    (records, eager), (graph_records, graphed) = results
     assert records == graph_records
     assert records[0]["train_loss"] != records[1]["train_loss"]
     for a, b in zip(eager, graphed, strict=True):

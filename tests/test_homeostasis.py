@@ -31,11 +31,11 @@ def test_update_follows_the_stated_rule() -> None:
     layer = FiringRate(Bernoulli(), units=2, target=0.25, step_size=0.5, decay=0.9)
     layer(torch.tensor([[torch.inf, -torch.inf]] * 4))
     assert torch.equal(layer.bias, torch.zeros(2)), "nothing moves before the next forward"
-    layer.settle()
+    layer.update()
     assert torch.allclose(layer.rate, torch.tensor([0.9 * 0.25 + 0.1, 0.9 * 0.25]))
     assert torch.allclose(layer.bias, 0.5 * (0.25 - layer.rate))
     before = layer.bias.clone()
-    layer.settle()
+    layer.update()
     assert torch.equal(layer.bias, before), "the same observations count once"
 
 
@@ -54,8 +54,8 @@ def test_evaluation_observes_nothing_and_state_is_saved() -> None:
     layer(torch.zeros(5, 3))
     copy = FiringRate(Bernoulli(), units=3)
     copy.load_state_dict(layer.state_dict())
-    layer.settle()
-    copy.settle()
+    layer.update()
+    copy.update()
     assert torch.equal(copy.bias, layer.bias) and float(copy.rate.mean()) != 0.1
 
 

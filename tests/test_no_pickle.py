@@ -48,19 +48,19 @@ def faults(source: str) -> list[str]:
     tree = ast.parse(source)
     names = aliases(tree)
     safe_loads = set()
-    found = []
+    violations = []
     for node in ast.walk(tree):  # breadth first: a call is seen before the name that it calls
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             bad = {module.partition(".")[0] for module in modules} & MODULES
             if isinstance(node, ast.ImportFrom):
                 bad |= {f"{node.module}.{a.name}" for a in node.names} & ATTRIBUTES
-            found += [f"line {node.lineno}: import of {module}" for module in sorted(bad)]
+            violations += [f"line {node.lineno}: import of {module}" for module in sorted(bad)]
         elif isinstance(node, ast.Call):
             keywords = {keyword.arg: keyword.value for keyword in node.keywords}
             if dotted(node.func, names) == "numpy.load" and is_constant(keywords.get("allow_pickle"), False):
                 safe_loads.add(node.func)
-            found += [
+            violations += [
                 f"line {node.lineno}: {name}= must be the constant {not bad}"
                 for name, bad in KEYWORDS.items()
                 if name in keywords and not is_constant(keywords[name], not bad)
@@ -68,19 +68,19 @@ def faults(source: str) -> list[str]:
         elif isinstance(node, ast.Name | ast.Attribute):
             name = dotted(node, names)
             if name in ATTRIBUTES or (isinstance(node, ast.Name) and name in NAMES):
-                found.append(f"line {node.lineno}: {name}")
+                violations.append(f"line {node.lineno}: {name}")
             if name == "numpy.load" and node not in safe_loads:
-                found.append(f"line {node.lineno}: numpy.load without allow_pickle=False")
-    return found
+                violations.append(f"line {node.lineno}: numpy.load without allow_pickle=False")
+    return violations
 
 
 def test_source_cannot_run_what_it_reads():
-    found = [
+    violations = [
         f"{path.relative_to(ROOT)}, {fault}"
         for path in sorted(SOURCE.rglob("*.py"))
         for fault in faults(path.read_text("utf-8"))
     ]
-    assert not found, "\n".join(found)
+    assert not violations, "\n".join(violations)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_no_machine_paths_or_registry_hosts_in_tracked_files():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout, so nothing says which files are tracked")
-    found = []
+    violations = []
     for name in listed.stdout.decode().split("\0"):
         path = ROOT / name
         if not name or not path.is_file() or b"\0" in (content := path.read_bytes()):
             continue  # deleted but not yet committed, or binary
-        found += [f"{name}: {trace}" for trace in traces(content.decode("utf-8", "replace"))]
-    assert not found, "\n".join(found)
+        violations += [f"{name}: {trace}" for trace in traces(content.decode("utf-8", "replace"))]
+    assert not violations, "\n".join(violations)
 
 
 @pytest.mark.parametrize("text", ["cd /wo" + "rk/main", "'/ho" + "me/ann/x'", "-i https://pypi" + ".org/simple"])

@@ -199,6 +199,18 @@ def test_torch_manual_seed_governs():
     assert seeds() != first
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_noise_has_a_seed_of_its_own(kind):
+    torch.manual_seed(1)
+    seed = noise.draw_seed()
+    torch.manual_seed(1)
+    fresh = noise.fresh(kind.__name__, (3, 5), LIKE.device)
+    assert torch.equal(fresh.draw(LIKE), kind(seed, 0, torch.tensor(0), (3, 5), LIKE))
+    assert not torch.equal(noise.fresh(kind.__name__, (3, 5), LIKE.device).draw(LIKE), fresh.draw(LIKE))
+    slices = torch.func.vmap(fresh.draw, randomness="different")(LIKE.expand(2, 1))
+    assert not torch.equal(*slices)
+
+
 # torch compiles some of its own functions by a way that it has deprecated
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_compiled_code_draws_as_many_seeds_as_eager_code():

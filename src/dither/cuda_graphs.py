@@ -1,9 +1,9 @@
 """CUDA graphs whose noise is new at every replay.
 
-A training step of a small stochastic network is hundreds of short kernels, and a processor launches them far slower than a
-GPU runs them. A CUDA graph launches all at once, but replays what it recorded, seeds included. Here the seeds are read from
-the GPU's memory, where every replay finds the ones that `noise.draw_seed` would have given: the results are those of the same
-calls without a graph.
+A training step of a small stochastic network is hundreds of short kernels, and a processor launches them far slower
+than a GPU runs them. A CUDA graph launches all at once, but replays what it recorded, seeds included. Here the graph
+reads the seeds from the GPU's memory, where every replay finds those that `noise.draw_seed` would have given. The
+results are those of the same calls without a graph.
 """
 
 from __future__ import annotations
@@ -11,41 +11,44 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dither import noise
 
-WARM_UP = 2  # calls that run as they are: kernels are compiled, workspaces allocated, state of optimizers made
-MOST_SEEDS = 1024
+WARM_UP = 2  # calls that run as they are: they compile kernels, and allocate workspaces and optimizers' state
+MAX_SEEDS = 1024
 _RING = 128  # replays whose seeds may wait for the GPU at once
 
 Values = tuple[Tensor | None, ...]
+Key = tuple[tuple[torch.Size, torch.dtype] | None, ...]  # shapes and types of the inputs
 
 
 class Graphed:
-    """A function of tensors on one GPU, recorded as a CUDA graph for each shape of its inputs and replayed from then on.
+    """A function of tensors on one GPU, recorded as a CUDA graph for each shape of its inputs, and then replayed.
 
-    function    (*inputs) -> tuple of tensors; inputs and results may hold None. It must do the same to tensors of the same
-                shapes whatever their values are, and read none of them on the host; what it closes over must stay in place.
-    Results     are overwritten by the next call: clone what is kept.
-    Noise       of nodes and corruptions, keyed by seeds, is that of the same calls without a graph. torch's own noise on the
-                GPU is, too.
-    Recording   changes nothing that `function` changes; the first two calls of each shape run as they are.
-    Raises      RuntimeError where a step cannot be recorded: it waits for the GPU, or draws from the generator of the CPU.
+    function    (*inputs) -> tuple of tensors; inputs and results may hold None. It must do the same to tensors of the
+                same shapes whatever their values are, and read none of them on the host. What it closes over must stay
+                in place.
+    Results     The next call overwrites them: clone those that you still need.
+    Noise       That of nodes and corruptions, which has seeds, is the noise of the same calls without a graph. So is
+                torch's own noise on the GPU.
+    Recording   It executes nothing: tensors that `function` changes stay as they are. The first two calls of each shape
+                run without a graph.
+    Raises      RuntimeError where a step cannot be recorded: it waits for the GPU, or draws from the generator of the
+                CPU.
     """
 
     def __init__(self, function: Callable[..., Values]) -> None:
         self.function, self._stream = function, torch.cuda.Stream()
-        self._calls: dict[Any, int] = {}
-        self._recordings: dict[Any, _Recording] = {}
-        self._stale: set[Any] = set()  # what replaces them takes their memory: a pool that nobody uses is gone
-        self._pool: Any = torch.cuda.graph_pool_handle()
+        self._calls: dict[Key, int] = {}
+        self._recordings: dict[Key, _Recording] = {}
+        self._stale: set[Key] = set()  # what replaces them takes their memory: a pool that nobody uses is gone
+        self._pool = torch.cuda.graph_pool_handle()
 
     def reset(self) -> None:
-        """Forget what was recorded: a number that it holds, such as a learning rate, has changed."""
+        """Forget the recordings: a number that they hold, such as a learning rate, has changed."""
         self._stale |= self._recordings.keys()
 
     def __call__(self, *inputs: Tensor | None) -> Values:
@@ -106,9 +109,9 @@ class _Recording:
     seeds: _Seeds
 
     def replay(self, inputs: Values) -> Values:
-        for place, given in zip(self.places, inputs, strict=True):
-            if place is not None and given is not None:
-                place.copy_(given)
+        for place, value in zip(self.places, inputs, strict=True):
+            if place is not None and value is not None:
+                place.copy_(value)
         self.seeds.renew()
         self.graph.replay()
         return self.results
@@ -118,7 +121,7 @@ class _Seeds:
     """Seeds in the GPU's memory, handed out one by one while recording, and renewed for every replay."""
 
     def __init__(self) -> None:
-        self.there = torch.zeros(MOST_SEEDS, dtype=torch.int64, device="cuda")
+        self.there = torch.zeros(MAX_SEEDS, dtype=torch.int64, device="cuda")
         self.count = self.turn = 0
         self.here: Tensor | None = None
 
@@ -126,7 +129,7 @@ class _Seeds:
         for seed in self.there:
             self.count += 1
             yield seed
-        raise RuntimeError(f"more than {MOST_SEEDS} calls of stochastic nodes in one step")
+        raise RuntimeError(f"more than {MAX_SEEDS} calls of stochastic nodes in one step")
 
     def renew(self) -> None:
         if self.count == 0:

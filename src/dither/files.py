@@ -150,7 +150,7 @@ def parse_json(data: bytes, source: str) -> Any:
         raise ValueError(f"{source} is not readable JSON: {failure}") from failure
 
 
-def dump_json(value: Any, indent: int | None = 2) -> bytes:
+def dump_json(value: object, indent: int | None = 2) -> bytes:
     """The one encoding of `value`: sorted keys, UTF-8, newline at the end.  ValueError for NaN, infinity."""
     separators = (",", ": ") if indent else (",", ":")
     text = json.dumps(value, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=separators)
@@ -162,7 +162,7 @@ def read_json(path: str | os.PathLike[str], cap: int = 16 << 20) -> Any:
     return parse_json(read_bytes(path, cap), str(path))
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write `value` with `dump_json` and `write_atomic`; the same value gives the same bytes."""
     try:
         data = dump_json(value)

@@ -1,4 +1,4 @@
-"""Keeping stochastic units alive: a controller of firing rates (Bengio 2013, Sec. 2)."""
+"""A controller of firing rates, which keeps stochastic units alive (Bengio 2013, Sec. 2)."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ def _(info, in_dims, output: Tensor, off: float, active: Tensor, seen: Tensor):
 
 
 class FiringRate(nn.Module):
-    """A node whose units keep a target firing rate: a bias per unit, moved by a controller instead of a gradient.
+    """A node whose units keep a target firing rate: a controller, instead of a gradient, moves a bias per unit.
 
     >>> import torch, dither
     >>> layer = torch.nn.Sequential(torch.nn.Linear(8, 4), dither.FiringRate(dither.NoisyReLU(), units=4, target=0.1))
     >>> layer(torch.zeros(2, 8)).shape
     torch.Size([2, 4])
 
-    Computes    node(a + bias): `logits (batch, *units)`, same shape out. After every training forward the share of active
-                outputs (not the node's off value: 0 for rectifiers, values[0] for Bernoulli) enters a moving average r per
-                unit, and bias += step_size (target - r), so that no unit dies and none is always on.
+    Computes    node(a + bias): `logits (batch, *units)`, same shape out. After every training forward the share of
+                active outputs enters a moving average r per unit, and bias += step_size (target - r). So no unit dies,
+                and none is always on. An output is active that is not the node's off value (0 for rectifiers, values[0]
+                for Bernoulli).
     units       the shape of one example's logits: a number or a tuple.
     target      share of the time a unit should be active, in (0, 1).
     step_size   in units of the logits, per training forward.  decay: of the moving average.
-    The update happens at the start of the next training forward (also inside an estimator's samples); none in `.eval()`.
-    Buffers `bias`, `rate` and the counts are in the state_dict.
+    The update happens at the start of the next training forward, also inside an estimator's samples, and never in
+    `.eval()`. Buffers `bias`, `rate` and the counts are in the state_dict.
     Raises      ValueError for a target outside (0, 1) or logits of another shape.
     Source      Bengio 2013, Sec. 2, last paragraph.
     """
@@ -83,19 +84,19 @@ class FiringRate(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         if logits.shape[1:] != self.bias.shape:
             raise ValueError(
-                f"logits has shape {tuple(logits.shape)}, but FiringRate was made for units of shape {tuple(self.bias.shape)}: "
+                f"logits has shape {tuple(logits.shape)}, but FiringRate was built with units={tuple(self.bias.shape)}: "
                 f"pass units={tuple(logits.shape[1:])}"
             )
         if self.training:
-            self.settle()
+            self.update()
         output = self.node(logits + self.bias.to(logits.dtype))
         if self.training:
             _count_active(output.detach().flatten(1), self.off, self.active, self.seen)
         return output
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Let what was seen since the last update move the averages and biases; a no-op if nothing was."""
+    def update(self) -> None:
+        """Moves the averages and biases by the outputs since the last update; a no-op if there were none."""
         weight = (self.seen > 0).to(self.rate.dtype)
         observed = (self.active / self.seen.clamp(min=1)).view_as(self.rate)
         self.rate += weight * (1 - self.decay) * (observed - self.rate)
@@ -105,21 +106,21 @@ class FiringRate(nn.Module):
 
     @property
     def dead(self) -> Tensor:
-        """Which units are active less than a tenth of the target, bool (*units)."""
+        """Which units are active less than a tenth of the time that the target asks for, bool (*units)."""
         return self.rate < self.target / 10
 
     @property
     def always_on(self) -> Tensor:
-        """Which units are silent less than a tenth of the time they should be, bool (*units)."""
+        """Which units are off less than a tenth of the time that the target asks for, bool (*units)."""
         return 1 - self.rate < (1 - self.target) / 10
 
     def report(self) -> dict[str, float]:
-        """Counts of dead and always-on units, their number, and the least, mean and greatest rate."""
+        """Counts of dead and always-on units, their number, and the minimum, mean and maximum rate."""
         return {
             "units": self.rate.numel(),
             "dead": int(self.dead.sum()),
             "always_on": int(self.always_on.sum()),
-            "rate_least": float(self.rate.min()),
+            "rate_min": float(self.rate.min()),
             "rate_mean": float(self.rate.mean()),
-            "rate_most": float(self.rate.max()),
+            "rate_max": float(self.rate.max()),
         }

@@ -30,6 +30,7 @@ from dither import kernels
 from dither.kernels import philox_words
 
 _MASK = 0xFFFFFFFF
+_FIRST = torch.tensor(0)  # the sample number of noise that is not of an estimator's run
 LARGEST = 1 - 2.0**-24  # the float32 below 1, and the largest uniform
 MAX_SAMPLES = 1 << 16
 
@@ -184,3 +185,12 @@ def normal(seed: Tensor, site: int, sample: Tensor, shape: tuple[int, ...], like
     batch, units = shape[0], math.prod(shape[1:])
     ids = example_ids(batch, like.device)
     return kernels.normal(seed, site, sample, ids, units, like.detach()).view(shape)
+
+
+def fresh(kind: Literal["uniform", "normal"], shape: tuple[int, ...], device: torch.device) -> Keyed:
+    """Noise of a new seed, which nobody else draws: for what samples outside nodes. Slices of a vmap differ.
+
+    >>> fresh("uniform", (2, 3), torch.device("cpu")).draw(torch.empty(())).shape
+    torch.Size([2, 3])
+    """
+    return Keyed(kind, draw_seed(), 0, _FIRST, shape, device, True)

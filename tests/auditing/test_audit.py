@@ -94,7 +94,7 @@ def test_audit_leaves_everything_as_it_was() -> None:
     expected = torch.rand(3)
     torch.manual_seed(9)
     first = audit(model, closure, [estimator], draws=5, warmup=3).overall()["ScoreFunction"]
-    assert torch.equal(torch.rand(3), expected), "torch's generator goes on as if nothing had been drawn"
+    assert torch.equal(torch.rand(3), expected), "torch's generator goes on as if nothing had been sampled"
     assert all(torch.equal(state[n], t) for n, t in estimator.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     again = audit(model, closure, [estimator], draws=5, warmup=3).overall()["ScoreFunction"]

@@ -42,7 +42,7 @@ def train(auto: Auto, closure, calls: int) -> list[float]:
 
 
 def test_the_choice_follows_the_cost() -> None:
-    """Straight-through is exact for a linear cost, and blind to a parity of the units, whose slopes at 0 and 1 mislead it."""
+    """Straight-through is exact for a linear cost, and blind to a parity of the units: its gradients at 0 and 1 mislead."""
     net = network()
     auto = Auto(net, TWO, by="evaluations", share=0.6, draws=20, steps=1000)
     linear = {"now": True}
@@ -159,12 +159,12 @@ def test_suitable_says_why_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -
         return dither.LocalExpectation(model, max_runs=2)
 
     candidates = {"st": StraightThrough, "carms": dither.CARMS, "vimco": dither.VIMCO, "few": build}
-    found, refused = suitable(net, lambda: net(X).squeeze(1), candidates)
-    assert list(found) == ["st"] and set(refused) == {"carms", "vimco", "few"}
+    estimators, refused = suitable(net, lambda: net(X).squeeze(1), candidates)
+    assert list(estimators) == ["st"] and set(refused) == {"carms", "vimco", "few"}
     assert "cannot credit" in refused["carms"] and "another" in refused["vimco"] and "max_runs=2" in refused["few"]
-    monkeypatch.setattr(_warm_up, "MOST_EVALUATIONS", 25)
-    found, refused = suitable(net, lambda: net(X).squeeze(1), {"fd": dither.FiniteDifference, "score": ScoreFunction})
-    assert list(found) == ["score"] and "26 evaluations a gradient, more than 25" in refused["fd"]
+    monkeypatch.setattr(_warm_up, "MAX_EVALUATIONS", 25)
+    estimators, refused = suitable(net, lambda: net(X).squeeze(1), {"fd": dither.FiniteDifference, "score": ScoreFunction})
+    assert list(estimators) == ["score"] and "26 evaluations a gradient, more than 25" in refused["fd"]
 
 
 @pytest.mark.parametrize("build", [dither.RELAX, dither.RODEO, partial(dither.NVIL, baseline=nn.LazyLinear(1).double())])
@@ -174,17 +174,17 @@ def test_parameters_of_its_own_learn_in_the_warm_up_and_go_back(build, monkeypat
     closure = lambda: 10 + net(X).squeeze(1).sin()  # noqa: E731
     with estimator.frozen():
         estimator(closure)  # known shapes
-    seen: list[list[Tensor]] = []
+    recorded: list[list[Tensor]] = []
 
-    def noted(draw: int, draws: int) -> None:
-        seen.append([p.detach().clone() for p in estimator.parameters()])
+    def record(draw: int, draws: int) -> None:
+        recorded.append([p.detach().clone() for p in estimator.parameters()])
 
     before = {name: tensor.clone() for name, tensor in estimator.state_dict().items()}
     weights = [p.detach().clone() for p in net.parameters()]
     own = [p.detach().clone() for p in estimator.parameters()]
-    dither.audit(net, closure, [estimator], draws=2, warmup=5, progress=noted)
-    assert any(not torch.equal(a, b) for a, b in zip(own, seen[0], strict=True)), "learned in the warm-up"
-    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True)), "and not in the draws"
+    dither.audit(net, closure, [estimator], draws=2, warmup=5, progress=record)
+    assert any(not torch.equal(a, b) for a, b in zip(own, recorded[0], strict=True)), "learned in the warm-up"
+    assert all(torch.equal(a, b) for a, b in zip(recorded[0], recorded[1], strict=True)), "and not in the draws"
     assert all(torch.equal(tensor, estimator.state_dict()[name]) for name, tensor in before.items())
     assert all(torch.equal(a, p) and p.grad is None for a, p in zip(weights, net.parameters(), strict=True))
     assert all(p.grad is None for p in estimator.parameters())

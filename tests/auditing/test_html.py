@@ -8,25 +8,22 @@ from typing import Any
 
 import pytest
 
-from dither.auditing import AuditReport
-from dither.auditing._html import render
-from dither.auditing._recommendation import recommend
-from dither.auditing._report import COLUMNS
+from dither.auditing import COLUMNS, AuditReport, recommend, render_html
 
 VOID = {"meta", "br", "hr", "img", "link"}
 
 
 def rows(scale: float = 1.0, **more: Any) -> list[dict[str, Any]]:
-    made = []
+    table = []
     for i, name in enumerate(["slow & <sure>", "fast"]):
         for parameter in ("overall", "0.weight"):
             variance = scale * (i + 1)
-            made.append({
+            table.append({
                 **more, "estimator": name, "parameter": parameter, "bias": 0.1 * i, "bias_se": 0.01, "variance": variance,
                 "mse": variance + 0.01 * i, "cosine": 0.5, "snr": None, "evaluations": 2, "milliseconds": 3.0,
                 "efficiency": 0.3, "reference_norm": 1.0, "unbiased": i == 0, "reference": "exact, enumeration", "draws": 9,
             })  # fmt: skip
-    return made
+    return table
 
 
 class Page(HTMLParser):
@@ -67,7 +64,7 @@ class Page(HTMLParser):
 
 def two_parts(**more: Any) -> str:
     parts = [(f"Step {step}", rows(1 / step, step=step), recommend(rows(1 / step))) for step in (8, 4)]
-    return render(parts, COLUMNS, **more)
+    return render_html(parts, **more)
 
 
 def test_every_table_is_filled_and_best_comes_first() -> None:

@@ -1,4 +1,4 @@
-"""The choice among audited estimators, on rows made by hand whose answers can be worked out on paper."""
+"""The recommendation among audited estimators, on rows by hand whose results can be worked out on paper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dither.auditing._recommendation import equal_time_mse, recommend
+from dither.auditing import equal_time_mse, recommend
 
 
 def row(name: str, bias: float, variance: float, milliseconds: float, unbiased: bool = False, **more: Any) -> dict[str, Any]:
@@ -17,14 +17,14 @@ def row(name: str, bias: float, variance: float, milliseconds: float, unbiased: 
 def test_the_fast_one_may_average_in_the_time_of_the_slow_one() -> None:
     fast, slow = row("fast", 0.0, 8.0, 1.0, True), row("slow", 0.0, 3.0, 4.0, True)
     assert equal_time_mse(fast, 4.0) == 2.0 and equal_time_mse(slow, 4.0) == 3.0
-    found = recommend([slow, fast], steps=1)
-    assert found.estimator == "fast"
-    assert [entry["estimator"] for entry in found.ranking] == ["fast", "slow"]
-    assert [entry["error"] for entry in found.ranking] == pytest.approx([3.2**0.5 / 2, 4.8**0.5 / 2])  # 2.5 ms each
+    best = recommend([slow, fast], steps=1)
+    assert best.estimator == "fast"
+    assert [entry["estimator"] for entry in best.ranking] == ["fast", "slow"]
+    assert [entry["error"] for entry in best.ranking] == pytest.approx([3.2**0.5 / 2, 4.8**0.5 / 2])  # 2.5 ms each
     assert recommend([slow, {**fast, "milliseconds": 3.0}], steps=1).estimator == "slow"
 
 
-def test_averaging_lessens_variance_and_leaves_bias() -> None:
+def test_averaging_reduces_variance_and_leaves_bias() -> None:
     """bias^2 + v / n: 1 + 1 / n against 4 / n: equal at n = 3."""
     rows = [row("biased", 1.0, 1.0, 1.0), row("unbiased", 0.0, 4.0, 1.0, True)]
     assert recommend(rows, steps=2.9).estimator == "biased"
@@ -38,7 +38,7 @@ def test_what_is_measured_as_bias_of_an_unbiased_estimator_is_noise() -> None:
     assert recommend([{**rows[0], "unbiased": False}, rows[1]]).estimator == "biased"
 
 
-def test_a_bias_that_could_hide_in_the_noise_is_reckoned_with() -> None:
+def test_a_bias_that_could_hide_in_the_noise_counts() -> None:
     rows = [row("unresolved", 0.0, 1.0, 1.0, bias_se=3.0), row("resolved", 0.5, 1.0, 1.0, bias_se=0.1)]
     assert recommend(rows).estimator == "resolved"
     assert "no bias could be told from none" in recommend(rows[:1]).reason
@@ -61,8 +61,8 @@ def test_the_reason_is_in_figures() -> None:
      ([row("a", 0.0, 0.0, 1.0, True), row("b", 0.0, 1.0, 1.0, True)], "next is b, inf times that")],
 )  # fmt: skip
 def test_what_is_said_of_bias(rows: list[dict[str, Any]], words: str) -> None:
-    found = recommend(rows)
-    assert found.estimator == "a" and words in found.reason
+    best = recommend(rows)
+    assert best.estimator == "a" and words in best.reason
 
 
 def test_only_overall_rows_count_and_one_is_needed() -> None:

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dither import corruption
-from dither.chains._energy import energy, relative_energies
-from dither.chains._nonparametric import Counts
+from dither.chains import Counts, energy, relative_energies
 
 STATES = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
 DATA = torch.tensor([0.3, 0.05, 0.1, 0.05, 0.2, 0.02, 0.08, 0.2], dtype=torch.float64)
@@ -21,8 +20,8 @@ def test_every_corrupted_state_gives_the_same_differences():
     model = bayes(corrupt, DATA, STATES.double())
     for corrupted in STATES.double():
         there = corrupted.expand_as(STATES)
-        found = energy(model.log_prob(there, STATES.double()), corrupt.log_prob(there, STATES.double()))
-        torch.testing.assert_close(found - found[0], -(DATA / DATA[0]).log(), rtol=0, atol=1e-12)
+        energies = energy(model.log_prob(there, STATES.double()), corrupt.log_prob(there, STATES.double()))
+        torch.testing.assert_close(energies - energies[0], -(DATA / DATA[0]).log(), rtol=0, atol=1e-12)
 
 
 def test_what_cannot_become_the_corrupted_state_has_no_energy():
@@ -36,8 +35,8 @@ def test_what_cannot_become_the_corrupted_state_has_no_energy():
 def test_a_path_through_its_ends_sums_to_the_difference_of_its_ends():
     corrupt = corruption.SaltAndPepper(0.4)
     path = STATES.double()[[0, 1, 3, 7, 6]]
-    found = relative_energies(bayes(corrupt, DATA, STATES.double()).log_prob, corrupt.log_prob, path, "ends")
-    torch.testing.assert_close(found, -(DATA / DATA[0]).log()[[0, 1, 3, 7, 6]], rtol=0, atol=1e-12)
+    energies = relative_energies(bayes(corrupt, DATA, STATES.double()).log_prob, corrupt.log_prob, path, "ends")
+    torch.testing.assert_close(energies, -(DATA / DATA[0]).log()[[0, 1, 3, 7, 6]], rtol=0, atol=1e-12)
 
 
 def gaussian_posterior(corrupted: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -50,9 +49,9 @@ def gaussian_posterior(corrupted: torch.Tensor, x: torch.Tensor) -> torch.Tensor
 @pytest.mark.parametrize("through", ["midpoint", "ends"])
 def test_a_path_of_continuous_points(through):
     path = torch.tensor([[0.0, 1.0], [0.5, 0.8], [1.2, 0.1], [2.0, -0.5]], dtype=torch.float64)
-    found = relative_energies(gaussian_posterior, corruption.Gaussian(0.5).log_prob, path, through)
+    energies = relative_energies(gaussian_posterior, corruption.Gaussian(0.5).log_prob, path, through)
     expected = ((path - 1).square() / 8).sum(1)
-    torch.testing.assert_close(found, expected - expected[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(energies, expected - expected[0], rtol=0, atol=1e-10)
 
 
 def test_the_midpoint_is_used_as_such():

@@ -89,11 +89,11 @@ def test_a_function_of_ones_own(here, capsys):
     assert main(["audit", "my_own_model:make", *FAST]) == 0
     printed = capsys.readouterr()
     assert "score-function:optimal" in printed.out and printed.err == ""
-    assert not (here / "audit.json").exists()  # kept only when asked for
-    assert main(["audit", "my_own_model:with_estimators", *FAST[:-1], "--out", "kept"]) == 0
+    assert not (here / "audit.json").exists()  # written only with --out
+    assert main(["audit", "my_own_model:with_estimators", *FAST[:-1], "--out", "saved"]) == 0
     printed = capsys.readouterr()
     assert [line.split("\t")[0] for line in printed.out.splitlines()] == ["estimator", "mine"]
-    assert "reference: exact" in printed.err and (here / "kept/audit.json").exists()
+    assert "reference: exact" in printed.err and (here / "saved/audit.json").exists()
 
 
 @pytest.mark.parametrize(

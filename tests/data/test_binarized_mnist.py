@@ -25,12 +25,12 @@ def packed(**changes):
 
 
 def test_each_bit_becomes_a_pixel():
-    found = parse_binarized_mnist(packed(), "f", SMALL)
+    dataset = parse_binarized_mnist(packed(), "f", SMALL)
     for part, x in pixels().items():
-        split = getattr(found, part)
+        split = getattr(dataset, part)
         assert torch.equal(split.x, torch.tensor(x).float()) and split.x.dtype == torch.float32
         assert torch.equal(split.y, torch.zeros(len(x), dtype=torch.int64))
-    assert (found.name, found.shape, found.classes) == ("binarized_mnist", (1, 28, 28), 1)
+    assert (dataset.name, dataset.shape, dataset.classes) == ("binarized_mnist", (1, 28, 28), 1)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_without_the_file_no_download_is_offered(tmp_path, monkeypatch):
     reason="DITHER_DATA names no folder of data; nothing is downloaded in tests",
 )
 def test_known_facts():
-    found = data.load("binarized_mnist")
-    assert {part: len(getattr(found, part)) for part in SIZES} == SIZES
+    dataset = data.load("binarized_mnist")
+    assert {part: len(getattr(dataset, part)) for part in SIZES} == SIZES
     for part in SIZES:
-        x = getattr(found, part).x
+        x = getattr(dataset, part).x
         assert torch.equal(x.unique(), torch.tensor([0.0, 1.0])) and abs(x.mean() - 0.131) < 0.002
         centre, border = x.view(-1, 28, 28)[:, 10:18, 10:18].mean(), x.view(-1, 28, 28)[:, :2].mean()
         assert centre > 0.35 and border < 1e-3  # bits in the right order: digits in the middle, nothing at the edge
@@ -82,5 +82,5 @@ def test_known_facts():
     # The pixels of the grey images are its probabilities: the mean images agree up to the noise of the draws.
     grey = data.load("mnist")
     grey_mean = (55 * grey.train.x.mean(0) + 5 * grey.valid.x.mean(0)) / 60
-    mean = (5 * found.train.x.mean(0) + found.valid.x.mean(0)) / 6
+    mean = (5 * dataset.train.x.mean(0) + dataset.valid.x.mean(0)) / 6
     assert ((mean - grey_mean).abs() < 6 * (0.25 / 60_000) ** 0.5).all()

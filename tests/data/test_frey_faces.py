@@ -25,12 +25,12 @@ def packed(**arrays):
 
 def test_blocks_are_held_out_with_a_gap_around_them():
     frames = video()
-    found = parse_frey_faces(packed(X=frames), "f", SMALL)
+    dataset = parse_frey_faces(packed(X=frames), "f", SMALL)
     x = torch.tensor(frames) / 255
-    assert torch.equal(found.valid.x, x[100:150]) and torch.equal(found.test.x, x[350:400])
-    assert torch.equal(found.train.x, torch.cat([x[:95], x[155:345], x[405:]]))
-    assert (found.name, found.shape, found.classes) == ("frey_faces", (1, 28, 20), 1)
-    for part in (found.train, found.valid, found.test):
+    assert torch.equal(dataset.valid.x, x[100:150]) and torch.equal(dataset.test.x, x[350:400])
+    assert torch.equal(dataset.train.x, torch.cat([x[:95], x[155:345], x[405:]]))
+    assert (dataset.name, dataset.shape, dataset.classes) == ("frey_faces", (1, 28, 20), 1)
+    for part in (dataset.train, dataset.valid, dataset.test):
         assert part.x.dtype == torch.float32 and torch.equal(part.y, torch.zeros(len(part), dtype=torch.int64))
 
 
@@ -91,22 +91,22 @@ def test_without_the_file_no_download_is_offered(tmp_path, monkeypatch):
     reason="DITHER_DATA names no folder of data; nothing is downloaded in tests",
 )
 def test_known_facts():
-    found = data.load("frey_faces")
-    assert [len(part) for part in (found.train, found.valid, found.test)] == [1485, 200, 200]
-    for part in (found.train, found.valid, found.test):
+    dataset = data.load("frey_faces")
+    assert [len(part) for part in (dataset.train, dataset.valid, dataset.test)] == [1485, 200, 200]
+    for part in (dataset.train, dataset.valid, dataset.test):
         assert part.x.min() >= 8 / 255 and part.x.max() <= 238 / 255 and 0.59 < part.x.mean() < 0.62
         step = (part.x[1:50] - part.x[:49]).square().mean(1).sqrt()
         assert step.max() < 0.2 and step.mean() < 0.1  # a video: what follows resembles what was before
 
     # 28 rows of 20: pixels above each other resemble each other, as they would not in 20 rows of 28.
-    faces = found.train.x.view(-1, *found.shape)[:, 0]
+    faces = dataset.train.x.view(-1, *dataset.shape)[:, 0]
     across = (faces[:, 1:] - faces[:, :-1]).abs().mean()
-    wrong = found.train.x.view(-1, 20, 28)
+    wrong = dataset.train.x.view(-1, 20, 28)
     assert across < 0.7 * (wrong[:, 1:] - wrong[:, :-1]).abs().mean()
 
     # What the split is for: a held-out frame is further from training than under a random split.
-    mixed = torch.cat([found.train.x, found.valid.x, found.test.x])
+    mixed = torch.cat([dataset.train.x, dataset.valid.x, dataset.test.x])
     order = torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0))
     random = torch.cdist(mixed[order[:400]], mixed[order[400:]]).min(1).values.median()
-    held = torch.cdist(torch.cat([found.valid.x, found.test.x]), found.train.x).min(1).values.median()
+    held = torch.cdist(torch.cat([dataset.valid.x, dataset.test.x]), dataset.train.x).min(1).values.median()
     assert held > 1.3 * random

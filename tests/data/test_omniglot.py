@@ -16,11 +16,11 @@ SMALL = {"background": 3, "evaluation": 2}
 
 def arrays(kind="int16", **more):
     random = np.random.default_rng(2015)
-    made = {}
+    content = {}
     for name, count in SMALL.items():
-        made[name] = random.integers(0, 256, (count * DRAWERS, 28, 28), dtype=np.uint8)
-        made[f"{name}_char"] = np.arange(count).repeat(DRAWERS).astype(kind)
-    return made | more
+        content[name] = random.integers(0, 256, (count * DRAWERS, 28, 28), dtype=np.uint8)
+        content[f"{name}_char"] = np.arange(count).repeat(DRAWERS).astype(kind)
+    return content | more
 
 
 def packed(content):
@@ -31,15 +31,15 @@ def packed(content):
 
 def test_the_last_two_drawings_of_each_character_validate():
     content = arrays()
-    found = parse_omniglot(packed(content), "f", SMALL)
+    dataset = parse_omniglot(packed(content), "f", SMALL)
     x = torch.tensor(content["background"]).reshape(3, 20, 784) / 255
-    assert torch.equal(found.train.x, x[:, :18].flatten(0, 1)) and torch.equal(found.valid.x, x[:, 18:].flatten(0, 1))
-    assert torch.equal(found.train.y, torch.arange(3).repeat_interleave(18))
-    assert torch.equal(found.valid.y, torch.arange(3).repeat_interleave(2))
-    assert torch.equal(found.test.x, torch.tensor(content["evaluation"]).flatten(1) / 255)
-    assert torch.equal(found.test.y, torch.arange(3, 5).repeat_interleave(20))  # other characters, other numbers
-    assert (found.name, found.shape, found.classes) == ("omniglot", (1, 28, 28), 5)
-    assert found.train.x.dtype == torch.float32 and found.train.y.dtype == torch.int64
+    assert torch.equal(dataset.train.x, x[:, :18].flatten(0, 1)) and torch.equal(dataset.valid.x, x[:, 18:].flatten(0, 1))
+    assert torch.equal(dataset.train.y, torch.arange(3).repeat_interleave(18))
+    assert torch.equal(dataset.valid.y, torch.arange(3).repeat_interleave(2))
+    assert torch.equal(dataset.test.x, torch.tensor(content["evaluation"]).flatten(1) / 255)
+    assert torch.equal(dataset.test.y, torch.arange(3, 5).repeat_interleave(20))  # other characters, other numbers
+    assert (dataset.name, dataset.shape, dataset.classes) == ("omniglot", (1, 28, 28), 5)
+    assert dataset.train.x.dtype == torch.float32 and dataset.train.y.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_without_the_file_no_download_is_offered(tmp_path, monkeypatch):
     reason="DITHER_DATA names no folder of data; nothing is downloaded in tests",
 )
 def test_known_facts():
-    found = data.load("omniglot")
-    assert [len(part) for part in (found.train, found.valid, found.test)] == [17_352, 1_928, 13_180]
-    assert sum(CHARACTERS.values()) == found.classes == 1623
-    assert torch.equal(found.train.y.unique(), torch.arange(964)) and torch.equal(
-        found.test.y.unique(), torch.arange(964, 1623)
+    dataset = data.load("omniglot")
+    assert [len(part) for part in (dataset.train, dataset.valid, dataset.test)] == [17_352, 1_928, 13_180]
+    assert sum(CHARACTERS.values()) == dataset.classes == 1623
+    assert torch.equal(dataset.train.y.unique(), torch.arange(964)) and torch.equal(
+        dataset.test.y.unique(), torch.arange(964, 1623)
     )
-    for part in (found.train, found.valid, found.test):
+    for part in (dataset.train, dataset.valid, dataset.test):
         assert part.x.min() == 0 and part.x.max() == 1 and 0.07 < part.x.mean() < 0.09  # ink is 1, and rare

@@ -104,7 +104,7 @@ def test_download_tries_the_mirrors_in_turn(tmp_path, monkeypatch, files, capfd)
     assert socket.getdefaulttimeout() is None
 
 
-def test_download_without_stderr_and_into_a_cache_that_cannot_be_made(tmp_path, monkeypatch, files):
+def test_download_without_stderr_and_into_a_cache_that_cannot_be_created(tmp_path, monkeypatch, files):
     monkeypatch.setenv("DITHER_OFFLINE", "")
     monkeypatch.setattr(sys, "stderr", None)
     (tmp_path / "cache").write_text("a file where the folder should be")

@@ -150,7 +150,7 @@ def test_what_is_clamped_stays_and_the_rest_is_sampled(result, method):
 
 def test_passes_are_those_asked_for():
     class Recorded:
-        def answer(self, x, known, passes):
+        def sample(self, x, known, passes):
             self.passes = passes
             return x
 

@@ -19,9 +19,9 @@ def test_histogram_and_entropy_against_counting(dtype: torch.dtype) -> None:
     counted = Counter(labels.flatten().tolist())
     counts = metrics.class_histogram(labels, 9)
     assert counts.tolist() == [counted[c] for c in range(9)] and counts.dtype == torch.int64
-    found = metrics.class_entropy(labels, 9)
-    assert found.nats == pytest.approx(stats.entropy(list(counted.values())), rel=1e-12)
-    assert found.relative == pytest.approx(stats.entropy(list(counted.values()), base=9), rel=1e-12)
+    entropy = metrics.class_entropy(labels, 9)
+    assert entropy.nats == pytest.approx(stats.entropy(list(counted.values())), rel=1e-12)
+    assert entropy.relative == pytest.approx(stats.entropy(list(counted.values()), base=9), rel=1e-12)
 
 
 def test_entropies_known_by_heart() -> None:
@@ -33,8 +33,8 @@ def test_entropies_known_by_heart() -> None:
 
 def test_switches_against_counting() -> None:
     labels = torch.randint(0, 3, (4, 50), generator=torch.Generator().manual_seed(1))
-    found = metrics.class_switches(labels)
-    assert found.tolist() == [sum(a != b for a, b in pairwise(chain)) / 49 for chain in labels.tolist()]
+    switches = metrics.class_switches(labels)
+    assert switches.tolist() == [sum(a != b for a, b in pairwise(chain)) / 49 for chain in labels.tolist()]
     assert metrics.class_switches(torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]])).tolist() == [0, 1, 1 / 3]
     draws = torch.randint(0, 10, (1, 40_000), generator=torch.Generator().manual_seed(2))
     assert float(metrics.class_switches(draws)) == pytest.approx(0.9, abs=0.007)

@@ -27,18 +27,18 @@ def test_no_or_too_many_states(units, values):
         all_states(units, values)
 
 
-def test_the_most_states():
+def test_the_maximum_number_of_states():
     assert len(all_states(20)) == 1 << 20
 
 
 def test_transition_matrix_is_the_sum_over_corruptions():
     corruption, reconstruction = random_rows(4, 3), random_rows(3, 4, seed=1)
-    found = transition_matrix(corruption, reconstruction)
+    matrix = transition_matrix(corruption, reconstruction)
     for x, y in itertools.product(range(4), repeat=2):
         terms = [math.exp(corruption[x, c]) * math.exp(reconstruction[c, y]) for c in range(3)]
-        assert float(found[x, y]) == pytest.approx(sum(terms), rel=1e-14)
-    assert found.dtype == torch.float64
-    assert (found.sum(1) - 1).abs().max() < 1e-14
+        assert float(matrix[x, y]) == pytest.approx(sum(terms), rel=1e-14)
+    assert matrix.dtype == torch.float64
+    assert (matrix.sum(1) - 1).abs().max() < 1e-14
 
 
 def test_the_true_posterior_makes_the_data_stationary():
@@ -49,9 +49,9 @@ def test_the_true_posterior_makes_the_data_stationary():
     flips = (states.unsqueeze(1) != states).sum(-1).double()
     corruption = flips * math.log(0.2) + (4 - flips) * math.log(0.8)
     posterior = (p.log().unsqueeze(1) + corruption).log_softmax(0).T
-    found = stationary(transition_matrix(corruption, posterior))
-    assert (found - p).abs().sum() < 1e-14
-    assert kl(p, found) < 1e-14
+    limit = stationary(transition_matrix(corruption, posterior))
+    assert (limit - p).abs().sum() < 1e-14
+    assert kl(p, limit) < 1e-14
 
 
 def test_what_cannot_be_stays_zero():
@@ -136,17 +136,17 @@ def test_no_distribution(p, message):
 def test_conditional_by_hand():
     states, p = all_states(3), random_rows(1, 8)[0].exp()
     mask, values = torch.tensor([True, False, True]), torch.tensor([1, 7, 0])  # the 7 is not read
-    found = conditional(p, states, mask, values)
+    exact = conditional(p, states, mask, values)
     agree = [0b100, 0b110]
     for i in range(8):
-        assert float(found[i]) == pytest.approx(float(p[i] / p[agree].sum()) if i in agree else 0, rel=1e-14)
+        assert float(exact[i]) == pytest.approx(float(p[i] / p[agree].sum()) if i in agree else 0, rel=1e-14)
 
 
 def test_conditional_on_nothing_and_on_all():
     states, p = all_states(2, 3), random_rows(1, 9)[0].exp()
-    free, given = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
+    free, everything = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
     torch.testing.assert_close(conditional(p, states, free, states[0]), p, rtol=1e-14, atol=0)
-    assert torch.equal(conditional(p, states, given, states[5]), torch.eye(9, dtype=torch.float64)[5])
+    assert torch.equal(conditional(p, states, everything, states[5]), torch.eye(9, dtype=torch.float64)[5])
 
 
 @pytest.mark.parametrize(

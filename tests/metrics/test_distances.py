@@ -54,15 +54,15 @@ def test_never_negative():
 
 def test_a_block_belongs_to_the_caller():
     x, y = points(20), points(30, seed=1)
-    kept = x.clone(), y.clone()
+    before = x.clone(), y.clone()
     for _, block in squared_distances(x, y, 6):
         block.fill_(torch.nan)
-    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+    assert torch.equal(x, before[0]) and torch.equal(y, before[1])
     y = y.double()
     for rows, block in squared_distances(x, y, 6):
         torch.testing.assert_close(block, differences(x[rows], y), rtol=1e-12, atol=0)
         block.fill_(torch.nan)
-    assert torch.equal(y, kept[1].double()), "a float64 input was centred in place"
+    assert torch.equal(y, before[1].double()), "a float64 input was centred in place"
 
 
 @pytest.mark.parametrize("k", [1, 4])

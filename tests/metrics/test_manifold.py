@@ -32,8 +32,8 @@ def slow(real: list, generated: list, k: int) -> tuple[float, float, float, floa
     )
 
 
-def values(found: metrics.Manifold) -> tuple[float, float, float, float]:
-    return found.precision, found.recall, found.density, found.coverage
+def values(measured: metrics.Manifold) -> tuple[float, float, float, float]:
+    return measured.precision, measured.recall, measured.density, measured.coverage
 
 
 def normal(n: int, units: int, seed: int) -> torch.Tensor:
@@ -45,9 +45,9 @@ def normal(n: int, units: int, seed: int) -> torch.Tensor:
 def test_against_all_pairs(k: int, chunk: int | None) -> None:
     real = (1e6 * normal(40, 3, 0)).round()
     generated = (1e6 * (0.7 * normal(31, 3, 1) + 1.5)).round()
-    found = values(metrics.manifold(real, generated, k, chunk))
-    assert found == pytest.approx(slow(real.tolist(), generated.tolist(), k), abs=1e-12)
-    assert all(0.01 < share < 0.99 for share in found), "none of them trivial"
+    measured = values(metrics.manifold(real, generated, k, chunk))
+    assert measured == pytest.approx(slow(real.tolist(), generated.tolist(), k), abs=1e-12)
+    assert all(0.01 < share < 0.99 for share in measured), "none of them trivial"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
@@ -68,10 +68,10 @@ def test_ties_and_copies_of_binary_points(dtype: torch.dtype) -> None:
 def test_equal_distributions_have_the_expected_density_and_coverage() -> None:
     """Both expectations are exact for any continuous distribution; here the average over 60 pairs of sets."""
     for n, m, k in ((150, 150, 5), (200, 80, 3)):
-        found = [metrics.manifold(normal(n, 3, 2 * i), normal(m, 3, 2 * i + 1), k) for i in range(60)]
+        results = [metrics.manifold(normal(n, 3, 2 * i), normal(m, 3, 2 * i + 1), k) for i in range(60)]
         for got, known in (
-            ([f.density for f in found], 1.0),
-            ([f.coverage for f in found], metrics.expected_coverage(n, m, k)),
+            ([f.density for f in results], 1.0),
+            ([f.coverage for f in results], metrics.expected_coverage(n, m, k)),
         ):
             error = np.std(got, ddof=1) / math.sqrt(60)
             assert abs(np.mean(got) - known) < 4 * error < 0.05

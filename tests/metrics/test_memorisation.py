@@ -20,23 +20,23 @@ def noise(x, size):
 
 
 def test_real_images_are_no_copies():
-    found = memorisation(FRESH, TRAIN, HELD_OUT)
-    assert found.ratio == pytest.approx(1, abs=0.03)
-    assert found.lower_quartile < found.ratio < found.upper_quartile
-    assert found.nearer_to_train == pytest.approx(0.5, abs=0.06)  # 2.9 standard errors
-    assert found.copies < 0.01
-    assert found.compared == 600
+    measured = memorisation(FRESH, TRAIN, HELD_OUT)
+    assert measured.ratio == pytest.approx(1, abs=0.03)
+    assert measured.lower_quartile < measured.ratio < measured.upper_quartile
+    assert measured.nearer_to_train == pytest.approx(0.5, abs=0.06)  # 2.9 standard errors
+    assert measured.copies < 0.01
+    assert measured.compared == 600
 
 
 def test_copies_are_seen():
-    found = memorisation(noise(TRAIN, 0.02), TRAIN, HELD_OUT)
-    assert found.upper_quartile < 0.2
-    assert found.nearer_to_train > 0.99 and found.copies > 0.97
+    measured = memorisation(noise(TRAIN, 0.02), TRAIN, HELD_OUT)
+    assert measured.upper_quartile < 0.2
+    assert measured.nearer_to_train > 0.99 and measured.copies > 0.97
 
 
 def test_copies_of_held_out_images_turn_it_round():
-    found = memorisation(noise(HELD_OUT, 0.02), TRAIN, HELD_OUT)
-    assert found.lower_quartile > 5 and found.copies == 0
+    measured = memorisation(noise(HELD_OUT, 0.02), TRAIN, HELD_OUT)
+    assert measured.lower_quartile > 5 and measured.copies == 0
 
 
 def test_against_sklearn():
@@ -44,29 +44,29 @@ def test_against_sklearn():
         return torch.from_numpy(NearestNeighbors(algorithm="brute").fit(x.double().numpy()).kneighbors(FRESH, 1)[0][:, 0])
 
     to_train, to_held_out = distance(TRAIN), distance(HELD_OUT)
-    found = memorisation(FRESH, TRAIN, HELD_OUT)
+    measured = memorisation(FRESH, TRAIN, HELD_OUT)
     ratio = (to_train / to_held_out).sort().values
-    assert found.ratio == pytest.approx(float(ratio.median()), rel=1e-6)
-    assert found.lower_quartile == pytest.approx(float(ratio[int(0.25 * (len(ratio) - 1))]), rel=1e-6)
-    assert found.upper_quartile == pytest.approx(float(ratio[int(0.75 * (len(ratio) - 1))]), rel=1e-6)
-    assert found.nearer_to_train == pytest.approx(float((to_train < to_held_out).double().mean()))
-    assert found.copies == pytest.approx(float((to_train < to_held_out / 2).double().mean()))
+    assert measured.ratio == pytest.approx(float(ratio.median()), rel=1e-6)
+    assert measured.lower_quartile == pytest.approx(float(ratio[int(0.25 * (len(ratio) - 1))]), rel=1e-6)
+    assert measured.upper_quartile == pytest.approx(float(ratio[int(0.75 * (len(ratio) - 1))]), rel=1e-6)
+    assert measured.nearer_to_train == pytest.approx(float((to_train < to_held_out).double().mean()))
+    assert measured.copies == pytest.approx(float((to_train < to_held_out / 2).double().mean()))
 
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_sets_of_different_size_are_compared_at_the_smaller(swap):
     """Ten times as many neighbours are nearer by .8 in these data: with all of them the ratio would be off by as much."""
     sides = (IMAGES[:1000], IMAGES[1000:1100])
-    found = [memorisation(IMAGES[1100:], *(sides[::-1] if swap else sides), seed=seed) for seed in range(8)]
-    assert {f.compared for f in found} == {100}
-    assert len({f.ratio for f in found}) == 8, "the cut depends on the seed"
-    assert sum(f.ratio for f in found) / 8 == pytest.approx(1, abs=0.05)
+    results = [memorisation(IMAGES[1100:], *(sides[::-1] if swap else sides), seed=seed) for seed in range(8)]
+    assert {f.compared for f in results} == {100}
+    assert len({f.ratio for f in results}) == 8, "the cut depends on the seed"
+    assert sum(f.ratio for f in results) / 8 == pytest.approx(1, abs=0.05)
 
 
 def test_copies_of_images_that_were_cut_away_are_counted():
-    found = memorisation(noise(IMAGES[:1000], 0.02), IMAGES[:1000], IMAGES[1000:1100])
-    assert found.ratio > 0.9, "nine of ten originals are out of sight of the ratio"
-    assert found.copies > 0.99
+    measured = memorisation(noise(IMAGES[:1000], 0.02), IMAGES[:1000], IMAGES[1000:1100])
+    assert measured.ratio > 0.9, "nine of ten originals are out of sight of the ratio"
+    assert measured.copies > 0.99
     assert memorisation(IMAGES[1100:], IMAGES[:1000], IMAGES[1000:1100]).copies < 0.1
 
 

@@ -80,13 +80,13 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_against_direct_sums(name: str) -> None:
     x = CASES[name]
-    halves, found = slow_halves(x), metrics.mixing(x)
+    halves, measured = slow_halves(x), metrics.mixing(x)
     scores, folded = slow_scores(halves), slow_scores(np.abs(halves - np.median(halves)))
     assert float(metrics.effective_sample_size(x, "mean")) == pytest.approx(slow_size(halves), rel=1e-9)
-    assert float(found.ess) == pytest.approx(slow_size(scores), rel=1e-9)
-    assert float(found.iat) == pytest.approx(halves.size / slow_size(halves), rel=1e-9)
-    assert float(found.r_hat) == pytest.approx(max(slow_r_hat(scores), slow_r_hat(folded)), rel=1e-9)
-    assert (int(found.stuck), found.chains, found.steps) == (0, *x.shape)
+    assert float(measured.ess) == pytest.approx(slow_size(scores), rel=1e-9)
+    assert float(measured.iat) == pytest.approx(halves.size / slow_size(halves), rel=1e-9)
+    assert float(measured.r_hat) == pytest.approx(max(slow_r_hat(scores), slow_r_hat(folded)), rel=1e-9)
+    assert (int(measured.stuck), measured.chains, measured.steps) == (0, *x.shape)
     direct = np.array([c / c[0] for c in map(slow_autocovariance, x.double().numpy())])
     assert np.allclose(metrics.autocorrelation(x), direct, rtol=0, atol=1e-12)
 
@@ -111,7 +111,7 @@ def test_the_time_of_an_autoregression_is_the_known_one(rho: float) -> None:
     assert np.allclose(lags, [rho**t for t in range(4)], rtol=0, atol=0.01)
 
 
-def test_quantities_are_judged_one_by_one_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantities_are_measured_one_by_one_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.stack([CASES["independent"], ar1(0.9, 4, 60), ar1(0.3, 4, 60, shift=3.0)], -1)
     whole = metrics.mixing(x)
     for block in (1, 2 * x.shape[0] * x.shape[1]):
@@ -130,9 +130,9 @@ def test_a_stuck_chain_is_no_perfect_chain() -> None:
     # 43 times .1 do not sum to 43 times .1: a stuck chain is no constant any more once its mean is subtracted.
     x = torch.stack([ar1(0.0, 4, 43), torch.full((4, 43), 0.1, dtype=torch.float64), ar1(0.0, 4, 43, seed=1)], -1)
     x[2, :, 2] = x[2, 0, 2]
-    found = metrics.mixing(x)
-    assert found.stuck.tolist() == [0, 4, 1] and found.stuck.dtype == torch.int64
-    for value in (found.ess, found.r_hat, found.iat):
+    measured = metrics.mixing(x)
+    assert measured.stuck.tolist() == [0, 4, 1] and measured.stuck.dtype == torch.int64
+    for value in (measured.ess, measured.r_hat, measured.iat):
         assert value.isnan().tolist() == [False, True, True]
     assert metrics.autocorrelation(x)[:, 5].isnan().tolist() == [[False, True, i == 2] for i in range(4)]
     assert int(metrics.mixing(torch.zeros(4, 40, dtype=torch.bool)).stuck) == 4

@@ -24,11 +24,11 @@ def oracle(samples, test, sigma):
 def test_against_gaussians(sigma, chunk):
     samples, test = images(40), images(30, seed=1)
     expected = oracle(samples, test, sigma)
-    found = parzen(samples, test, sigma, chunk)
-    torch.testing.assert_close(found.log_likelihood, expected, rtol=1e-11, atol=1e-11)
-    assert found.mean == pytest.approx(float(expected.mean()), rel=1e-11)
-    assert found.standard_error == pytest.approx(float(expected.std() / 30**0.5), rel=1e-9)
-    assert found.sigma == sigma
+    measured = parzen(samples, test, sigma, chunk)
+    torch.testing.assert_close(measured.log_likelihood, expected, rtol=1e-11, atol=1e-11)
+    assert measured.mean == pytest.approx(float(expected.mean()), rel=1e-11)
+    assert measured.standard_error == pytest.approx(float(expected.std() / 30**0.5), rel=1e-9)
+    assert measured.sigma == sigma
 
 
 def test_far_from_the_origin():
@@ -54,14 +54,14 @@ def test_the_density_integrates_to_one(units):
 
 
 def test_far_points_do_not_underflow():
-    found = parzen(torch.zeros(3, 2), torch.tensor([[100.0, 0.0], [0.0, 100.0]]), 0.1)
-    assert found.mean == pytest.approx(-(1e4) / 0.02 - math.log(2 * math.pi * 0.01), rel=1e-13)
-    assert found.standard_error == 0
+    measured = parzen(torch.zeros(3, 2), torch.tensor([[100.0, 0.0], [0.0, 100.0]]), 0.1)
+    assert measured.mean == pytest.approx(-(1e4) / 0.02 - math.log(2 * math.pi * 0.01), rel=1e-13)
+    assert measured.standard_error == 0
 
 
 def test_the_standard_error_of_ten_thousand_is_a_hundredth():
-    found = parzen(images(3, 2), images(10_000, 2, seed=1), 0.2)
-    assert found.standard_error == pytest.approx(float(found.log_likelihood.std()) / 100, rel=1e-12)
+    measured = parzen(images(3, 2), images(10_000, 2, seed=1), 0.2)
+    assert measured.standard_error == pytest.approx(float(measured.log_likelihood.std()) / 100, rel=1e-12)
 
 
 def test_choose_sigma_takes_the_likeliest():

@@ -34,15 +34,15 @@ def test_k_means(iterations, chunk):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         expected = KMeans(30, init=start.numpy(), n_init=1, max_iter=iterations, tol=0).fit(TRAIN.double().numpy())
-    found = k_means(TRAIN, 30, iterations, seed=5, chunk=chunk)
-    torch.testing.assert_close(found, torch.from_numpy(expected.cluster_centers_), rtol=0, atol=1e-12)
+    centres = k_means(TRAIN, 30, iterations, seed=5, chunk=chunk)
+    torch.testing.assert_close(centres, torch.from_numpy(expected.cluster_centers_), rtol=0, atol=1e-12)
 
 
 def test_k_means_ends_where_no_row_moves():
-    found = k_means(TRAIN, 30, 1000)
-    labels = torch.cdist(TRAIN.double(), found).argmin(1)
+    centres = k_means(TRAIN, 30, 1000)
+    labels = torch.cdist(TRAIN.double(), centres).argmin(1)
     means = torch.stack([TRAIN[labels == i].double().mean(0) for i in range(30)])
-    torch.testing.assert_close(found, means, rtol=0, atol=1e-12)
+    torch.testing.assert_close(centres, means, rtol=0, atol=1e-12)
 
 
 def test_k_means_keeps_a_centre_without_rows():
@@ -68,8 +68,8 @@ def test_rows_are_those_of_parzen():
     rows = reference_rows(TRAIN, TEST, 0.2, seed=3, **SMALL)
     assert [row["samples"] for row in rows] == list(sets())
     for row, samples in zip(rows, sets().values(), strict=True):
-        found = parzen(samples, TEST, 0.2)
-        expected = {"log_likelihood": found.mean, "standard_error": found.standard_error, "sigma": 0.2}
+        measured = parzen(samples, TEST, 0.2)
+        expected = {"log_likelihood": measured.mean, "standard_error": measured.standard_error, "sigma": 0.2}
         assert row == {"samples": row["samples"], **expected}
 
 

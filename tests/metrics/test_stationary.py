@@ -12,9 +12,9 @@ from dither.metrics import mixing_time_scale, second_eigenvalue, stationary, str
 def random_chain(states, seed=0, share=1.0):
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.rand(states, states, generator=generator, dtype=torch.float64) ** 4
-    kept = torch.rand(states, states, generator=generator) < share
-    kept[torch.arange(states), torch.randint(0, states, (states,), generator=generator)] = True  # no empty row
-    matrix *= kept
+    mask = torch.rand(states, states, generator=generator) < share
+    mask[torch.arange(states), torch.randint(0, states, (states,), generator=generator)] = True  # no empty row
+    matrix *= mask
     return matrix / matrix.sum(1, keepdim=True)
 
 
@@ -72,16 +72,16 @@ def test_transient_states_get_nothing():
     pi = stationary(matrix)
     assert pi[0] == 0
     assert (pi @ matrix - pi).abs().sum() < 1e-15
-    found = structure(matrix)
-    assert (found.irreducible, found.period, found.closed_classes, found.transient) == (False, 1, ((1, 2, 3),), 1)
-    assert found.ergodic
+    actual = structure(matrix)
+    assert (actual.irreducible, actual.period, actual.closed_classes, actual.transient) == (False, 1, ((1, 2, 3),), 1)
+    assert actual.ergodic
 
 
 def test_the_argument_is_left_alone():
     matrix = random_chain(5)
-    kept = matrix.clone()
+    before = matrix.clone()
     stationary(matrix)
-    assert torch.equal(matrix, kept)
+    assert torch.equal(matrix, before)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_the_argument_is_left_alone():
     ],
 )
 def test_structure(edges, states, irreducible, period, classes):
-    found = structure(moves(*edges, states=states))
-    assert (found.irreducible, found.period, found.closed_classes) == (irreducible, period, classes)
-    assert found.transient == states - sum(map(len, classes))
-    assert found.ergodic == (len(classes) == 1 and period == 1)
+    actual = structure(moves(*edges, states=states))
+    assert (actual.irreducible, actual.period, actual.closed_classes) == (irreducible, period, classes)
+    assert actual.transient == states - sum(map(len, classes))
+    assert actual.ergodic == (len(classes) == 1 and period == 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -112,10 +112,10 @@ def test_structure_against_scipy(seed):
     groups = [tuple((labels == label).nonzero()[0].tolist()) for label in set(labels)]
     rest = set(range(30))
     closed = [g for g in groups if not (matrix[list(g)][:, list(rest - set(g))] > 0).any()]
-    found = structure(matrix)
-    assert found.closed_classes == tuple(sorted(closed))
-    assert found.irreducible == (len(groups) == 1)
-    assert len(found.closed_classes[0]) < 30, "sparse enough to fall apart"
+    actual = structure(matrix)
+    assert actual.closed_classes == tuple(sorted(closed))
+    assert actual.irreducible == (len(groups) == 1)
+    assert len(actual.closed_classes[0]) < 30, "sparse enough to fall apart"
 
 
 def test_small_transitions_count():

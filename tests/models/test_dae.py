@@ -40,7 +40,7 @@ class OneHot(corruption.Corruption):
         return NOISE.log_prob(corrupted @ STATES, x @ STATES)
 
 
-def model(steps=1, rows=None):
+def table_dae(steps=1, rows=None):
     return DAE(Table(rows), 8, OneHot(), reconstruction.Categorical(8), steps)
 
 
@@ -51,9 +51,9 @@ def exact_rows():
 
 
 def test_the_cost_is_minus_the_log_probability():
-    found = model(rows=exact_rows())
+    model = table_dae(rows=exact_rows())
     x, corrupted = torch.eye(8, dtype=torch.float64)[[1, 4]], torch.eye(8, dtype=torch.float64)[[3, 4]]
-    assert found.log_prob(x, corrupted).detach() == pytest.approx(exact_rows()[[3, 4], [1, 4]])
+    assert model.log_prob(x, corrupted).detach() == pytest.approx(exact_rows()[[3, 4], [1, 4]])
 
 
 @pytest.mark.parametrize("steps", [1, 3, Geometric(0.5)])
@@ -61,24 +61,24 @@ def test_training_recovers_the_distribution_of_the_data(steps):
     """Full batches of the data in their proportions: every minimiser of the expected cost has the data's distribution as the
     stationary one, with walkback or without (GDAE paper, Theorem 1 and Proposition 1)."""
     torch.manual_seed(0)
-    found = model(steps)
+    model = table_dae(steps)
     x = torch.eye(8, dtype=torch.float64).repeat_interleave((DATA * 25).long() * 40, 0)
-    optimizer = torch.optim.Adam(found.parameters(), 0.05)
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
     for _ in range(600):
         optimizer.zero_grad()
-        found.cost(x).mean().backward()
+        model.cost(x).mean().backward()
         optimizer.step()
         schedule.step()
-    rebuilt = torch.log_softmax(found.network.rows.detach(), -1)
+    rebuilt = torch.log_softmax(model.network.rows.detach(), -1)
     stationary = metrics.stationary(metrics.transition_matrix(matrix(NOISE).log(), rebuilt))
     assert metrics.kl(DATA, stationary) < 1e-3 < metrics.kl(DATA, torch.full((8,), 1 / 8, dtype=torch.float64))
 
 
 def test_energies_are_log_probabilities_up_to_a_constant():
-    found, one_hot = model(rows=exact_rows()), torch.eye(8, dtype=torch.float64)
+    model, one_hot = table_dae(rows=exact_rows()), torch.eye(8, dtype=torch.float64)
     for corrupted in one_hot:
-        energy = found.energy(one_hot, corrupted.expand(8, 8)).detach()
+        energy = model.energy(one_hot, corrupted.expand(8, 8)).detach()
         assert energy - energy[0] == pytest.approx(DATA.log()[0] - DATA.log(), abs=1e-12)
 
 
@@ -87,11 +87,11 @@ def test_a_gaussian_chain_has_the_known_stationary_distribution():
     s = 0.8
     network = nn.Linear(1, 1, bias=False).double()
     network.weight.data.fill_(1 / (1 + s * s))
-    found = DAE(network, 1, corruption.Gaussian(s), reconstruction.Gaussian((s * s / (1 + s * s)) ** 0.5))
-    x = chains.run(found, torch.zeros(4000, 1, dtype=torch.float64), 20, burn_in=30, thin=19, seed=0).x[0]
+    model = DAE(network, 1, corruption.Gaussian(s), reconstruction.Gaussian((s * s / (1 + s * s)) ** 0.5))
+    x = chains.run(model, torch.zeros(4000, 1, dtype=torch.float64), 20, burn_in=30, thin=19, seed=0).x[0]
     # 4,000 independent chains: the variance has a standard error of sqrt(2 / 4000)
     assert abs(float(x.mean())) < 5 / 4000**0.5 and abs(float(x.var()) - 1) < 5 * (2 / 4000) ** 0.5
-    steps = chains.run(found, x, 1, seed=1).x[0]
+    steps = chains.run(model, x, 1, seed=1).x[0]
     assert float((x * steps).mean()) == pytest.approx(1 / (1 + s * s), abs=5 / 4000**0.5)
 
 

@@ -17,7 +17,7 @@ def test_shapes_layers_and_fresh_noise():
         assert torch.equal(net(x), net(x))
 
 
-def test_the_node_is_made_once_per_hidden_layer():
+def test_the_node_is_built_once_per_hidden_layer():
     net = StochasticMLP((4, 3, 3, 2), node=lambda: dither.Bernoulli(values=(-1, 1)))
     assert net.nodes[0] is not net.nodes[1] and all(node.values == (-1, 1) for node in net.nodes)
 

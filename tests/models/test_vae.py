@@ -14,7 +14,7 @@ from dither.models.vae import BinaryVAE, CategoricalVAE
 
 
 def randomised(model):
-    """In double precision, its weights and prior drawn anew so that nothing is zero or near a fair coin."""
+    """In double precision, with random weights and prior so that nothing is zero or near a fair coin."""
     model.double()
     with torch.no_grad():
         for p in [*model.parameters(), model.prior_logits]:
@@ -61,11 +61,11 @@ def test_the_expected_cost_and_its_gradient_are_those_of_the_sum_over_codes(make
     model = make(kl)
     q, p, likelihood = tables(model, X)
     expected = (q.exp() * (q - p - likelihood)).sum(0)
-    found = exact.expectation({"node": model.node}, lambda: model.cost(X)).cost.reshape(-1)
-    torch.testing.assert_close(found, expected)
+    costs = exact.expectation({"node": model.node}, lambda: model.cost(X)).cost.reshape(-1)
+    torch.testing.assert_close(costs, expected)
     names, parameters = zip(*model.named_parameters(), strict=True)
     theirs = torch.autograd.grad(expected.sum(), parameters)
-    for name, ours, truth in zip(names, torch.autograd.grad(found.sum(), parameters), theirs, strict=True):
+    for name, ours, truth in zip(names, torch.autograd.grad(costs.sum(), parameters), theirs, strict=True):
         torch.testing.assert_close(ours, truth, msg=lambda text, name=name: f"{name}: {text}")
     assert "prior_logits" in names
 
@@ -107,7 +107,7 @@ def test_the_bound_rises_from_the_elbo_to_the_likelihood(make):
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_the_slope_of_the_sampled_terms_is_the_difference_of_a_flip(make):
+def test_the_gradient_of_the_sampled_terms_is_the_difference_of_a_flip(make):
     """An estimator that differentiates the cost by the code needs it: linear in z, whatever the logits."""
     model, z = make(), codes(make())[:1].clone()
     logits = 3 * torch.randn(1, *model.code, dtype=torch.float64)
@@ -115,9 +115,9 @@ def test_the_slope_of_the_sampled_terms_is_the_difference_of_a_flip(make):
         other = z.clone()
         other[0, unit] = 1 - z[0, unit] if isinstance(model, BinaryVAE) else z[0, unit].roll(1)
         start = z.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(model._log_ratio(logits, start).sum(), start)
+        (gradient,) = torch.autograd.grad(model._log_ratio(logits, start).sum(), start)
         difference = model._log_ratio(logits, other) - model._log_ratio(logits, z)
-        torch.testing.assert_close((slope * (other - z)).sum(), difference.sum())
+        torch.testing.assert_close((gradient * (other - z)).sum(), difference.sum())
 
 
 def test_the_analytic_cost_reaches_the_encoder_without_the_code():

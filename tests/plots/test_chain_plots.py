@@ -1,4 +1,4 @@
-"""Traces of chains: the lines and strips hold the numbers that were given, stuck chains are counted, nothing is hidden."""
+"""Traces of chains: the lines and strips hold the numbers of their arguments, stuck chains are counted, nothing is hidden."""
 
 import numpy as np
 import pytest
@@ -23,10 +23,10 @@ def lines(ax):
 
 def test_a_line_is_the_mean_of_its_chains_and_the_band_their_range():
     ax = chains.autocorrelation({"GSN": FAST, "RBM": SLOW, "one": [1.0, 0.1, 0.0, 0.0]}, quantity="ink", title="Mixing")
-    found = lines(ax)
-    assert list(found) == ["GSN (n = 2)", "RBM (n = 1, 1 never moved)", "one (n = 1)"] == texts(ax.get_legend())
-    assert np.allclose(found["GSN (n = 2)"], [[0, 1], [1, 0.4], [2, 0.15], [3, 0.1]])
-    assert np.allclose(found["RBM (n = 1, 1 never moved)"], [[0, 1], [1, 0.9], [2, 0.8], [3, 0.7]])  # not its lag 4
+    curves = lines(ax)
+    assert list(curves) == ["GSN (n = 2)", "RBM (n = 1, 1 never moved)", "one (n = 1)"] == texts(ax.get_legend())
+    assert np.allclose(curves["GSN (n = 2)"], [[0, 1], [1, 0.4], [2, 0.15], [3, 0.1]])
+    assert np.allclose(curves["RBM (n = 1, 1 never moved)"], [[0, 1], [1, 0.9], [2, 0.8], [3, 0.7]])  # not its lag 4
     (band,) = ax.collections
     box = band.get_paths()[0].get_extents()
     assert (box.y0, box.y1) == (0, 1) and ax.get_xlim() == (0, 3)
@@ -37,10 +37,10 @@ def test_a_line_is_the_mean_of_its_chains_and_the_band_their_range():
 
 def test_fewer_lags_and_a_method_that_never_moved():
     ax = chains.autocorrelation({"GSN": FAST, "stuck": [NAN] * 9}, lags=2)
-    found = lines(ax)
-    assert np.allclose(found["GSN (n = 2)"], [[0, 1], [1, 0.4], [2, 0.15]])
+    curves = lines(ax)
+    assert np.allclose(curves["GSN (n = 2)"], [[0, 1], [1, 0.4], [2, 0.15]])
     assert "stuck (n = 0, 1 never moved)" in texts(ax.get_legend())
-    assert np.isnan(np.array(found["stuck (n = 0, 1 never moved)"])[:, 1]).all()
+    assert np.isnan(np.array(curves["stuck (n = 0, 1 never moved)"])[:, 1]).all()
 
 
 def test_a_strip_has_each_step_in_the_colour_of_its_class():
@@ -71,9 +71,9 @@ ROWS = [
 
 def test_the_likelihood_is_drawn_against_the_logarithm_of_the_samples():
     ax = chains.likelihood([*ROWS, {"method": "RBM", "samples": 100, "csl": -130.0}, {"method": "RBM", "samples": 1000}])
-    found = lines(ax)
-    assert ax.get_xscale() == "log" and list(found) == ["GSN (n = 2)", "DBN (n = 2)", "RBM (n = 1)"] == texts(ax.get_legend())
-    assert found["GSN (n = 2)"] == [[100, -107.5], [1000, -106.5], [10_000, -105.5]] and found["RBM (n = 1)"] == [[100, -130]]
+    curves = lines(ax)
+    assert ax.get_xscale() == "log" and list(curves) == ["GSN (n = 2)", "DBN (n = 2)", "RBM (n = 1)"] == texts(ax.get_legend())
+    assert curves["GSN (n = 2)"] == [[100, -107.5], [1000, -106.5], [10_000, -105.5]] and curves["RBM (n = 1)"] == [[100, -130]]
     assert [band.get_paths()[0].get_extents().intervaly.tolist() for band in ax.collections] == [[-108, -105], [-148, -145]]
 
 

@@ -78,13 +78,13 @@ def test_a_chain_is_read_row_by_row():
 
 
 def completed(n=2, k=3):
-    original, clamp = random(n, 12), torch.arange(12) % 3 > 0  # the left column was not given
+    original, clamp = random(n, 12), torch.arange(12) % 3 > 0  # the left column is not clamped
     filled = torch.where(clamp, original[:, None], random(n, k, 12))
     return original, clamp, filled
 
 
 @pytest.mark.parametrize("invert", [False, True])
-def test_inpainting_shows_what_was_given_and_tints_the_rest(invert):
+def test_inpainting_shows_what_is_clamped_and_tints_the_rest(invert):
     original, clamp, filled = completed()
     nearest = random(2, 12)
     ax = images.inpainting(original, clamp, filled, nearest, TALL, invert=invert)
@@ -164,9 +164,9 @@ def test_the_svg_holds_the_pixels_themselves(tmp_path):
     x = (random(4, 12) * 255).round() / 255
     svg = plots.svg(images.grid(x, shape=TALL).figure)
     (stored,) = re.findall(r'xlink:href="data:image/png;base64,\s*([^"]+)"', svg)
-    found = matplotlib.image.imread(io.BytesIO(base64.b64decode(stored)))
-    assert found.shape[:2] == (9, 7) and "image-rendering:pixelated" in svg
-    assert np.abs(found[:4, :3, 0] - x[0].view(4, 3).numpy()).max() < 1e-6
+    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(stored)))
+    assert pixels.shape[:2] == (9, 7) and "image-rendering:pixelated" in svg
+    assert np.abs(pixels[:4, :3, 0] - x[0].view(4, 3).numpy()).max() < 1e-6
 
 
 @pytest.mark.parametrize("labels", [None, ["a long label", "b"]])
@@ -176,10 +176,10 @@ def test_in_the_png_each_pixel_is_a_square_of_dots(tmp_path, labels):
     (_, path) = plots.save(ax.figure, tmp_path / "a")
     width, height = struct.unpack(">II", path.read_bytes()[16:24])
     dots = 112 // 4
-    found = matplotlib.image.imread(path)[..., 0]
+    pixels = matplotlib.image.imread(path)[..., 0]
     # Labels lie to the left; above, below and to the right is only the edge.
     edge = 6
-    assert (found.shape, height) == ((height, width), 9 * dots + 2 * edge)
-    mosaic = found[edge : edge + 9 * dots, width - edge - 7 * dots : width - edge]
+    assert (pixels.shape, height) == ((height, width), 9 * dots + 2 * edge)
+    mosaic = pixels[edge : edge + 9 * dots, width - edge - 7 * dots : width - edge]
     expected = picture(ax)[..., 0].repeat(dots, 0).repeat(dots, 1)
     assert np.abs(mosaic - expected).max() < 1e-6

@@ -88,7 +88,7 @@ def test_one_run_without_group_and_missing_values():
         learning_curves.draw([{"epoch": 1}], y="train_loss")
 
 
-def test_it_draws_on_the_axes_given():
+def test_it_draws_on_the_axes_of_the_caller():
     ax = plots.new_axes()
     assert learning_curves.draw(CURVES, ax) is ax and audit.draw(AUDIT, plots.new_axes()).get_xscale() == "log"
 
@@ -131,6 +131,6 @@ def test_of_many_estimators_the_best_are_drawn_and_without_steps_none():
     rows = [{**AUDIT[1], "estimator": f"e{i}", "step": step, "mse": i + step} for i in range(20) for step in (1, 2)]
     figure = audit_training.draw(rows)
     assert [line.get_label() for line in figure.axes[1].lines] == [f"e{i}" for i in range(8)]
-    assert "the 8 of least error at step 2" in figure.get_suptitle()
+    assert "the 8 of lowest error at step 2" in figure.get_suptitle()
     with pytest.raises(ValueError, match="and a step"):
         audit_training.draw(AUDIT)

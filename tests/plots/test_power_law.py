@@ -1,11 +1,11 @@
-"""Error against examples, and points in pairs of units: what is drawn where, and what cannot be."""
+"""Error against examples, and points in pairs of units: where each is drawn, and what is refused."""
 
 import pytest
 
 from dither.plots import power_law, scatter_pairs
 
 ROWS = [
-    {"space": space, "method": method, "n": n, "kl": c / n, "kl_least": c / n / 2, "kl_most": 2 * c / n}
+    {"space": space, "method": method, "n": n, "kl": c / n, "kl_min": c / n / 2, "kl_max": 2 * c / n}
     for space in ("a", "b", "c")
     for method, c in (("examples", 1.0), ("count", 2.0))
     for n in (1000, 10, 100)

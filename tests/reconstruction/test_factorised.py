@@ -1,11 +1,11 @@
-"""Bernoulli, Gaussian and Categorical reconstructions: scores by enumeration, draws exactly, also given a part of x."""
+"""Bernoulli, Gaussian and Categorical reconstructions: scores by enumeration, samples exactly, also given a part of x."""
 
 import pytest
 import torch
 
 from dither import exact, noise
 from dither.reconstruction import Bernoulli, Categorical, Gaussian
-from small_distributions import binary, given, one_hot
+from small_distributions import binary, conditional, one_hot
 
 INF, NAN = float("inf"), float("nan")
 WIDE = {"rtol": 0, "atol": 1e-12}
@@ -93,10 +93,10 @@ def test_saturated_logits(logit, x, expected, way):
     calls = {"vmap": torch.func.vmap(Bernoulli().log_prob), "terms": lambda a, x: Bernoulli().terms(a, x).sum(-1)}
     value = calls.get(way, Bernoulli().log_prob)(a, data)
     assert value.item() == pytest.approx(expected - 200, abs=1e-3)
-    slope, beside = torch.autograd.grad(value, a)[0].flatten().tolist()
-    assert beside == 1 and abs(slope) <= 1
+    gradient, beside = torch.autograd.grad(value, a)[0].flatten().tolist()
+    assert beside == 1 and abs(gradient) <= 1
     if abs(logit) < INF:
-        assert slope == pytest.approx(x - torch.sigmoid(torch.tensor(logit)).item(), abs=1e-6)
+        assert gradient == pytest.approx(x - torch.sigmoid(torch.tensor(logit)).item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -117,20 +117,22 @@ def test_nan_is_not_taken_for_a_number(name):
     assert torch.func.vmap(family.log_prob)(outputs_of(name)[None], torch.full_like(x, NAN)[None]).isnan().all()
 
 
-# --- draws --------------------------------------------------------------------------------------------------------------
+# --- samples ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("name", "mask"), [(name, mask) for name in DISCRETE for mask in [None, *MASKS[name]]])
-def test_draws_are_exactly_the_distribution_given_the_clamped(name, mask):
+def test_samples_are_exactly_the_distribution_given_the_clamped(name, mask):
     family, states = DISCRETE[name]
     outputs, values = outputs_of(name), states[[2, 4]]
     log_prob = torch.stack([family.log_prob(row.expand(len(states), -1), states) for row in outputs])
-    drawn = exact.expected_cost(family, lambda: (family.sample(outputs, mask, values).unsqueeze(1) == states).all(-1).double())
+    samples = exact.expected_cost(
+        family, lambda: (family.sample(outputs, mask, values).unsqueeze(1) == states).all(-1).double()
+    )
     for row in range(2):
         clamp = torch.zeros_like(states[0], dtype=torch.bool) if mask is None else mask
-        torch.testing.assert_close(drawn[row], given(log_prob[row], states, clamp, values[row]), **WIDE)
+        torch.testing.assert_close(samples[row], conditional(log_prob[row], states, clamp, values[row]), **WIDE)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "scales"])
-def test_gaussian_draws(name, monkeypatch):
+def test_gaussian_samples(name, monkeypatch):
     family, outputs, z = FAMILIES[name], outputs_of(name), torch.randn(2, 3)
     monkeypatch.setattr(noise.Keyed, "draw", lambda self, like: z)
     scale = 0.5 if name == "gaussian" else outputs[:, 3:].exp()
@@ -144,10 +146,10 @@ def test_clamped_values_come_back_bit_for_bit(name):
     both = mask.expand(2, -1).clone()
     both[1] = both[1].flip(0) if name == "categorical" else ~both[1]
     for clamp in (mask, both):
-        drawn = FAMILIES[name].sample(outputs_of(name).float(), clamp, values)
+        samples = FAMILIES[name].sample(outputs_of(name).float(), clamp, values)
         clamp = clamp.expand_as(values)
-        assert torch.equal(drawn[clamp].view(torch.int32), values[clamp].view(torch.int32))
-        assert not (drawn[~clamp] == 7).any()
+        assert torch.equal(samples[clamp].view(torch.int32), values[clamp].view(torch.int32))
+        assert not (samples[~clamp] == 7).any()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -193,7 +195,7 @@ def test_support(family, x, text):
         (torch.zeros(2, dtype=torch.bool), torch.zeros(2, 3), r"shape \(2,\) .* bool mask of shape \(3,\) or \(2, 3\)"),
         (torch.zeros(1, 3, dtype=torch.bool), torch.zeros(2, 3), r"clamp has shape \(1, 3\)"),
         (torch.zeros(3), torch.zeros(2, 3), "dtype torch.float32: a bool mask"),
-        (torch.ones(3, dtype=torch.bool), torch.zeros(2, 3), "nothing is left to draw"),
+        (torch.ones(3, dtype=torch.bool), torch.zeros(2, 3), "none is left to sample"),
         (binary(3)[-2:].bool(), torch.zeros(2, 3), "every unit of an example"),
         (torch.zeros(3, dtype=torch.bool), None, "without values: pass the values"),
         (torch.zeros(3, dtype=torch.bool), torch.zeros(1, 3), r"outputs has shape \(2, 3\), values \(1, 3\)"),

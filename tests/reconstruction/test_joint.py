@@ -5,7 +5,7 @@ import torch
 
 from dither import exact
 from dither.reconstruction import MADE, Bernoulli, Categorical, Gaussian, Joint, Mixture
-from small_distributions import binary, given
+from small_distributions import binary, conditional
 
 WIDE = {"rtol": 0, "atol": 1e-12}
 PARTS = [(Bernoulli(), 2), (Categorical(3), 3), (Gaussian(None), 1)]
@@ -38,34 +38,40 @@ def test_sums_to_one():
 
 
 @pytest.mark.parametrize("mask", [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 1, 1]])
-def test_draws_are_exactly_the_distribution_given_the_clamped(mask):
-    """A part may be clamped as a whole, while another is drawn."""
+def test_samples_are_exactly_the_distribution_given_the_clamped(mask):
+    """A part may be clamped as a whole, while another is sampled."""
     family, states = discrete()
     outputs = torch.randn(1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     clamp, values = torch.tensor(mask).bool(), states[4:5]
-    drawn = exact.expected_cost(family, lambda: (family.sample(outputs, clamp, values) == states).all(-1).double().unsqueeze(0))
-    torch.testing.assert_close(drawn[0], given(family.log_prob(outputs.expand(6, 4), states), states, clamp, values[0]), **WIDE)
+    samples = exact.expected_cost(
+        family, lambda: (family.sample(outputs, clamp, values) == states).all(-1).double().unsqueeze(0)
+    )
+    torch.testing.assert_close(
+        samples[0], conditional(family.log_prob(outputs.expand(6, 4), states), states, clamp, values[0]), **WIDE
+    )
 
 
 @pytest.mark.parametrize("order", ["natural", "agnostic"])
 def test_parts_that_are_not_factorised(order):
-    made = MADE(3, (5,), context=2, order=order)
-    family = Joint([(made, 3), (Mixture(Bernoulli(), 2), 2), (Bernoulli(), 1)])
+    autoregressive = MADE(3, (5,), context=2, order=order)
+    family = Joint([(autoregressive, 3), (Mixture(Bernoulli(), 2), 2), (Bernoulli(), 1)])
     assert not family.factorised and Joint(PARTS).factorised
     outputs, values = torch.randn(4, family.outputs(6)), torch.tensor([[1.0, 0, 1, 0, 1, 1]]).expand(4, 6)
     for mask in ([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0]):
         clamp = torch.tensor(mask).bool()
-        drawn = family.sample(outputs, clamp, values)
-        assert torch.equal(drawn[:, clamp], values[:, clamp]) and ((drawn == 0) | (drawn == 1)).all()
+        samples = family.sample(outputs, clamp, values)
+        assert torch.equal(samples[:, clamp], values[:, clamp]) and ((samples == 0) | (samples == 1)).all()
     with pytest.raises(NotImplementedError, match="is not factorised"):
         family.terms(outputs, values)
-    assert set(family.state_dict()) == {f"parts.0.{name}" for name in made.state_dict()}, "the parts' parameters are its own"
+    assert set(family.state_dict()) == {f"parts.0.{name}" for name in autoregressive.state_dict()}, (
+        "the parts' parameters are its own"
+    )
 
 
 def test_clamped_values_come_back_bit_for_bit():
     clamp, values = torch.tensor([True, False, True, True, True, True]), torch.tensor([[0.3, 7.0, -0.0, 1e-42, 0.1, -2.5]])
-    drawn = Joint(PARTS).sample(torch.zeros(1, 7), clamp, values)
-    assert torch.equal(drawn[:, clamp].view(torch.int32), values[:, clamp].view(torch.int32)) and drawn[0, 1] != 7
+    samples = Joint(PARTS).sample(torch.zeros(1, 7), clamp, values)
+    assert torch.equal(samples[:, clamp].view(torch.int32), values[:, clamp].view(torch.int32)) and samples[0, 1] != 7
 
 
 def test_each_part_checks_its_own():

@@ -1,11 +1,11 @@
-"""Mixtures: scores by enumeration, and draws that follow the exact conditional for every clamp."""
+"""Mixtures: scores by enumeration, and samples that follow the exact conditional for every clamp."""
 
 import pytest
 import torch
 
 from dither import exact
 from dither.reconstruction import MADE, Bernoulli, Categorical, Gaussian, Joint, Mixture
-from small_distributions import assert_follow, binary, given, index_of, one_hot
+from small_distributions import assert_follow, binary, conditional, index_of, one_hot
 
 INF, NAN = float("inf"), float("nan")
 WIDE = {"rtol": 0, "atol": 1e-12}
@@ -35,12 +35,12 @@ def log_table(family, outputs, states):
 
 
 def frequencies(family, outputs, states, clamp=None, values=None):
-    """The exact distribution of a draw, by the cells of its nodes."""
+    """The exact distribution of a sample, by enumeration of its nodes."""
 
-    def seen():
+    def which():
         return (family.sample(outputs, clamp, values).unsqueeze(1) == states).all(-1).double()
 
-    return exact.expected_cost(family, seen)
+    return exact.expected_cost(family, which)
 
 
 # --- scores -------------------------------------------------------------------------------------------------------------
@@ -84,31 +84,31 @@ def test_vmap_gives_the_same_scores():
     torch.testing.assert_close(several.flatten(), family.log_prob(outputs, states), **WIDE)
 
 
-# --- draws --------------------------------------------------------------------------------------------------------------
+# --- samples ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("name", "mask"), [(name, mask) for name in SPACES for mask in [None, *SPACES[name][2]]])
-def test_draws_are_exactly_the_distribution_given_the_clamped(name, mask):
+def test_samples_are_exactly_the_distribution_given_the_clamped(name, mask):
     family, states, _ = SPACES[name]
     outputs, values = outputs_of(family, states.shape[1]), states[[0, 3]]
     clamp = torch.zeros_like(states[0], dtype=torch.bool) if mask is None else mask
-    table, drawn = log_table(family, outputs, states), frequencies(family, outputs, states, mask, values)
+    table, samples = log_table(family, outputs, states), frequencies(family, outputs, states, mask, values)
     for row in range(2):
-        torch.testing.assert_close(drawn[row], given(table[row], states, clamp, values[row]), **WIDE)
+        torch.testing.assert_close(samples[row], conditional(table[row], states, clamp, values[row]), **WIDE)
 
 
 def test_rows_may_have_masks_of_their_own():
     family, states, masks = SPACES["bernoulli"]
     outputs, clamp, values = outputs_of(family, 3), masks[[1, 6]], states[[5, 2]]
-    table, drawn = log_table(family, outputs, states), frequencies(family, outputs, states, clamp, values)
+    table, samples = log_table(family, outputs, states), frequencies(family, outputs, states, clamp, values)
     for row in range(2):
-        torch.testing.assert_close(drawn[row], given(table[row], states, clamp[row], values[row]), **WIDE)
+        torch.testing.assert_close(samples[row], conditional(table[row], states, clamp[row], values[row]), **WIDE)
 
 
-def test_a_clamped_unit_decides_between_modes():
-    # Two modes, (0, 0) and (1, 1): a factorised draw given the first unit would leave the second a fair coin.
+def test_a_clamped_unit_tells_the_modes_apart():
+    # Two modes, (0, 0) and (1, 1): a factorised sample given the first unit would leave the second a fair coin.
     outputs = torch.tensor([[0.0, 0, *(INF, INF), *(-INF, -INF)]]).expand(64, -1)
     values = torch.tensor([[1.0, NAN], [0.0, NAN]]).repeat(32, 1)
-    drawn = Mixture(Bernoulli(), 2).sample(outputs, torch.tensor([True, False]), values)
-    assert torch.equal(drawn, values[:, :1].expand(64, 2))
+    samples = Mixture(Bernoulli(), 2).sample(outputs, torch.tensor([True, False]), values)
+    assert torch.equal(samples, values[:, :1].expand(64, 2))
 
 
 def test_gaussian_components_follow_their_responsibility():
@@ -116,10 +116,10 @@ def test_gaussian_components_follow_their_responsibility():
     outputs = torch.tensor([[0.5, 0.0, *(0.0, -100.0), *(1.0, 100.0)]]).expand(1 << 14, -1)
     values = torch.tensor([[0.4, NAN]]).expand(1 << 14, 2)
     torch.manual_seed(0)
-    drawn = Mixture(Gaussian(), 2).sample(outputs, torch.tensor([True, False]), values)
+    samples = Mixture(Gaussian(), 2).sample(outputs, torch.tensor([True, False]), values)
     logits = torch.tensor([0.5 - 0.4**2 / 2, 0.0 - 0.6**2 / 2])
-    assert torch.equal(drawn[:, 0], values[:, 0]) and (drawn[:, 1].abs() - 100).abs().max() < 10
-    assert_follow((drawn[:, 1] > 0).long(), torch.softmax(logits, 0))
+    assert torch.equal(samples[:, 0], values[:, 0]) and (samples[:, 1].abs() - 100).abs().max() < 10
+    assert_follow((samples[:, 1] > 0).long(), torch.softmax(logits, 0))
 
 
 def test_what_is_not_clamped_leaves_no_trace():
@@ -127,18 +127,18 @@ def test_what_is_not_clamped_leaves_no_trace():
     values, clamp = torch.full((3, 2), NAN), torch.tensor([True, False])
     values[:, 0] = 1
     torch.manual_seed(0)
-    drawn = family.sample(outputs, clamp, values)
+    samples = family.sample(outputs, clamp, values)
     torch.manual_seed(0)
-    assert torch.equal(drawn, family.sample(outputs, clamp, torch.ones(3, 2)))
-    drawn.sum().backward()
+    assert torch.equal(samples, family.sample(outputs, clamp, torch.ones(3, 2)))
+    samples.sum().backward()
     assert outputs.grad is not None and outputs.grad.isfinite().all()
 
 
-def test_the_choice_of_a_component_has_a_gradient():
-    # The components draw 1 and 0 for certain, so that all the slope there is comes through the weights.
+def test_the_sampled_component_has_a_gradient():
+    # The components are 1 and 0 for certain, so that all of the gradient comes through the weights.
     outputs = torch.tensor([[0.3, 0.0, 50.0, -50.0]], requires_grad=True)
-    slope = torch.autograd.grad(Mixture(Bernoulli(), 2).sample(outputs).sum(), outputs)[0][0]
-    assert slope[0] == -slope[1] and slope.isfinite().all()
+    gradient = torch.autograd.grad(Mixture(Bernoulli(), 2).sample(outputs).sum(), outputs)[0][0]
+    assert gradient[0] == -gradient[1] and gradient.isfinite().all()
     soft = torch.tensor([[0.3, 0.0, 1.0, -1.0]], requires_grad=True)
     assert torch.autograd.grad(Mixture(Bernoulli(), 2).sample(soft).sum(), soft)[0][0, 0] > 0, "towards the component of 1s"
 
@@ -198,7 +198,7 @@ def test_support_and_widths():
         family.sample(torch.zeros(1, 10), torch.tensor([True, False, False, False]), torch.zeros(1, 4))
 
 
-def test_the_mean_of_what_was_drawn_is_its_components():
+def test_the_mean_of_a_sample_is_its_components():
     family = Mixture(Bernoulli(), 2)
     outputs = torch.tensor([[0.0, 0.0, *[200.0] * 3, *[-200.0] * 3]]).expand(50, 8)
     torch.manual_seed(0)

@@ -2,8 +2,20 @@
 
 from dither.auditing._audit import audit
 from dither.auditing._auto import Auto
-from dither.auditing._recommendation import Recommendation
+from dither.auditing._html import render_html
+from dither.auditing._recommendation import Recommendation, equal_time_mse, recommend
 from dither.auditing._report import AuditReport
+from dither.auditing._rows import COLUMNS
 from dither.auditing._warm_up import suitable
 
-__all__ = ["AuditReport", "Auto", "Recommendation", "audit", "suitable"]
+__all__ = [
+    "COLUMNS",
+    "AuditReport",
+    "Auto",
+    "Recommendation",
+    "audit",
+    "equal_time_mse",
+    "recommend",
+    "render_html",
+    "suitable",
+]

@@ -1,27 +1,29 @@
+"""The measurement: gradients of each estimator, interleaved, against a reference."""
+
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import median
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from dither import exact
 from dither.auditing._report import AuditReport
+from dither.auditing._rows import Build, Closure, Row
 from dither.auditing._warm_up import untouched, warm_up
 from dither.estimators import Estimator, ScoreFunction
 from dither.nodes import named_nodes
 
-Closure = Callable[[], Tensor]
-Build = Estimator | Callable[[nn.Module], Estimator]
+Audited = Estimator | Build
 
 
 def audit(
     model: nn.Module,
     closure: Closure,
-    estimators: Mapping[str, Build] | Iterable[Build],
+    estimators: Mapping[str, Audited] | Iterable[Audited],
     draws: int = 200,
     reference: Literal["auto", "exact", "average"] = "auto",
     *,
@@ -29,7 +31,7 @@ def audit(
     seed: int = 0,
     max_outcomes: int = exact.MAX_OUTCOMES,
     reference_draws: int | None = None,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> AuditReport:
     """How biased and how noisy each estimator's gradient is, on your model and your cost.
 
@@ -38,14 +40,21 @@ def audit(
     reference      "exact": enumeration of all outcomes (quadrature for continuous nodes). "average": a long average of
                    leave-one-out with 16 samples, reference_draws of them (default 4 x draws), with its standard error.
                    "auto": exact up to max_outcomes, else average; the report says which.
-    warmup         calls of each estimator before the first draw, for its moving averages; parameters of its own (RELAX, RODEO,
-                   NVIL) learn in them, by Adam.
+    warmup         calls of each estimator before the first draw, for its moving averages. Its own parameters
+                   (RELAX, RODEO, NVIL) learn in them, by Adam.
 
-    The bias is corrected for the noise of both means: |m - r|^2 - var / draws - var(r), so that an unbiased estimator shows
-    a bias of about zero; `bias_se` is the noise that was taken off. The model's parameters, gradients and buffers, the
-    estimators' states and torch's generator are left as they were; the same seed gives the same report, times apart.
+    The bias is corrected for the noise of both means: |m - r|^2 - var / draws - var(r). So an unbiased estimator shows
+    a bias of about zero; `bias_se` is the noise that was subtracted. The model's parameters, gradients and buffers, the
+    estimators' states and torch's generator are left as they were. The same seed gives the same report, but for the
+    times.
 
     Raises ValueError for draws < 2 or no estimators, exact.TooManyOutcomes for reference="exact" on a large model.
+
+    >>> import torch, dither
+    >>> net = nn.Sequential(nn.Linear(2, 3), dither.Bernoulli())
+    >>> report = audit(net, lambda: net(torch.ones(1, 2)).sum(1) ** 2, [dither.ReinMax], draws=20)
+    >>> report.reference
+    'exact, enumeration of 8 outcomes per example'
     """
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
         raise ValueError(f"draws is {draws!r}: a variance needs an integer of at least 2; 200 or more tell estimators apart")
@@ -65,24 +74,20 @@ def audit(
                 moments[name].add(estimator, closure)
             if progress:
                 progress(draw + 1, draws)
-        rows = [
-            {
-                "estimator": name,
-                **row,
-                "evaluations": built[name].evaluations,
-                "unbiased": built[name].unbiased and not built[name].multi_sample,  # of this cost's expectation
-                "reference": source,
-            }
-            for name, moment in moments.items()
-            for row in moment.rows(error)
-        ]
+        facts = {name: _facts(estimator) | {"reference": source} for name, estimator in built.items()}
+        rows = [{"estimator": name, **row, **facts[name]} for name, m in moments.items() for row in m.rows(error)]
     return AuditReport(rows, source, draws)
 
 
-def _named(model: nn.Module, estimators: Mapping[str, Build] | Iterable[Build]) -> dict[str, Estimator]:
+def _facts(estimator: Estimator) -> Row:
+    unbiased = estimator.unbiased and not estimator.multi_sample  # of this cost's expectation
+    return {"evaluations": estimator.evaluations, "unbiased": unbiased}
+
+
+def _named(model: nn.Module, estimators: Mapping[str, Audited] | Iterable[Audited]) -> dict[str, Estimator]:
     named: dict[str, Estimator] = {}
     if isinstance(estimators, Mapping):
-        pairs = list(cast("Mapping[str, Build]", estimators).items())
+        pairs = list(cast("Mapping[str, Audited]", estimators).items())
     else:
         pairs = [("", build) for build in estimators]
     for name, build in pairs:
@@ -107,7 +112,7 @@ def _gradient(estimator: Estimator, closure: Closure, parameters: Mapping[str, n
 def _reference(
     model: nn.Module, closure: Closure, parameters: Mapping[str, nn.Parameter], kind: str, limit: int, draws: int
 ) -> tuple[Tensor, Tensor, str]:
-    """(gradient, its squared standard error per coordinate, how it was found)."""
+    """(gradient, its squared standard error per coordinate, how it was computed)."""
     if kind != "average":
         try:
             cost = exact.expectation(named_nodes(model), closure, max_outcomes=limit)
@@ -162,7 +167,7 @@ class _Moments:
     def variance(self) -> Tensor:
         return self.squares / (self.count - 1)
 
-    def rows(self, reference_error: Tensor) -> Iterator[dict[str, Any]]:
+    def rows(self, reference_error: Tensor) -> Iterator[Row]:
         assert self.target is not None
         milliseconds = 1e3 * median(self.seconds)
         variance, target = self.variance(), self.target

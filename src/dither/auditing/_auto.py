@@ -1,20 +1,21 @@
+"""The estimator that audits its candidates while training goes on."""
+
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dither.auditing._audit import audit
 from dither.auditing._recommendation import STEPS, Recommendation, recommend
+from dither.auditing._rows import Build, Closure
 from dither.estimators import Blend, DisARM, Estimator, MuProp, ReinMax, ScoreFunction, StraightThrough
-from dither.estimators.core import Closure
 
-Build = Callable[[nn.Module], Estimator]
 CANDIDATES: dict[str, Build] = {
     "leave-one-out-2": partial(ScoreFunction, baseline="leave-one-out", samples=2),
     "disarm": DisARM,
@@ -26,20 +27,27 @@ CANDIDATES: dict[str, Build] = {
 
 
 class Auto(Estimator):
-    """The estimator that an audit recommends, audited anew while training goes on.
+    """The estimator that an audit recommends. Audits are repeated while training goes on.
 
     Estimates   what the candidate in use estimates; `choice` names it, `recommendation` says why.
-    Method      before the first step every candidate that takes the model's nodes is audited on the first batch, and the one of
-                least error at equal time is used. The audit is repeated on the batch at hand whenever all audits together, the
-                first included, would take less than `share` of the time since the first call.
-    candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take the
-                model's nodes. All keep learning only while they are in use.
+    Method      Before the first step every candidate that takes the model's nodes is audited on the first batch, and
+                the one of minimum error at equal time is used. The audit is repeated on the batch at hand whenever all
+                audits together, the first included, would take less than `share` of the time since the first call.
+    candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take
+                the model's nodes. A candidate learns only while it is in use.
     share       of the time that audits may take. draws: gradients per candidate and audit.
-    by          "time": measured milliseconds, so that the choice may differ between machines and runs; "evaluations": of the
-                closure, so that training is reproducible.
+    by          "time": measured milliseconds, so that the choice may differ between machines and runs; "evaluations":
+                of the closure, so that training is reproducible.
     unbiased_only  leave out biased candidates.
     Raises      ValueError when no candidate takes the model.
     Reference   the audit's error at equal time: see `dither.audit`.
+
+    >>> import torch, dither
+    >>> net = nn.Sequential(nn.Linear(2, 3), dither.Bernoulli())
+    >>> auto = Auto(net, {"disarm": DisARM, "reinmax": ReinMax}, by="evaluations")
+    >>> loss = auto(lambda: net(torch.ones(4, 2)).sum(1) ** 2)
+    >>> auto.choice in ("disarm", "reinmax"), auto.audits
+    (True, 1)
     """
 
     reference = "the audit"
@@ -61,7 +69,7 @@ class Auto(Estimator):
             raise ValueError(f"share is {share}: the audits' share of the time must lie between 0 and 1, such as 0.05")
         if by not in ("time", "evaluations"):
             raise ValueError(f"by is {by!r}: it must be 'time' or 'evaluations'")
-        self.children = _that_fit(model, CANDIDATES if candidates is None else candidates, unbiased_only)
+        self.children = _built(model, CANDIDATES if candidates is None else candidates, unbiased_only)
         self.share, self.draws, self.by, self.steps = share, draws, by, steps
         self.choice = next(iter(self.children))
         self.recommendation: Recommendation | None = None
@@ -70,7 +78,7 @@ class Auto(Estimator):
 
     @classmethod
     def configurations(cls) -> dict[str, Build]:
-        return {}  # which candidate it is depends on what was measured; they are checked themselves
+        return {}  # which candidate it is depends on the measurement; each candidate is checked by itself
 
     @property
     def chosen(self) -> Estimator:
@@ -88,21 +96,21 @@ class Auto(Estimator):
         self.calls += 1
         if self.learning and torch.is_grad_enabled() and self._due():
             self._audit(closure)
-        began = time.perf_counter()
+        start = time.perf_counter()
         loss = self.chosen(closure)
-        self.total += time.perf_counter() - began if self.by == "time" else self.chosen.evaluations
+        self.total += time.perf_counter() - start if self.by == "time" else self.chosen.evaluations
         return loss
 
     def _due(self) -> bool:
-        """Whether one more audit, of the mean price of those made, keeps them within their share of all time."""
+        """Whether one more audit, at the mean price of those so far, keeps them within their share of all time."""
         if self.audits == 0:
             return True
         after = self.spent + self.spent / self.audits
-        # backward and the optimizer's step are not seen from here; leaving them out only makes audits rarer
+        # Backward and the optimizer's step are not seen from here. Leaving them out only makes audits rarer.
         return after <= self.share * (self.total + after)
 
     def _audit(self, closure: Closure) -> None:
-        began = time.perf_counter()
+        start = time.perf_counter()
         seed = int(torch.randint(2**31, ()))
         report = audit(
             self.model, closure, self.children, self.draws, "auto", warmup=self.draws if self.audits == 0 else 0, seed=seed,
@@ -114,9 +122,9 @@ class Auto(Estimator):
         self.recommendation = recommend(rows, self.steps, "ms" if self.by == "time" else "evaluations")
         self.choice = self.recommendation.estimator
         self.audits += 1
-        drawn = self.draws * (1 + (self.audits == 1))
-        evaluations = drawn * sum(child.evaluations for child in self.children.values()) + 2 * self.draws * 16
-        self.spent += time.perf_counter() - began if self.by == "time" else evaluations
+        gradients = self.draws * (1 + (self.audits == 1))  # the first audit warms up
+        evaluations = gradients * sum(child.evaluations for child in self.children.values()) + 2 * self.draws * 16
+        self.spent += time.perf_counter() - start if self.by == "time" else evaluations
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -150,9 +158,10 @@ class Auto(Estimator):
         return f"Auto(choice={self.choice!r}, candidates=[{', '.join(self.children)}])"
 
 
-def _that_fit(model: nn.Module, candidates: Mapping[str, Build], unbiased_only: bool) -> dict[str, Estimator]:
+def _built(model: nn.Module, candidates: Mapping[str, Build], unbiased_only: bool) -> dict[str, Estimator]:
+    """The candidates that take the model's nodes."""
     built: dict[str, Estimator] = {}
-    refused: dict[str, Any] = {}
+    refused: dict[str, TypeError] = {}
     for name, build in candidates.items():
         try:
             estimator = build(model)

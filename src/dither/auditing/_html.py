@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dither.auditing._recommendation import Recommendation
+from dither.auditing._rows import COLUMNS, Row
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -22,7 +23,7 @@ th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 tr.best td { font-weight: 600; background: #f2f7ff; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
 details { margin: 1rem 0; } caption, figcaption { text-align: left; color: #555; }
-p.answer { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; background: #f2f7ff; }
+p.recommendation { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; background: #f2f7ff; }
 </style>
 </head>
 <body>
@@ -30,7 +31,7 @@ p.answer { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; background: #f2f
 {% if training %}<figure>{{ training|safe }}</figure>{% endif %}
 {% for part in parts %}
 {% if part.heading %}<h2>{{ part.heading }}</h2>{% endif %}
-<p class="answer"><strong>{{ part.recommendation.estimator }}</strong>: {{ part.recommendation.reason }}.</p>
+<p class="recommendation"><strong>{{ part.recommendation.estimator }}</strong>: {{ part.recommendation.reason }}.</p>
 {% if part.figure %}<figure>{{ part.figure|safe }}</figure>{% endif %}
 <table>
 <caption>{{ part.caption }}</caption>
@@ -63,15 +64,17 @@ of their draws', and an optimizer averages ten steps</li>
 """
 
 
-def render(
-    parts: Sequence[tuple[str, Sequence[Mapping[str, Any]], Recommendation]],
-    meanings: Mapping[str, str],
+def render_html(
+    parts: Sequence[tuple[str, Sequence[Row], Recommendation]],
     *,
     title: str = "Gradient audit",
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> str:
-    """One page from audits, each (heading, rows of `AuditReport.to_dicts()`, recommendation); what differs between several is
-    drawn on top, against the `step` of their rows. Needs jinja2 (torch brings it); figures are left out without matplotlib."""
+    """One page from audits, each (heading, rows of `AuditReport.to_dicts()`, recommendation).
+
+    Of several audits a figure on top shows what changes with the `step` of their rows. about: a table "How it was
+    made". It needs jinja2 (torch brings it). Without matplotlib there are no figures.
+    """
     from jinja2 import Environment
 
     page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
@@ -79,14 +82,14 @@ def render(
         title=title,
         parts=[_part(number, *part) for number, part in enumerate(parts)],
         training=_training([row for _, rows, _ in parts for row in rows]) if len(parts) > 1 else "",
-        columns=list(meanings),
-        meanings=meanings,
+        columns=list(COLUMNS),
+        meanings=COLUMNS,
         number=_number,
         about=about or {},
     )
 
 
-def _part(number: int, heading: str, rows: Sequence[Mapping[str, Any]], recommendation: Recommendation) -> dict[str, Any]:
+def _part(number: int, heading: str, rows: Sequence[Row], recommendation: Recommendation) -> dict[str, Any]:
     overall = {row["estimator"]: row for row in rows if row["parameter"] == "overall"}
     ranked = [{**overall[entry["estimator"]], "error": entry["error"]} for entry in recommendation.ranking]
     return {
@@ -99,7 +102,7 @@ def _part(number: int, heading: str, rows: Sequence[Mapping[str, Any]], recommen
     }
 
 
-def _figure(rows: Sequence[Mapping[str, Any]], prefix: str) -> str:
+def _figure(rows: Sequence[Row], prefix: str) -> str:
     try:
         from dither import plots
         from dither.plots import audit
@@ -109,7 +112,7 @@ def _figure(rows: Sequence[Mapping[str, Any]], prefix: str) -> str:
         return ""
 
 
-def _training(rows: Sequence[Mapping[str, Any]]) -> str:
+def _training(rows: Sequence[Row]) -> str:
     try:
         from dither import plots
         from dither.plots import audit_training
@@ -120,12 +123,12 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _inline(svg: str, prefix: str) -> str:
-    """The picture from <svg on, its ids made its own: several stand in one page."""
+    """The picture from <svg on, with ids of its own: several stand in one page."""
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg[svg.index("<svg") :])
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,44 +1,52 @@
-"""Which estimator here? The one of least error when all are given the same time, and the reason in figures."""
+"""Which estimator here? The one of minimum error when all get the same time, and the reason in figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+
+from dither.auditing._rows import Row
 
 STEPS = 10  # gradients that an optimizer averages: momentum .9, or Adam's first moment
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """estimator: its name in the audit; reason: why, in figures; ranking: rows {"estimator", "error"}, best first, with error
-    the root of the mean squared error at equal time, as a share of the gradient's norm."""
+    """What an audit recommends.
+
+    estimator   its name in the audit
+    reason      why, in figures
+    ranking     rows {"estimator", "error"}, best first; the error is the root of the mean squared error at equal time,
+                as a share of the gradient's norm
+    """
 
     estimator: str
     reason: str
-    ranking: Sequence[dict[str, Any]]
+    ranking: Sequence[Row]
 
     def __str__(self) -> str:
         return f"{self.estimator}: {self.reason}"
 
 
-def bias_squared(row: Mapping[str, Any]) -> float:
-    """What to reckon with: 0 for an estimator that is unbiased by proof, of which only noise is measured; for another at least
-    the noise of the measurement (`bias_se`), under which a bias may hide."""
+def bias_squared(row: Row) -> float:
+    """The bias to count with: 0 for an estimator that is unbiased by proof, of which an audit measures only noise.
+
+    For another it is at least the noise of the measurement (`bias_se`), under which a bias may hide.
+    """
     return 0.0 if row.get("unbiased") else max(row["bias"], row.get("bias_se") or 0.0) ** 2
 
 
-def equal_time_mse(row: Mapping[str, Any], milliseconds: float, steps: float = 1.0) -> float:
+def equal_time_mse(row: Row, milliseconds: float, steps: float = 1.0) -> float:
     """bias^2 + variance of the mean of `steps` gradients, each of as many draws as fit in `milliseconds`."""
     return bias_squared(row) + row["variance"] * row["milliseconds"] / (milliseconds * steps)
 
 
-def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS, unit: str = "ms") -> Recommendation:
+def recommend(rows: Sequence[Row], steps: float = STEPS, unit: str = "ms") -> Recommendation:
     """From an audit's "overall" rows; `unit` is that of their "milliseconds".
 
-    All get the same time, the median of their draws': the faster ones average more draws, the slower ones make fewer.
-    `steps` such gradients are averaged, as an optimizer does, which lessens variance and leaves bias.
+    All get the same time, the median of their draws': the faster ones average more draws, the slower ones fewer. An
+    optimizer averages `steps` such gradients, which reduces the variance and leaves the bias.
     """
     rows = [row for row in rows if row["parameter"] == "overall"]
     if not rows:
@@ -51,7 +59,7 @@ def recommend(rows: Sequence[Mapping[str, Any]], steps: float = STEPS, unit: str
     return Recommendation(ranked[0]["estimator"], _reason(ranked, ranking, f"{time:.3g} {unit}", steps), ranking)
 
 
-def _reason(ranked: list[Mapping[str, Any]], ranking: list[dict[str, Any]], price: str, steps: float) -> str:
+def _reason(ranked: list[Row], ranking: list[Row], price: str, steps: float) -> str:
     text = (
         f"error {ranking[0]['error']:.0%} of the gradient's norm when each may take {price} a step and {steps:g} steps "
         "are averaged"
@@ -62,8 +70,8 @@ def _reason(ranked: list[Mapping[str, Any]], ranking: list[dict[str, Any]], pric
     return f"{text}; {_about_bias(ranked)}"
 
 
-def _about_bias(ranked: list[Mapping[str, Any]]) -> str:
-    """Whether the best one is biased, and then how long an average must be for an unbiased one to err less."""
+def _about_bias(ranked: list[Row]) -> str:
+    """Whether the best one is biased, and then for how long an average an unbiased one errs less."""
     best = ranked[0]
     if best.get("unbiased"):
         return "unbiased"

@@ -1,57 +1,49 @@
+"""What an audit returns."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dither.auditing._html import render_html
 from dither.auditing._recommendation import STEPS, Recommendation, recommend
+from dither.auditing._rows import COLUMNS, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
-
-COLUMNS = {
-    "bias": "norm of the bias",
-    "bias_se": "what a bias must exceed to be told from none",
-    "variance": "total variance of one draw",
-    "mse": "bias^2 + variance",
-    "cosine": "mean cosine of a draw with the reference",
-    "snr": "|mean|^2 / variance",
-    "evaluations": "of the closure, per draw",
-    "milliseconds": "per draw, median",
-    "efficiency": "1 / (mse x milliseconds)",
-}
 
 
 @dataclass(frozen=True)
 class AuditReport:
     """How good each estimator's gradient is on this model: one row per estimator and parameter, and one "overall".
 
-    rows: flat dicts with `estimator`, `parameter` ("overall" for all together), the columns of COLUMNS, and `reference`.
-    reference: what the estimates were held against, and how sure that is. draws: per estimator.
+    rows        flat dicts with `estimator`, `parameter` ("overall" for all together), the columns of
+                `auditing.COLUMNS`, and `reference`
+    reference   what the estimates were compared with, and its precision
+    draws       per estimator
     """
 
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Row]
     reference: str
     draws: int
 
-    def to_dicts(self) -> list[dict[str, Any]]:
+    def to_dicts(self) -> list[Row]:
         """The rows, as plain dicts for JSON or a data frame."""
         return [dict(row) for row in self.rows]
 
-    def overall(self) -> dict[str, dict[str, Any]]:
+    def overall(self) -> dict[str, Row]:
         """The "overall" row of each estimator, by its name."""
         return {row["estimator"]: dict(row) for row in self.rows if row["parameter"] == "overall"}
 
     def recommend(self, steps: float = STEPS) -> Recommendation:
-        """The estimator of least error at equal time, when an optimizer averages `steps` gradients, and why."""
+        """The estimator of minimum error at equal time, when an optimizer averages `steps` gradients, and why."""
         return recommend(self.to_dicts(), steps)
 
     def html(self, title: str = "Gradient audit") -> str:
-        """The whole report, its figure inside, as the text of one file: `Path("audit.html").write_text(report.html())`."""
-        from dither.auditing._html import render
-
-        return render([("", self.to_dicts(), self.recommend())], COLUMNS, title=title)
+        """The whole report, with its figure, as the text of one file: `Path("a.html").write_text(report.html())`."""
+        return render_html([("", self.to_dicts(), self.recommend())], title=title)
 
     def table(self, parameters: bool = False) -> Table:
         """A rich table: `rich.print(report.table())`. parameters=True adds a row per parameter tensor."""
@@ -88,7 +80,7 @@ class AuditReport:
         return capture.get()
 
 
-def _number(value: Any) -> str:
+def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3g}"

@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def energy(log_reconstruction: Tensor, log_corruption: Tensor) -> Tensor:
-    """An estimate of -log P(x), up to a number that depends on x~ alone: compare energies of the same x~ only.
+    """An estimate of -log P(x), up to a number that depends on x~ alone. Only energies of the same x~ compare.
 
     Formula     energy(x) = -log P(x | x~) + log C(x~ | x)
     Shapes      both the same, for one x~ and several x; nan where C(x~ | x) = 0, of which x~ says nothing.
     Raises      ValueError where the shapes differ.
-    Exact where P(x | x~) is the conditional of a joint with C(x~ | x); a model that was trained on x~ near x is to be trusted
-    near x~ only.
+    The estimate is exact where P(x | x~) is the conditional of a joint with C(x~ | x). A model that was trained on x~
+    near x is to be trusted near x~ only.
     Source      GDAE paper, Sec. 2.4.
     """
     if log_reconstruction.shape != log_corruption.shape:
@@ -33,13 +33,14 @@ def relative_energies(
     path: Tensor,
     through: Literal["midpoint", "ends"] = "midpoint",
 ) -> Tensor:
-    """The energies of the points of a path, relative to its first: small steps are summed, each seen from an x~ close by.
+    """The energies of the points of a path, relative to its first point: sums of small steps, each at an x~ close by.
 
     Formula     E_1 = 0, E_{k+1} = E_k + energy(x_{k+1}) - energy(x_k)
                 midpoint: at x~ = (x_k + x_{k+1}) / 2, for continuous x;  ends: the mean of x~ = x_k and x~ = x_{k+1}
-    Shapes      path (N, units) -> (N,); model_log_prob(x~, x), log P(x | x~), and corruption_log_prob(x~, x), log C(x~ | x),
-                both (batch, units) twice -> (batch,)
-    Raises      ValueError for a path of fewer than two points, an unknown `through`, or a step whose energy is not finite.
+    Shapes      path (N, units) -> (N,); model_log_prob(x~, x) is log P(x | x~), corruption_log_prob(x~, x) log
+                C(x~ | x), both (batch, units) twice -> (batch,)
+    Raises      ValueError for a path of fewer than two points, an unknown `through`, or a step whose energy is not
+                finite.
     Source      GDAE paper, Sec. 2.4. Errors add up along the path, so go straight.
     """
     if path.dim() != 2 or len(path) < 2:
@@ -47,8 +48,8 @@ def relative_energies(
     if through not in ("midpoint", "ends"):
         raise ValueError(f"through is {through!r}: choose 'midpoint' (continuous x) or 'ends'")
     left, right = path[:-1], path[1:]
-    places = [(left + right) / 2] if through == "midpoint" else [left, right]
-    steps = torch.stack([_difference(model_log_prob, corruption_log_prob, x, left, right) for x in places]).mean(0)
+    corrupted = [(left + right) / 2] if through == "midpoint" else [left, right]
+    steps = torch.stack([_difference(model_log_prob, corruption_log_prob, c, left, right) for c in corrupted]).mean(0)
     impossible = (~torch.isfinite(steps)).nonzero().flatten()
     if len(impossible):
         k = int(impossible[0])

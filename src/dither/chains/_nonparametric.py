@@ -1,4 +1,4 @@
-"""Denoisers without parameters, whose limit of much data is known: counts for few states, kernels for continuous data.
+"""The chain of any denoiser; and counts, a denoiser without parameters for few states, whose limit is known.
 
 >>> import torch
 >>> from dither import corruption
@@ -24,15 +24,12 @@ import torch
 from torch import Tensor
 
 from dither import noise
-from dither.chains._draws import blocks, given, keyed, pick
-from dither.chains._kernel import Kernel
 from dither.chains._run import State
-
-__all__ = ["Conditional", "Counts", "Denoiser", "Kernel"]
+from dither.chains._sampling import blocks, categorical_index, checked_clamp
 
 
 class Conditional(Protocol):
-    """P(x | x~) that can be drawn from, also given a part of x."""
+    """P(x | x~) that can be sampled, also given a part of x."""
 
     def sample(self, corrupted: Tensor, clamp: Tensor | None = None, values: Tensor | None = None) -> Tensor: ...
 
@@ -42,8 +39,9 @@ class Denoiser:
 
     corruption      x (chains, units) -> x~, such as those of `dither.corruption`
     conditional     with sample(x~, clamp, values) -> x
-    With a clamp, all of x is corrupted, clamped units too, and x is drawn given their values. That leads to the conditional of
-    the chain's own distribution only where P(x | x~) and C(x~ | x) belong to one joint (docs/experiments/gdae-consistency.md).
+    With a clamp the chain corrupts all of x, clamped units too, and samples x given their values. It converges to the
+    conditional of its own distribution where P(x | x~) and C(x~ | x) belong to one joint, and only there
+    (docs/experiments/gdae-consistency.md).
     Source: GDAE paper, Eq. 1-2; GSN paper, Proposition 1.
     """
 
@@ -55,10 +53,10 @@ class Denoiser:
 
     @torch.no_grad()
     def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State:
-        """The next state. clamp: bool, (units,) or (chains, units); values (chains, units), looked at where clamped."""
+        """The next state. clamp: bool, (units,) or (chains, units); values (chains, units), read where clamped."""
         x = state.x
         if clamp is not None and values is not None:
-            x = torch.where(clamp, values.to(x.dtype), x)  # a start elsewhere must not leak into the first x~
+            x = torch.where(clamp, values.to(x.dtype), x)  # the start may be elsewhere, and must not leak into the first x~
         return State(self.conditional.sample(self.corruption(x), clamp, values))
 
 
@@ -68,9 +66,9 @@ class Counts:
     counts              (X~, X): how often each pair was seen; or other weights, such as an exact P(x | x~)
     states              (X, units), no two the same
     corrupted_states    (X~, units), the same as states if left out
-    pseudo_count        is added to every cell
-    unseen              "raise": a state x~ that no pair had has no maximum-likelihood estimate, and its use is an error;
-                        "uniform": there x is uniform over the states, of which some may have no other way to appear
+    pseudo_count        is added to every entry of counts
+    unseen              "raise": a state x~ that no pair had has no maximum-likelihood estimate, and its use is an
+                        error; "uniform": there x is uniform over the states
     Raises              ValueError for counts that do not fit, are negative or not finite, and for equal states.
     """
 
@@ -132,9 +130,9 @@ class Counts:
         return rows.gather(1, _position("x", x, self.states).unsqueeze(1)).squeeze(1).log()
 
     def sample(self, corrupted: Tensor, clamp: Tensor | None = None, values: Tensor | None = None) -> Tensor:
-        """A draw of x (batch, units) given x~, and given x[clamp] = values[clamp] if a mask is given."""
+        """A sample of x (batch, units) given x~, and given x[clamp] = values[clamp] if there is a mask."""
         weights = self._normalised(_position("corrupted", corrupted, self.corrupted_states))
-        clamp, values = given(clamp, values, corrupted)
+        clamp, values = checked_clamp(clamp, values, corrupted)
         if clamp is not None and values is not None:
             for rows in blocks(len(weights), self.states.numel()):
                 fits = (self.states == values[rows].unsqueeze(1)) | ~clamp[rows].unsqueeze(1)
@@ -145,7 +143,8 @@ class Counts:
                     f"no state with the clamped values of row {int(impossible[0])} was ever seen with its x~: their "
                     "conditional does not exist; give a pseudo_count, or more pairs"
                 )
-        return self.states[pick(weights, keyed("uniform", noise.draw_seed(), 0, corrupted[:, :1]))]
+        u = noise.fresh("uniform", tuple(corrupted[:, :1].shape), corrupted.device).draw(corrupted[:, :1])
+        return self.states[categorical_index(weights, u)]
 
     def _normalised(self, index: Tensor) -> Tensor:
         counts = self.counts[index]
@@ -163,7 +162,7 @@ def _distinct(name: str, states: Tensor) -> Tensor:
     if states.dim() != 2 or not states.numel():
         raise ValueError(f"{name} has shape {tuple(states.shape)}: a row per state is needed, (states, units)")
     if len(torch.unique(states, dim=0)) < len(states):
-        raise ValueError(f"{name} has {len(states)} rows, but not so many different ones: a state must be listed once")
+        raise ValueError(f"{name} has {len(states)} rows, and some are equal: a state must be listed once; remove the copies")
     return states.detach()
 
 

@@ -3,64 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
-
-from tyro.conf import Positional, arg
+from typing import TYPE_CHECKING
 
 from dither import methods
+from dither.cli.audit_command import Command
+from dither.cli.audit_files import write
 from dither.cli.audit_subject import Subject, blaming, from_function, from_run, is_function
 from dither.cli.errors import OK, CommandError, UsageError
 from dither.cli.names import build
 from dither.cli.names import check as check_estimator
-from dither.cli.out import Out
+from dither.cli.out import Out, Row
 from dither.cli.parse import parse
 from dither.cli.setup import ESTIMATORS
 
-COLUMNS = ["estimator", "bias", "bias_se", "variance", "mse", "cosine", "snr", "evaluations", "milliseconds", "efficiency"]
-DEFAULT = (
-    "straight-through:identity",
-    "straight-through",
-    "score-function",
-    "score-function:mean",
-    "score-function:optimal",
-    "score-function:leave-one-out",
-)
-
-
-@dataclass(frozen=True)
-class Command:
-    """Measure the bias and the variance of gradient estimators, and recommend one.
-
-    On a run: its newest weights and one batch of its validation data; writes RUN/audit.json, RUN/report.html and
-    RUN/figures/audit. On your own model: MODULE:FUNCTION returns (model, closure) or (model, closure, {name: estimator}).
-    """
-
-    target: Positional[Annotated[str, arg(metavar="RUN|MODULE:FUNCTION")]]
-    """A run folder, or a function to import."""
-    estimators: Annotated[
-        tuple[str, ...], arg(help=f"Which estimators to compare; all: every one that the model allows. {ESTIMATORS}")
-    ] = DEFAULT
-    checkpoints: Annotated[tuple[str, ...], arg(metavar="newest|all|STEP [STEP ...]")] = ("newest",)
-    """Which of a run's checkpoints to audit; several show how bias and variance change during training."""
-    samples: int = 4
-    """Samples per example, for every estimator."""
-    draws: int = 200
-    """Gradient estimates per estimator."""
-    warmup: int = 100
-    """Calls of each estimator before its first draw, for its moving averages and what it learns by gradients."""
-    batch_size: int = 32
-    """Examples in the batch, of a run's validation part."""
-    seed: int = 0
-    """Governs all noise."""
-    out: Path | None = None
-    """Folder for audit.json, report.html and figures/; default RUN, and none for a function."""
-    json: bool = False
-    """One JSON object a line on stdout: a row per estimator and parameter, at last the recommendation."""
-    quiet: bool = False
-    """No progress and no hints on stderr."""
+if TYPE_CHECKING:
+    from dither.estimators import Estimator
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,36 +27,40 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(command: Command) -> int:
-    """Audits, prints the overall rows (all rows under --json), and keeps all of them."""
+    """Audits, prints the overall rows (all rows under --json), and writes all of them to a folder."""
     check(command)
+    from dither.auditing import COLUMNS
+
     out = Out(json=command.json, quiet=command.quiet)
     subject = (from_function if is_function(command.target) else from_run)(command, out)
-    rows, recommendations = measured(subject, chosen(subject, command, out), command, out)
-    folder = command.out or (None if is_function(command.target) else Path(command.target))
-    if folder:
-        from dither.cli.audit_files import keep
-
-        for path in keep(rows, recommendations, subject.about, command, folder, out):
-            out.note(f"wrote {path}")
+    rows, recommendations = audited(subject, estimators_of(subject, command, out), command, out)
+    write_files(rows, recommendations, subject, command, out)
     several = len(recommendations) > 1
     overall = [row for row in rows if row["parameter"] == "overall"]
-    out.table(rows if command.json else overall, ["step", *COLUMNS] if several else COLUMNS, title="Gradient audit")
+    columns = ["step"] * several + ["estimator", *COLUMNS]
+    out.table(rows if command.json else overall, columns, title="Gradient audit")
     out.note(f"reference: {rows[-1]['reference']}; efficiency is 1 / (mse x milliseconds)")
-    for found in recommendations:
-        out.record(found)
-        where = f" at step {found['step']}" if several else ""
-        out.note(f"recommended{where}: {found['recommendation']}: {found['reason']}")
+    for best in recommendations:
+        out.record(best)
+        where = f" at step {best['step']}" if several else ""
+        out.note(f"recommended{where}: {best['recommendation']}: {best['reason']}")
     return OK
 
 
-def measured(
-    subject: Subject, estimators: dict[str, Any], command: Command, out: Out
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def write_files(rows: list[Row], recommendations: list[Row], subject: Subject, command: Command, out: Out) -> None:
+    """Into --out, or the run's own folder; of a function nothing is written without --out."""
+    folder = command.out or (None if is_function(command.target) else Path(command.target))
+    if folder:
+        for path in write(rows, recommendations, subject.about, command, folder, out):
+            out.note(f"wrote {path}")
+
+
+def audited(subject: Subject, estimators: dict[str, Estimator], command: Command, out: Out) -> tuple[list[Row], list[Row]]:
     """Rows and a recommendation for each set of weights; with their `step` where they are a checkpoint's."""
     import dither
 
-    rows: list[dict[str, Any]] = []
-    recommendations: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    recommendations: list[Row] = []
     points = len(subject.weights)
     at = f" at {points} checkpoints" if points > 1 else ""
     out.note(f"auditing {len(estimators)} estimators{at}, {command.draws} draws each")
@@ -136,21 +99,20 @@ def check(command: Command) -> None:
         raise UsageError("--checkpoints chooses among those of a run; a function has none")
 
 
-def chosen(subject: Subject, command: Command, out: Out) -> dict[str, Any]:
+def estimators_of(subject: Subject, command: Command, out: Out) -> dict[str, Estimator]:
     """The function's own estimators, else the named ones; of "all" those that the model and its cost allow."""
     if subject.estimators is not None:
         return subject.estimators
     if "all" not in command.estimators:
-        names = [name for name in command.estimators if name != "all"]
-        return {name: build(name, subject.model, command.samples, out.note) for name in names}
+        return {name: build(name, subject.model, command.samples, out.note) for name in command.estimators}
     from dither.auditing import suitable
 
     every = [name for name in methods.every() if name.partition(":")[0] != "auto"]
     builds = {name: partial(build, name, samples=command.samples, note=out.note) for name in every}
-    found, refused = suitable(subject.model, subject.closure, builds)
-    for name, reason in refused.items():
-        out.note(f"left out {name}: {reason.removeprefix(f'{name}: ')}")
-    if not found:
-        name, reason = next(iter(refused.items()))
-        raise CommandError(f"{command.target}: no estimator can be audited; {name}: {reason.removeprefix(f'{name}: ')}")
-    return found
+    estimators, refused = suitable(subject.model, subject.closure, builds)
+    reasons = {name: f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in refused.items()}
+    for reason in reasons.values():
+        out.note(f"left out {reason}")
+    if not estimators:
+        raise CommandError(f"{command.target}: no estimator can be audited; {next(iter(reasons.values()))}")
+    return estimators

@@ -1,25 +1,21 @@
-"""What `dither audit` leaves behind: audit.json, report.html and figures."""
+"""What `dither audit` writes: audit.json, report.html and figures."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from dither.cli.audit_command import Command
 from dither.cli.env import flatten
-from dither.cli.out import Out
+from dither.cli.out import Out, Row
 from dither.cli.parse import to_json
 
-if TYPE_CHECKING:
-    from dither.cli.audit import Command
-
-Rows = list[dict[str, Any]]
 HIDDEN = ("target", "out", "json", "quiet")  # where and how, not what
 
 
-def keep(rows: Rows, recommendations: Rows, run: dict[str, Any], command: Command, folder: Path, out: Out) -> list[Path]:
+def write(rows: list[Row], recommendations: list[Row], run: Row, command: Command, folder: Path, out: Out) -> list[Path]:
     """Writes folder/audit.json and report.html, and figures/audit where matplotlib is installed."""
     from dither import files
 
@@ -35,7 +31,7 @@ def keep(rows: Rows, recommendations: Rows, run: dict[str, Any], command: Comman
         return paths
 
 
-def figures(rows: Rows, folder: Path) -> list[Path]:
+def figures(rows: list[Row], folder: Path) -> list[Path]:
     """audit: the newest weights; audit-training: all of several checkpoints."""
     from dither import plots
     from dither.plots import audit, audit_training
@@ -50,22 +46,20 @@ def figures(rows: Rows, folder: Path) -> list[Path]:
     return paths
 
 
-def page(rows: Rows, recommendations: Rows, facts: dict[str, Any]) -> str:
+def page(rows: list[Row], recommendations: list[Row], facts: Row) -> str:
     """report.html: a part per checkpoint, the newest first."""
-    from dither.auditing import Recommendation
-    from dither.auditing._html import render
-    from dither.auditing._report import COLUMNS
+    from dither.auditing import Recommendation, render_html
 
     parts = []
-    for found in reversed(recommendations):
-        step = found.get("step")
-        best = Recommendation(found["recommendation"], found["reason"], found["ranking"])
+    for row in reversed(recommendations):
+        step = row.get("step")
+        best = Recommendation(row["recommendation"], row["reason"], row["ranking"])
         parts.append(("" if step is None else f"Step {step}", [row for row in rows if row.get("step") == step], best))
-    return render(parts, COLUMNS, about=facts)
+    return render_html(parts, about=facts)
 
 
-def about(run: dict[str, Any], config: dict[str, Any], command: Command) -> dict[str, Any]:
-    """The table "How it was made": nothing in it names a folder of the machine."""
+def about(run: Row, config: Row, command: Command) -> Row:
+    """The table "How it was made". No cell names a folder of the machine."""
     from dither.training.environment import environment
 
     return {
@@ -76,12 +70,12 @@ def about(run: dict[str, Any], config: dict[str, Any], command: Command) -> dict
 
 
 def command_line(command: Command) -> str:
-    """The command that makes this audit, without where it was made: of a run's folder the name alone."""
+    """The command that makes this audit, without the folders of the machine: of a run's folder the name alone."""
     target = command.target
     words = ["dither", "audit", Path(target).resolve().name if Path(target).exists() else target]
     for f in fields(command):
         value = getattr(command, f.name)
         if f.name not in HIDDEN and value != f.default:
-            values: Iterable[Any] = value if isinstance(value, tuple) else (value,)
+            values: Sequence[object] = value if isinstance(value, tuple) else (value,)
             words += [f"--{f.name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)

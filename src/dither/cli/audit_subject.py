@@ -11,24 +11,33 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dither.cli.audit_command import Command
 from dither.cli.errors import CommandError, CorruptError, MissingError, UsageError
-from dither.cli.out import Out
+from dither.cli.out import Out, Row
 from dither.cli.parse import read_config, to_json
 from dither.cli.setup import PLACES, TrainConfig, cost, setup
 
 if TYPE_CHECKING:
-    from dither.cli.audit import Command
+    from torch import Tensor, nn
+
+    from dither.estimators import Estimator
+    from dither.training.checkpoint import Checkpoint
 
 
 @dataclass
 class Subject:
-    """weights: (step, what puts them into the model), oldest first. estimators: a function's own. about: the configuration."""
+    """What is audited.
 
-    model: Any
-    closure: Callable[[], Any]
-    weights: list[tuple[int | None, Callable[[], Any]]]
-    estimators: dict[str, Any] | None = None
-    about: dict[str, Any] = field(default_factory=dict)
+    weights      (step, what puts them into the model), oldest first
+    estimators   a function's own
+    about        the configuration
+    """
+
+    model: nn.Module
+    closure: Callable[[], Tensor]
+    weights: list[tuple[int | None, Callable[[], None]]]
+    estimators: dict[str, Estimator] | None = None
+    about: Row = field(default_factory=dict)
 
 
 def is_function(target: str) -> bool:
@@ -36,26 +45,26 @@ def is_function(target: str) -> bool:
 
 
 def from_run(command: Command, out: Out) -> Subject:
-    """The run's model with the weights of the chosen checkpoints, and its cost on one batch of validation data."""
+    """The run's model with the weights of the named checkpoints, and its cost on one batch of validation data."""
     folder = Path(command.target)
     if not (folder / "config.json").is_file():
         hint = "" if folder.exists() else "; there is no such folder (a function is named MODULE:FUNCTION)"
         raise MissingError(f"{folder} is not a run folder: it has no config.json{hint}")
     config = read_config(folder / "config.json", TrainConfig)
-    found = checkpoints(folder / "checkpoints", command.checkpoints, out)
-    made = setup(config)
-    weights = []
-    for point in found:
-        restore = partial(load_weights, made.model, point, folder / "config.json")
+    points = checkpoints(folder / "checkpoints", command.checkpoints, out)
+    objects = setup(config)
+    weights: list[tuple[int | None, Callable[[], None]]] = []
+    for point in points:
+        restore = partial(load_weights, objects.model, point, folder / "config.json")
         restore()  # each is tried before hours are spent on another
         weights.append((point.step, restore))
-    x, y = (part[: command.batch_size] for part in made.valid)
+    x, y = (part[: command.batch_size] for part in objects.valid)
     about = {key: value for key, value in to_json(config).items() if key not in PLACES}
-    return Subject(made.model, lambda: cost(made.model, x, y), weights, about=about)
+    return Subject(objects.model, lambda: cost(objects.model, x, y), weights, about=about)
 
 
-def checkpoints(folder: Path, which: tuple[str, ...], out: Out) -> list[Any]:
-    """The chosen checkpoints, verified, oldest first; of "all" a corrupt one is left out with a warning."""
+def checkpoints(folder: Path, which: tuple[str, ...], out: Out) -> list[Checkpoint]:
+    """The named checkpoints, verified, oldest first; of "all" a corrupt one is left out with a warning."""
     from dither.training import checkpoint
 
     if which == ("newest",):
@@ -65,17 +74,17 @@ def checkpoints(folder: Path, which: tuple[str, ...], out: Out) -> list[Any]:
         if wrong:
             raise UsageError(f"--checkpoints {wrong[0]}: give newest, all, or steps; there is {listed(folder)}")
         return [checkpoint.load(folder, step=step) for step in sorted(set(map(int, which)))]
-    found, failures = [], []
+    points, failures = [], []
     for step in checkpoint.steps(folder):
         try:
-            found.append(checkpoint.load(folder, step=step))
+            points.append(checkpoint.load(folder, step=step))
         except checkpoint.CorruptCheckpoint as error:
             failures.append(str(error))
-    if not found:
+    if not points:
         return [checkpoint.load(folder)]  # says why there is none
     for failure in failures:
         out.warn(f"{failure} (left out)")
-    return found
+    return points
 
 
 def listed(folder: Path) -> str:
@@ -84,18 +93,31 @@ def listed(folder: Path) -> str:
     return ", ".join(map(str, checkpoint.steps(folder))) or "none"
 
 
-def load_weights(model: Any, found: Any, config: Path) -> None:
+def load_weights(model: nn.Module, point: Checkpoint, config: Path) -> None:
     from dither.training.state import unpack
 
     try:
-        model.load_state_dict(unpack(found.tensors, found.meta["state"]["model"]))
+        model.load_state_dict(unpack(point.tensors, point.meta["state"]["model"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CorruptError(f"{found.path} does not fit {config}: {error}") from None
+        raise CorruptError(f"{point.path} does not fit {config}: {error}") from None
 
 
 def from_function(command: Command, out: Out) -> Subject:
     """What MODULE:FUNCTION returns."""
-    module, _, name = command.target.partition(":")
+    function = imported(command.target)
+    with blaming(command.target):
+        result = function()
+    if not isinstance(result, tuple) or len(result) not in (2, 3) or not callable(result[1]):
+        raise UsageError(
+            f"{command.target} returned {type(result).__name__}, expected (model, closure) or (model, closure, estimators)"
+        )
+    model, closure, *estimators = result
+    return Subject(model, closure, [(None, lambda: None)], *estimators)
+
+
+def imported(target: str) -> Callable[[], Any]:
+    """MODULE:FUNCTION; UsageError or MissingError, naming what is not there."""
+    module, _, name = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         function = getattr(import_module(module), name)
@@ -108,14 +130,8 @@ def from_function(command: Command, out: Out) -> Subject:
     finally:
         sys.path.remove(str(Path.cwd()))
     if not callable(function):
-        raise UsageError(f"{command.target} is no function but {type(function).__name__}; give MODULE:FUNCTION")
-    with blaming(command.target):
-        made = function()
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or not callable(made[1]):
-        raise UsageError(
-            f"{command.target} returned {type(made).__name__}, expected (model, closure) or (model, closure, estimators)"
-        )
-    return Subject(made[0], made[1], [(None, lambda: None)], made[2] if len(made) == 3 else None)
+        raise UsageError(f"{target} is no function but {type(function).__name__}; give MODULE:FUNCTION")
+    return function
 
 
 @contextmanager

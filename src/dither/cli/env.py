@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dither.cli.errors import OK
-from dither.cli.out import Out, cell
+from dither.cli.out import Out, Row, cell
 from dither.cli.parse import parse
 
 
@@ -27,14 +26,14 @@ def run(command: Command) -> int:
     from dither.training.environment import environment
 
     out = Out(json=command.json)
-    found = environment()
-    out.record(found)
-    for name, value in flatten(found):
+    facts = environment()
+    out.record(facts)
+    for name, value in flatten(facts):
         out.line(f"{name:<22} {value}")
     return OK
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(values: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
     """("cpu.count", "8") for {"cpu": {"count": 8}}."""
     for name, value in values.items():
         if isinstance(value, dict):

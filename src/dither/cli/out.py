@@ -13,7 +13,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+Row = dict[str, Any]  # what a JSON object of a table holds
 
 LINE_EVERY = 60.0  # seconds between progress lines where there is no terminal to redraw
 
@@ -27,7 +34,7 @@ def wants_color(stream: IO[str]) -> bool:
     return os.environ.get("TERM") not in ("dumb", "unknown") and stream.isatty()
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """`value` with NaN and infinities as null: jq and JSON.parse refuse Python's bare NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -38,7 +45,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """One table cell: four significant digits, empty for None, no tab or newline."""
     if value is None:
         return ""
@@ -50,15 +57,15 @@ def cell(value: Any) -> str:
 
 
 class Out:
-    """One command's voice. `json` and `quiet` are the flags of the same names.
+    """What one command prints. `json` and `quiet` are the flags of the same names.
 
-    `record`, `line`, `table` are results; `note` is a hint, silenced by `quiet`; `warn` and `error` are not.
+    `record`, `line` and `table` print results. `quiet` silences `note`, which is a hint, but not `warn` and `error`.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json, self.quiet = json, quiet
 
-    def console(self, stream: IO[str]):
+    def console(self, stream: IO[str]) -> Console:
         from rich.console import Console
 
         color = wants_color(stream)
@@ -72,7 +79,7 @@ class Out:
             soft_wrap=True,
         )
 
-    def record(self, row: Mapping[str, Any]) -> None:
+    def record(self, row: Mapping[str, object]) -> None:
         """One JSON object on stdout (under --json only)."""
         if self.json:
             print(json.dumps(finite(row), default=str), flush=True)
@@ -82,7 +89,7 @@ class Out:
         if not self.json:
             print(text, flush=True)
 
-    def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, title: str = "") -> None:
+    def table(self, rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None, title: str = "") -> None:
         """The rows as a table on a terminal, as TSV with a header in a pipe, as objects under --json."""
         if self.json:
             for row in rows:
@@ -168,7 +175,7 @@ class LineProgress(Progress):
 class BarProgress(Progress):
     """A bar redrawn in place."""
 
-    def __init__(self, bars, task) -> None:
+    def __init__(self, bars: Bars, task: TaskID) -> None:
         self.bars, self.task = bars, task
 
     def __call__(self, done: float, total: float | None = None, text: str = "") -> None:

@@ -5,30 +5,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dither.cli.errors import CorruptError, MissingError, UsageError
 from dither.cli.out import wants_color
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
 
 
-def parse(command: type[T], arguments: Sequence[str], prog: str, default: Any = None) -> T:
+def parse(command: type[T], arguments: Sequence[str], prog: str, default: T | None = None) -> T:
     """The dataclass `command` from `arguments`; a wrong flag exits with 2 and a suggestion on stderr."""
     import tyro
 
     # tyro decides about colour by stdout alone and knows no NO_COLOR; its errors go to stderr.
     stream = sys.stdout if {"-h", "--help"} & set(arguments) else sys.stderr
     tyro._experimental_options["ansi_codes"] = wants_color(stream)
-    default = tyro.MISSING_NONPROP if default is None else default
     markers = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(command, args=list(arguments), prog=prog, config=markers, default=default)
+    stored = tyro.MISSING_NONPROP if default is None else default
+    return tyro.cli(command, args=list(arguments), prog=prog, config=markers, default=stored)
 
 
 def flag(arguments: Sequence[str], name: str) -> str | None:
-    """The value of `--name value` or `--name=value`, before parsing: what it names gives the defaults."""
+    """The value of `--name value` or `--name=value`, before parsing: the file that it names holds the defaults."""
     for i, argument in enumerate(arguments):
         if argument == f"--{name}":
             if i + 1 == len(arguments):
@@ -55,7 +58,7 @@ def read_config(path: Path, command: type[T]) -> T:
     return from_dict(stored, command, where=str(path))
 
 
-def from_dict(stored: dict[str, Any], command: type[T], where: str) -> T:
+def from_dict(stored: Mapping[str, object], command: type[T], where: str) -> T:
     """The dataclass from plain JSON values; lists become tuples and strings paths where the field says so."""
     hints = get_type_hints(command)
     known = {f.name for f in dataclasses.fields(command) if f.init}  # pyright: ignore[reportArgumentType]
@@ -65,7 +68,8 @@ def from_dict(stored: dict[str, Any], command: type[T], where: str) -> T:
     return command(**{name: convert(value, hints[name], f"{where}: {name}") for name, value in stored.items()})
 
 
-def convert(value: Any, hint: Any, where: str) -> Any:
+def convert(value: object, hint: Any, where: str) -> object:
+    """The value as the type of its field, a tuple, path, number, word ...; UsageError where it is none."""
     if get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"{where} is {value!r}, expected a list")
@@ -81,7 +85,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def to_json(command: Any) -> dict[str, Any]:
+def to_json(command: DataclassInstance) -> dict[str, Any]:
     """The fields of a dataclass as plain JSON values."""
     return {
         f.name: str(v) if isinstance(v := getattr(command, f.name), Path) else list(v) if isinstance(v, tuple) else v

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
@@ -12,6 +12,14 @@ from dither import methods
 from dither.cli.errors import UsageError
 from dither.cli.names import MODELS, DataName, ModelName, build
 from dither.cli.names import check as check_estimator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from dither.estimators import Estimator
+
+    Part = tuple[Tensor, Tensor]  # (x, y), on the device
 
 ESTIMATORS = f"One of {', '.join(methods.names())}; arguments follow a colon, as in score-function:leave-one-out,samples=10."
 
@@ -32,7 +40,7 @@ class TrainConfig:
     hidden: tuple[int, ...] = (200, 200)
     """Units of each hidden layer."""
     gain: float = 20.0
-    """Scale of the initial weights, in torch's own; above 1 units start decided."""
+    """Scale of the initial weights, in torch's own; above 1 units start almost certain."""
     epochs: int = 180
     """Passes over the training data."""
     batch_size: int = 64
@@ -59,28 +67,28 @@ PLACES = ("device", "data_dir", "checkpoint_every", "keep")
 
 @dataclass
 class Setup:
-    """A configuration's objects. `train`, `valid` and `test` are pairs (x, y) on the device."""
+    """A configuration's objects."""
 
     config: TrainConfig
-    model: Any
-    train: tuple[Any, Any]
-    valid: tuple[Any, Any]
-    test: tuple[Any, Any]
+    model: nn.Module
+    train: Part
+    valid: Part
+    test: Part
 
-    def estimator(self) -> Any:
-        """The one that the configuration names, with all its parameters known (some learn their sizes from a first call)."""
+    def estimator(self) -> Estimator:
+        """The one that the configuration names. Its lazy parameters have learned their sizes from a first call."""
         import torch
         from torch.nn.parameter import UninitializedParameter
 
-        made = build(self.config.estimator, self.model, self.config.samples)
-        if any(isinstance(p, UninitializedParameter) for p in made.parameters()):
+        estimator = build(self.config.estimator, self.model, self.config.samples)
+        if any(isinstance(p, UninitializedParameter) for p in estimator.parameters()):
             x, y = (part[:2] for part in self.train)
-            with torch.random.fork_rng(), made.frozen():
-                made(lambda: cost(self.model, x, y))
-        return made
+            with torch.random.fork_rng(), estimator.frozen():
+                estimator(lambda: cost(self.model, x, y))
+        return estimator
 
-    def accuracy(self, part: tuple[Any, Any], samples: int, key: int | None = None) -> float:
-        """The share of examples classified right by the mean of `samples` predictions.
+    def accuracy(self, part: Part, samples: int, key: int | None = None) -> float:
+        """The share of examples that the mean of `samples` predictions classifies right.
 
         `key` seeds the noise: the same weights and key give the same figure, before and after resuming. Without it the
         caller has seeded torch, as `fit` does before it evaluates.
@@ -102,7 +110,7 @@ class Setup:
         return float((votes.argmax(1) == y).double().mean())
 
 
-def cost(model, x, y):
+def cost(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy per example, (batch,)."""
     from torch.nn.functional import cross_entropy
 
@@ -127,7 +135,7 @@ def setup(config: TrainConfig) -> Setup:
 
 
 def check(config: TrainConfig) -> None:
-    """Refuses what no run can be made of, naming the flag."""
+    """Raises UsageError, naming the flag, for a value that no run can have."""
     for name in ("samples", "epochs", "batch_size", "keep"):
         if getattr(config, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}, it must be at least 1")
@@ -143,12 +151,12 @@ def check(config: TrainConfig) -> None:
     check_estimator(config.estimator)
     if config.estimator.partition(":")[0] == "auto" and "evaluations" not in config.estimator:
         raise UsageError("--estimator auto chooses by time, so the same seed could give other weights: give auto:evaluations")
-    if config.samples < (least := methods.fewest_samples(config.estimator)):
-        raise UsageError(f"--estimator {config.estimator} compares samples: give --samples {least} or more")
+    if config.samples < (needed := methods.fewest_samples(config.estimator)):
+        raise UsageError(f"--estimator {config.estimator} compares samples: give --samples {needed} or more")
 
 
-def check_device(name: str):
-    """The torch device called `name`; UsageError when this machine has none."""
+def check_device(name: str) -> torch.device:
+    """The torch device called `name`. Raises UsageError where this machine has none."""
     import torch
 
     try:

@@ -7,12 +7,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dither.cli.errors import OK, CorruptError, UsageError
-from dither.cli.out import Out
+from dither.cli.out import Out, Row
 from dither.cli.parse import flag, parse, read_config, to_json
-from dither.cli.setup import PLACES, TrainConfig, cost, setup
+from dither.cli.setup import PLACES, Setup, TrainConfig, cost, setup
+
+if TYPE_CHECKING:
+    from dither.training.run_folder import RunFolder
 
 RESULT = "result.json"
 
@@ -66,36 +69,36 @@ def run(command: Command) -> int:
     if command.resume and (result := finished(folder, config)):
         out.note(f"{folder} is finished")
         return report(out, folder, result)
-    made = setup(config)
+    objects = setup(config)
     with opened(folder, config, command) as run_folder:
         out.note(f"{'resuming' if command.resume else 'training'} in {folder}")
-        result = train(made, run_folder, out, command.resume)
+        result = train(objects, run_folder, out, command.resume)
     return report(out, folder, result)
 
 
-def train(made, run_folder, out: Out, resume: bool) -> dict[str, Any]:
+def train(objects: Setup, run_folder: RunFolder, out: Out, resume: bool) -> Row:
     """Fits the model in its run folder and returns the result, which is written there too."""
     import torch
 
-    from dither import files
+    from dither import Auto, files
     from dither.training.loop import fit
 
-    config = made.config
-    estimator = made.estimator()
-    optimizer = torch.optim.Adam([*made.model.parameters(), *estimator.parameters()], lr=config.lr)
+    config = objects.config
+    estimator = objects.estimator()
+    optimizer = torch.optim.Adam([*objects.model.parameters(), *estimator.parameters()], lr=config.lr)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=config.epochs)
-    began = time.monotonic()
+    start = time.monotonic()
 
     def evaluate() -> dict[str, float]:
-        return {"validation_accuracy": made.accuracy(made.valid, 1)}
+        return {"validation_accuracy": objects.accuracy(objects.valid, 1)}
 
     with out.progress("training") as progress:
         records = fit(
-            made.model,
+            objects.model,
             estimator,
             optimizer,
             cost,
-            made.train,
+            objects.train,
             epochs=config.epochs,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -108,8 +111,8 @@ def train(made, run_folder, out: Out, resume: bool) -> dict[str, Any]:
             progress=progress,
             on_epoch=lambda record, seconds: out.record({**record, "seconds": seconds}),
         )
-    if choice := getattr(estimator, "choice", None):
-        out.note(f"auto trained with {choice} at the end; {estimator.audits} audits")
+    if isinstance(estimator, Auto):
+        out.note(f"auto trained with {estimator.choice} at the end; {estimator.audits} audits")
     result = {
         "estimator": config.estimator,
         "samples": config.samples,
@@ -117,17 +120,17 @@ def train(made, run_folder, out: Out, resume: bool) -> dict[str, Any]:
         "seed": config.seed,
         "epochs": config.epochs,
         "train_loss": records[-1]["train_loss"],
-        "validation_accuracy": made.accuracy(made.valid, 10, key=0),
-        "test_accuracy_1": made.accuracy(made.test, 1, key=0),
-        "test_accuracy": made.accuracy(made.test, 10, key=0),
+        "validation_accuracy": objects.accuracy(objects.valid, 10, key=0),
+        "test_accuracy_1": objects.accuracy(objects.test, 1, key=0),
+        "test_accuracy": objects.accuracy(objects.test, 10, key=0),
         "seconds": round(sum(row["seconds"] for row in run_folder.timings()), 2),
     }
     files.write_json(run_folder.path / RESULT, result)
-    out.note(f"took {time.monotonic() - began:.0f} s")
+    out.note(f"took {time.monotonic() - start:.0f} s")
     return result
 
 
-def report(out: Out, folder: Path, result: dict[str, Any]) -> int:
+def report(out: Out, folder: Path, result: Row) -> int:
     """The result on stdout, and what to do next on stderr."""
     if out.json:
         out.record({"run": str(folder), **result})
@@ -147,12 +150,12 @@ def default_folder(seed: int) -> Path:
 
 
 def newest_run() -> str:
-    """A hint for who forgot the folder."""
+    """A hint for callers that forgot the folder."""
     runs = sorted((Path(os.environ.get("DITHER_RUNS", "runs")) / "train").glob("*/config.json"))
     return f" (the newest is {runs[-1].parent})" if runs else ""
 
 
-def finished(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
+def finished(folder: Path, config: TrainConfig) -> Row | None:
     """The result of a finished run, None for one still to be trained; UsageError for a different run."""
     from dither import files
 
@@ -170,16 +173,16 @@ def finished(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
         result = files.read_json(folder / RESULT)
         return from_result(result)
     except (ValueError, KeyError) as error:
-        raise CorruptError(f"{folder / RESULT}: {error}; delete it and resume to make it again") from None
+        raise CorruptError(f"{folder / RESULT}: {error}; delete it and resume to compute it again") from None
 
 
-def from_result(result: Any) -> dict[str, Any]:
+def from_result(result: object) -> Row:
     if not isinstance(result, dict) or not isinstance(result.get("test_accuracy"), (int, float)):
         raise ValueError("no result of a training")
     return result
 
 
-def opened(folder: Path, config: TrainConfig, command: Command):
+def opened(folder: Path, config: TrainConfig, command: Command) -> RunFolder:
     """The run folder, locked: continued with --resume where it was begun, else created."""
     from dither.training.run_folder import RunFolder
 

@@ -9,9 +9,9 @@ torch.Size([2, 3])
 >>> corrupt.log_prob(x, x).exp()  # (1 - .4 + .4 / 2)^3
 tensor([0.5120, 0.5120])
 
-The noise is keyed as that of nodes is: `torch.manual_seed` governs it, and it follows the examples (`noise.examples`).
-What is kept carries its gradient. Source: Bengio, Yao, Alain and Vincent 2013 (generalized denoising auto-encoders),
-Sec. 2; the corruption must leave several inputs possible, or the identity is what a model learns.
+The noise is keyed like that of nodes: `torch.manual_seed` governs it, and it follows the examples (`noise.examples`).
+A unit that stays carries its gradient. A corruption must leave several inputs possible, or a model learns the identity.
+Source: Bengio, Yao, Alain and Vincent 2013 (generalized denoising auto-encoders), Sec. 2.
 """
 
 from dither.corruption._base import Corruption

@@ -1,16 +1,15 @@
-"""What every corruption is, and what they share."""
+"""The base class of corruptions, and what they share."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dither import noise
-
-_FIRST = torch.tensor(0)
 
 
 class Corruption(nn.Module):
@@ -21,7 +20,7 @@ class Corruption(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A draw of x~; what is kept of x carries its gradient."""
+        """A sample of x~; a unit that stays carries its gradient."""
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         """log C(x~ | x), summed over units: (..., units), (..., units) -> (...,). -inf for what cannot happen.
@@ -31,12 +30,13 @@ class Corruption(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no known density; energies and exact chains need one")
 
 
-def keyed(kind: str, x: Tensor) -> noise.Keyed:
+def noise_of(kind: Literal["uniform", "normal"], x: Tensor) -> noise.Keyed:
+    """A number of noise for each unit of x (batch, units), which is checked."""
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}: a corruption needs a floating-point tensor; convert with x.float()")
     if x.dim() != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: (batch, units) is needed; use x.flatten(1), or x.unsqueeze(0) for one")
-    return noise.Keyed(kind, noise.draw_seed(), 0, _FIRST, tuple(x.shape), x.device, True)  # type: ignore[arg-type]
+    return noise.fresh(kind, tuple(x.shape), x.device)
 
 
 def checked_rate(rate: float) -> float:
@@ -59,11 +59,11 @@ def check_same(corrupted: Tensor, x: Tensor) -> None:
         raise ValueError(f"corrupted has shape {tuple(corrupted.shape)} and x {tuple(x.shape)}: they must be the same")
 
 
-def number(happened: Tensor, like: Tensor) -> Tensor:
-    """1 or 0, wide enough for a probability of 784 units."""
-    return happened.to(torch.promote_types(like.dtype, torch.float32))
+def indicator(event: Tensor, like: Tensor) -> Tensor:
+    """1 or 0, in a type wide enough for a probability of 784 units."""
+    return event.to(torch.promote_types(like.dtype, torch.float32))
 
 
-def total(corrupted: Tensor, x: Tensor, probability: Tensor) -> Tensor:
-    """The log of the product over units; a NaN, which equals nothing, does not pass for an impossible value."""
+def log_product(corrupted: Tensor, x: Tensor, probability: Tensor) -> Tensor:
+    """The log of the product over units. A NaN equals nothing, and must not pass for an impossible value."""
     return torch.where((corrupted.isnan() | x.isnan()).any(-1), torch.nan, probability.log().sum(-1))

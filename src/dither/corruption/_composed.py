@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dither.corruption._base import Corruption, check_same, keyed
+from dither.corruption._base import Corruption, check_same, noise_of
 
 
 class Custom(Corruption):
@@ -38,7 +38,13 @@ class Custom(Corruption):
 
 
 class Joint(Corruption):
-    """Parts of the units, each with a corruption of its own: `Joint([(SaltAndPepper(), 784), (Resampling(.5, 10), 10)])`."""
+    """Parts of the units, each with a corruption of its own.
+
+    >>> from dither.corruption import Resampling, SaltAndPepper
+    >>> image_and_label = Joint([(SaltAndPepper(), 784), (Resampling(0.5, 10), 10)])
+    >>> image_and_label(torch.zeros(2, 794)).shape
+    torch.Size([2, 794])
+    """
 
     def __init__(self, parts: Sequence[tuple[Corruption, int]]) -> None:
         super().__init__()
@@ -54,11 +60,11 @@ class Joint(Corruption):
 
 
 class Mixture(Corruption):
-    """Each example is corrupted by one of the parts, drawn for it: `Mixture([SaltAndPepper(r) for r in (.3, .5, .7, .9)])`.
+    """One of the parts, sampled for each example, corrupts it: `Mixture([SaltAndPepper(r) for r in (.3, .5, .7, .9)])`.
 
-    A chain with several strengths of noise moves where it is strong and finds its way back to the data where it is weak; no
-    walkback is needed.
-    weights         how often each part is drawn, positive, by default equally often; they are divided by their sum.
+    A chain with several noise scales moves where the noise is strong. Where it is weak, the chain finds its way back to
+    the data. It needs no walkback.
+    weights         how probable each part is, up to their sum; positive, by default all equal.
     Formula         C(x~ | x) = sum_k w_k C_k(x~ | x)
     Raises          ValueError for fewer than two parts, and weights that do not fit.
     """
@@ -82,11 +88,12 @@ class Mixture(Corruption):
         return f"weights={[round(w, 4) for w in self.weights.tolist()]}"
 
     def forward(self, x: Tensor) -> Tensor:
-        drawn = torch.bucketize(keyed("uniform", x[:, :1] if x.dim() == 2 else x).draw(x), self.edges)
+        u = noise_of("uniform", x[:, :1] if x.dim() == 2 else x).draw(x)
+        sample = torch.bucketize(u, self.edges)  # the number of the part, (batch, 1)
         first, *others = self.parts
         corrupted = first(x)
         for index, part in enumerate(others, 1):
-            corrupted = torch.where(drawn == index, part(x), corrupted)
+            corrupted = torch.where(sample == index, part(x), corrupted)
         return corrupted
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
@@ -96,7 +103,7 @@ class Mixture(Corruption):
 
 
 def sizes_of(parts: Sequence[tuple[nn.Module, int]]) -> list[int]:
-    """How many units each part has; ValueError for no parts, or sizes that are none."""
+    """How many units each part has. Raises ValueError for no parts, or a size that is not positive."""
     sizes = [size for _, size in parts]
     if not sizes or not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(

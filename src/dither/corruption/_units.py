@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dither import kernels
-from dither.corruption._base import Corruption, check_same, checked_finite, checked_rate, keyed, number, total
+from dither.corruption._base import Corruption, check_same, checked_finite, checked_rate, indicator, log_product, noise_of
 
 
 class SaltAndPepper(Corruption):
-    """Each unit becomes `low` with probability rate / 2, `high` with rate / 2, and is kept with 1 - rate.
+    """Each unit becomes `low` with probability rate / 2, `high` with rate / 2, and stays as it is with 1 - rate.
 
     >>> SaltAndPepper(0.4)
     SaltAndPepper(rate=0.4, low=0.0, high=1.0)
@@ -31,21 +31,21 @@ class SaltAndPepper(Corruption):
         return f"rate={self.rate}, low={self.low}, high={self.high}"
 
     def forward(self, x: Tensor) -> Tensor:
-        own = keyed("uniform", x)
-        # The kernel knows no gradient, and has low and high as float32, which `log_prob` would not find again in float64.
+        uniform = noise_of("uniform", x)
+        # The native operator has no gradient, and low and high as float32, which `log_prob` would miss in float64.
         if x.dtype == torch.float64 or (x.requires_grad and torch.is_grad_enabled()):
-            u = own.draw(x)
+            u = uniform.draw(x)
             return x.masked_fill(u < self.rate, self.high).masked_fill(u < self.rate / 2, self.low)
-        return kernels.salt_and_pepper(x, own.key, self.rate, self.low, self.high)
+        return kernels.salt_and_pepper(x, uniform.key, self.rate, self.low, self.high)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         check_same(corrupted, x)
-        spoilt = number(corrupted == self.low, x) + number(corrupted == self.high, x)
-        return total(corrupted, x, number(corrupted == x, x) * (1 - self.rate) + spoilt * (self.rate / 2))
+        same, extreme = indicator(corrupted == x, x), indicator(corrupted == self.low, x) + indicator(corrupted == self.high, x)
+        return log_product(corrupted, x, same * (1 - self.rate) + extreme * (self.rate / 2))
 
 
 class Masking(Corruption):
-    """Each unit becomes `value` with probability `rate`, and is kept with 1 - rate."""
+    """Each unit becomes `value` with probability `rate`, and stays as it is with 1 - rate."""
 
     def __init__(self, rate: float = 0.5, value: float = 0.0) -> None:
         super().__init__()
@@ -55,16 +55,16 @@ class Masking(Corruption):
         return f"rate={self.rate}, value={self.value}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.masked_fill(keyed("uniform", x).draw(x) < self.rate, self.value)
+        return x.masked_fill(noise_of("uniform", x).draw(x) < self.rate, self.value)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         check_same(corrupted, x)
-        kept, spoilt = number(corrupted == x, x), number(corrupted == self.value, x)
-        return total(corrupted, x, kept * (1 - self.rate) + spoilt * self.rate)
+        same, masked = indicator(corrupted == x, x), indicator(corrupted == self.value, x)
+        return log_product(corrupted, x, same * (1 - self.rate) + masked * self.rate)
 
 
 class Gaussian(Corruption):
-    """x + scale z with standard normal z. scale: standard deviation, in the units of x."""
+    """x + scale z with standard normal z. scale: the standard deviation, in the units of x."""
 
     def __init__(self, scale: float = 0.5) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Gaussian(Corruption):
         return f"scale={self.scale}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * keyed("normal", x).draw(x).to(x.dtype)
+        return x + self.scale * noise_of("normal", x).draw(x).to(x.dtype)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         check_same(corrupted, x)
@@ -85,7 +85,7 @@ class Gaussian(Corruption):
 
 
 class Resampling(Corruption):
-    """Each one-hot variable is drawn anew, uniformly, with probability `rate`: x (batch, variables * categories)."""
+    """Each one-hot variable is sampled anew, uniformly, with probability `rate`: x (batch, variables * categories)."""
 
     def __init__(self, rate: float = 0.5, categories: int = 2) -> None:
         super().__init__()
@@ -98,17 +98,17 @@ class Resampling(Corruption):
 
     def forward(self, x: Tensor) -> Tensor:
         shaped = self._shaped(x)
-        u = keyed("uniform", shaped[..., 0]).draw(shaped)
-        drawn = (u / self.rate * self.categories).long().clamp(max=self.categories - 1)  # uniform where u < rate
-        fresh = F.one_hot(drawn, self.categories).to(x.dtype)
-        return torch.where((u < self.rate).unsqueeze(-1), fresh, shaped).flatten(-2)
+        u = noise_of("uniform", shaped[..., 0]).draw(shaped)
+        index = (u / self.rate * self.categories).long().clamp(max=self.categories - 1)  # uniform where u < rate
+        sample = F.one_hot(index, self.categories).to(x.dtype)
+        return torch.where((u < self.rate).unsqueeze(-1), sample, shaped).flatten(-2)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         check_same(corrupted, x)
         after = self._shaped(corrupted)
-        one_hot = ((after == 0) | (after == 1)).all(-1) & (after.sum(-1) == 1)  # or it was not drawn anew
-        kept = number((after == self._shaped(x)).all(-1), x)
-        return total(corrupted, x, kept * (1 - self.rate) + number(one_hot, x) * (self.rate / self.categories))
+        one_hot = ((after == 0) | (after == 1)).all(-1) & (after.sum(-1) == 1)  # or it is no sample
+        same = indicator((after == self._shaped(x)).all(-1), x)
+        return log_product(corrupted, x, same * (1 - self.rate) + indicator(one_hot, x) * (self.rate / self.categories))
 
     def _shaped(self, x: Tensor) -> Tensor:
         if x.shape[-1] % self.categories:

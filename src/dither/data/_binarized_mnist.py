@@ -1,4 +1,4 @@
-"""MNIST made binary once and for all: the images on which density models are compared."""
+"""MNIST binarized once and for all: the images on which density models are compared."""
 
 import os
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ PIXELS = 784
 def binarized_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Binarized MNIST: 50,000 / 10,000 / 10,000 images of 28 x 28 zeros and ones; no labels, `y` is 0 throughout.
 
-    Each pixel was drawn once, one with a probability equal to its grey level in MNIST; the draws and the split are fixed,
-    which makes log-likelihoods comparable. The images are not in MNIST's order.
+    Each pixel was sampled once: one with a probability equal to its grey level in MNIST. The samples and the split are
+    fixed, so that log-likelihoods are comparable. The images are not in MNIST's order.
 
     Looked for in `data_dir` alone if given, else in $DITHER_DATA, then in the user's cache, as the file
-    `binarized_mnist/binarized_mnist_packbits.npz` with the uint8 arrays `train`, `valid`, `test` (n, 98): eight pixels a
-    byte, the first in the highest bit. There is no mirror to download it from. Its sha256 is verified.
+    `binarized_mnist/binarized_mnist_packbits.npz` with the uint8 arrays `train`, `valid`, `test` (n, 98): eight pixels
+    a byte, the first in the highest bit. There is no mirror to download it from. Its sha256 is verified.
 
     Raises FileNotFoundError, naming the file and the folders tried, and CorruptData.
     Source: Salakhutdinov and Murray 2008, "On the quantitative analysis of deep belief networks"; derived from MNIST.

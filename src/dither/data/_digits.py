@@ -31,9 +31,9 @@ def digits() -> Dataset:
 
 def parse_digits(packed: bytes, sha256: str = SHA256) -> Dataset:
     """The data set in the bytes of digits.npz, verified first."""
-    found = hashlib.sha256(packed).hexdigest()
-    if found != sha256:
-        raise CorruptData(FILE, f"sha256 {sha256}", found, REMEDY)
+    actual = hashlib.sha256(packed).hexdigest()
+    if actual != sha256:
+        raise CorruptData(FILE, f"sha256 {sha256}", actual, REMEDY)
     arrays = read_npz(packed, FILE, ("pixels", "labels", "part"), REMEDY)
     shapes = {name: array.shape for name, array in arrays.items()}
     if shapes != {"pixels": (1797, 64), "labels": (1797,), "part": (1797,)}:

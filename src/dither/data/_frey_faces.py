@@ -23,10 +23,10 @@ def frey_faces(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
     Neighbouring frames are near duplicates, so a random split would test on what was trained on. Here frames are held
     out in blocks of 50 consecutive ones spread over the video: with frame i (from 0) in block i // 50, blocks 2, 12, 22
-    and 32 are the validation part, 7, 17, 27 and 37 the test part. The five frames on either side of such a block, 80 in
-    all, are in no part: they would bring near duplicates back across its ends. The other 1,485 are the training part.
-    Every part keeps the order of the video. A pixel is divided by 255. Published figures are mostly of random splits, and
-    are not comparable.
+    and 32 are the validation part, 7, 17, 27 and 37 the test part. The five frames on either side of such a block, 80
+    in all, are in no part: they would bring near duplicates back across its ends. The other 1,485 are the training
+    part. Every part keeps the order of the video. A pixel is divided by 255. Published figures are mostly of random
+    splits, and are not comparable.
 
     Looked for in `data_dir` alone if given, else in $DITHER_DATA, then in the user's cache, as the file
     `freyfaces/freyfaces.npz` with the uint8 array `X` (1965, 560), a frame a row, its pixels row by row from the top.
@@ -40,7 +40,7 @@ def frey_faces(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def parse_frey_faces(packed: bytes, file: str, frames: int = FRAMES) -> Dataset:
-    """The data set in the bytes of freyfaces.npz, a video of so many frames."""
+    """The data set in the bytes of freyfaces.npz; `frames` says how many the video has."""
     video = read_npz(packed, file, ("X",))["X"]
     if video.shape != (frames, HEIGHT * WIDTH):
         raise CorruptData(file, f"{frames:,} frames of {HEIGHT * WIDTH} pixels, X {(frames, HEIGHT * WIDTH)}", f"{video.shape}")

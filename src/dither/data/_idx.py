@@ -19,9 +19,9 @@ LIMIT = 1 << 30  # bytes, decompressed
 def read_idx(packed: bytes, file: str, inner: tuple[int, ...] = (), limit: int = LIMIT) -> np.ndarray:
     """Unpack a gzipped IDX file of unsigned bytes into a uint8 array of shape (n, *inner).
 
-    Decompresses as many bytes as the header declares, and refuses beforehand when that is more than `limit`.
+    It decompresses as many bytes as the header declares, and none where that is more than `limit`.
     Raises CorruptData, naming `file`, for another magic number or inner shape, too few bytes, bytes left over
-    (in the array, or after the gzip member), and whatever the gzip checksum tells. Nothing else.
+    (in the array, or after the gzip member), and a wrong gzip checksum. It raises nothing else.
     """
     stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # gzip: the stream's CRC-32 and length are verified
     rank = 1 + len(inner)
@@ -36,8 +36,8 @@ def read_idx(packed: bytes, file: str, inner: tuple[int, ...] = (), limit: int =
     except zlib.error as error:
         raise CorruptData(file, "a gzip stream", str(error)) from error
     if len(body) != size:
-        found = f"more than {size:,} bytes" if len(body) > size else f"{len(body):,} bytes"
-        raise CorruptData(file, f"the {size:,} bytes that its header declares", found)
+        actual = f"more than {size:,} bytes" if len(body) > size else f"{len(body):,} bytes"
+        raise CorruptData(file, f"the {size:,} bytes that its header declares", actual)
     if not stream.eof:
         raise CorruptData(file, "a whole gzip stream", "its end missing")
     if stream.unused_data:

@@ -19,7 +19,7 @@ class IdxSource:
     name: str
     mirrors: tuple[str, ...]
     sha256: tuple[str, str, str, str]
-    valid: int  # so many examples, the last of the training files, are the validation part
+    valid: int  # how many examples of the training files, the last ones, are the validation part
     image: tuple[int, int] = (28, 28)
     classes: int = 10
 

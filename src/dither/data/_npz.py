@@ -35,7 +35,7 @@ def read_npz(
     except CorruptData:
         raise
     except Exception as error:
-        # zipfile, zlib and numpy answer damage with a dozen kinds of exception; for the reader it is one.
+        # zipfile, zlib and numpy raise a dozen kinds of exception for damage; for the reader it is one.
         raise CorruptData(file, expected, f"{type(error).__name__}: {error}", remedy) from error
     for name, array in arrays.items():
         kind = getattr(array, "dtype", "bytes")  # numpy hands over a member without an npy header as bytes

@@ -12,7 +12,7 @@ from dither.data._types import Dataset, Split
 
 FILE = "omniglot/omniglot28.npz"
 SHA256 = "a53c3943aea2ee51cf3479cc379e58dc6887a62010e35f0ab1752dd2c96a4afe"
-DRAWERS, VALID = 20, 2  # drawings of each character; so many of them, the last, are the validation part
+DRAWERS, VALID = 20, 2  # drawings of each character, and how many of them, the last, are the validation part
 CHARACTERS = {"background": 964, "evaluation": 659}
 KINDS = {"background_char": "int16", "evaluation_char": "int16"}
 

@@ -28,17 +28,17 @@ def read_verified(
 ) -> tuple[bytes, str]:
     """The bytes of the file `name` ("mnist/t10k-labels-idx1-ubyte.gz") and the path that they came from.
 
-    With `data_dir` the file must be there; without, it may also come from a mirror. The bytes returned are
-    those that were hashed. Raises FileNotFoundError for no such file, CorruptData if it is not the one meant.
+    With `data_dir` the file must be there. Without, it may also come from a mirror. The bytes returned are
+    those that were hashed. Raises FileNotFoundError for no such file, CorruptData for one with another sha256.
     """
     path = locate(name, sha256, mirrors, data_dir)
     try:
         data = files.read_bytes(path.resolve(), PACKED_LIMIT)  # resolved: a data folder may well consist of links
     except ValueError as error:
         raise CorruptData(str(path), f"a file of at most {PACKED_LIMIT:,} bytes", str(error)) from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise CorruptData(str(path), f"sha256 {sha256}", f"{found} ({len(data):,} bytes)")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise CorruptData(str(path), f"sha256 {sha256}", f"{actual} ({len(data):,} bytes)")
     return data, str(path)
 
 
@@ -75,7 +75,7 @@ def _default_folders() -> list[Path]:
 
 
 def _download(name: str, sha256: str, mirrors: Sequence[str], target: Path) -> list[str]:
-    """Try each mirror in turn. The reasons why each failed; none if the file is there now."""
+    """Tries each mirror in turn. Returns the reasons why each failed; none if the file is there now."""
     from torch.hub import download_url_to_file
 
     progress = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("DITHER_NO_PROGRESS")

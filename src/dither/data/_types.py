@@ -23,7 +23,7 @@ class Split:
 class Dataset:
     """A data set with a fixed split; without labels `classes` is 1 and every `y` is 0.
 
-    `valid` is for choosing (when to stop, which model, which setting), `test` for reporting the choice made.
+    `valid` is for model selection (when to stop, which model, which setting), `test` for reporting what was selected.
     `shape` is (channels, height, width), so `split.x.view(-1, *dataset.shape)` gives images.
     """
 

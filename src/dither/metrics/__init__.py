@@ -1,4 +1,4 @@
-"""Measures of samples and chains: what a trained model is judged by.  Tensors in, numbers out; nothing else of dither."""
+"""Metrics of samples and chains, to evaluate a trained model. Tensors in, numbers out; nothing else of dither."""
 
 from dither.metrics._classes import ClassEntropy, class_entropy, class_histogram, class_switches
 from dither.metrics._csl import csl
@@ -7,7 +7,6 @@ from dither.metrics._distances import nearest, squared_distances
 from dither.metrics._feature_files import feature_net, from_bytes, hash, to_bytes
 from dither.metrics._feature_training import train_feature_net
 from dither.metrics._features import FeatureNet
-from dither.metrics._kernel import KID, MMD, kid, median_bandwidth, mmd
 from dither.metrics._manifold import Manifold, expected_coverage, manifold
 from dither.metrics._memorisation import Memorisation, memorisation
 from dither.metrics._mixing import (
@@ -18,6 +17,7 @@ from dither.metrics._mixing import (
     mixing,
     split_r_hat,
 )
+from dither.metrics._mmd import KID, MMD, kid, median_bandwidth, mmd
 from dither.metrics._parzen import Parzen, choose_sigma, parzen
 from dither.metrics._references import k_means, pca_reconstructions, reference_rows
 from dither.metrics._stationary import Structure, mixing_time_scale, second_eigenvalue, stationary, structure

@@ -1,4 +1,4 @@
-"""The arithmetic below `_mixing`: chains (chains, steps, quantities) checked, split, ranked, and their autocovariance."""
+"""The arithmetic of `_mixing`: chains (chains, steps, quantities) checked, split, ranked; their autocovariance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLOCK = 1 << 22  # numbers of one block of quantities in float64: the transform 
 
 
 def checked(x: Tensor, name: str = "x") -> Tensor:
-    """x as (chains, steps, quantities). Raises ValueError for another shape, too few steps, or a number that is not finite."""
+    """x as (chains, steps, quantities). Raises ValueError for another shape, too few steps, NaN or infinity."""
     if not isinstance(x, Tensor) or x.is_complex():
         kind = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name} is {kind}, expected a tensor of real numbers: torch.as_tensor makes one")
@@ -30,7 +30,7 @@ def checked(x: Tensor, name: str = "x") -> Tensor:
 
 
 def by_quantity(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(float64 block) with the quantities last in and out, a few quantities at a time so that memory stays bounded."""
+    """function(float64 block), a few quantities at a time so that memory stays bounded; they are last, in and out."""
     width = max(1, BLOCK // (x.shape[0] * x.shape[1]))
     return torch.cat([function(block.double()) for block in x.split(width, -1)], -1)
 
@@ -70,7 +70,7 @@ def normal_scores(x: Tensor) -> Tensor:
 
 
 def basic_r_hat(x: Tensor) -> Tensor:
-    """sqrt(var+ / W), (quantities,): W the mean variance within chains, var+ = (n-1)/n W + variance of the chains' means."""
+    """sqrt(var+ / W), (quantities,): W the mean variance within chains, var+ = (n-1)/n W + variance of their means."""
     within, between = x.var(1).mean(0), x.mean(1).var(0)
     return (between / within + (x.shape[1] - 1) / x.shape[1]).sqrt()
 
@@ -78,9 +78,9 @@ def basic_r_hat(x: Tensor) -> Tensor:
 def time_of(x: Tensor) -> Tensor:
     """tau = 1 + 2 sum_t rho_t of these chains together, (quantities,), by Geyer's initial monotone positive sequence.
 
-    rho_t = 1 - (W - mean_c c_t) / var+, so that chains which disagree count as slow. Pairs P_k = rho_2k + rho_2k+1 are summed
-    up to the first that is not positive, none above the one before it; of that first one rho_2k counts once if it is
-    positive, which helps chains that alternate. tau >= 1 / log10(n), or a lucky draw could claim any size.
+    rho_t = 1 - (W - mean_c c_t) / var+, so that chains which disagree count as slow. Pairs P_k = rho_2k + rho_2k+1 are
+    summed up to the first that is not positive, none above the one before it. Of that first one rho_2k counts once if
+    it is positive, which helps chains that alternate. tau >= 1 / log10(n), or a lucky chain could claim any size.
     """
     chains, n, _ = x.shape
     covariance = autocovariance(x).mean(0)
@@ -91,8 +91,8 @@ def time_of(x: Tensor) -> Tensor:
     pairs = rho[: (n - 1) // 2 * 2].unflatten(0, (-1, 2)).sum(1)
     # Where every pair is positive, the last one stands in for the one that ends the sum.
     ends = torch.cat((pairs[:-1] <= 0, torch.ones_like(pairs[:1], dtype=torch.bool))).int().argmax(0)
-    kept = torch.arange(len(pairs), device=x.device).unsqueeze(1) < ends
-    summed = (pairs.cummin(0).values * kept).sum(0)
+    before_end = torch.arange(len(pairs), device=x.device).unsqueeze(1) < ends
+    summed = (pairs.cummin(0).values * before_end).sum(0)
     tail = rho.gather(0, 2 * ends.unsqueeze(0)).squeeze(0).clamp(min=0)
     floor = 1 / torch.log10(torch.tensor(float(chains * n), dtype=x.dtype, device=x.device))
     return torch.maximum(2 * summed - 1 + tail, floor)

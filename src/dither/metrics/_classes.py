@@ -1,4 +1,4 @@
-"""What a classifier's labels say of samples and chains: which classes occur, how evenly, how often a chain changes class."""
+"""A classifier's labels of samples and chains: which classes occur, how evenly, how often a chain changes class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class ClassEntropy(NamedTuple):
-    """nats: of the classes' shares.  relative: over log(classes), 1 if all are equally frequent and 0 if there is one."""
+    """nats: of the classes' shares. relative: over log(classes), 1 if all are equally frequent, 0 if there is one."""
 
     nats: float
     relative: float
@@ -28,7 +28,8 @@ def class_histogram(labels: Tensor, classes: int) -> Tensor:
 def class_entropy(labels: Tensor, classes: int) -> ClassEntropy:
     """Entropy of the classes' shares, -sum_c p_c log p_c: low for a sampler that lost modes.
 
-    The share of a finite sample: on average (classes - 1) / (2 n) nats too low (Miller 1955). Report it of real labels too.
+    The share of a finite sample: on average (classes - 1) / (2 n) nats too low (Miller 1955). Report it of real labels
+    too.
     Shapes      as `class_histogram`, classes >= 2.
     Raises      as `class_histogram`, and ValueError for classes < 2, of which no entropy is relative.
     """
@@ -41,9 +42,9 @@ def class_entropy(labels: Tensor, classes: int) -> ClassEntropy:
 
 
 def class_switches(labels: Tensor) -> Tensor:
-    """How often a chain changes class, per step: 0 for one that stays in its mode, 1 - 1 / classes for independent draws of
-    equally frequent classes.
+    """How often a chain changes class, per step.
 
+    It is 0 for a chain that stays in its mode, 1 - 1 / classes for independent samples of equally frequent classes.
     Shapes      labels (chains, steps) whole numbers, steps >= 2  ->  (chains,) float64
     Raises      ValueError for another shape or type.
     """
@@ -69,7 +70,7 @@ def _checked(labels: Tensor, classes: int) -> Tensor:
     if labels.numel() == 0:
         raise ValueError(f"labels has shape {tuple(labels.shape)}: at least one label is needed")
     labels = labels.detach().long()
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= classes:
-        raise ValueError(f"labels reach from {least} to {most}, expected 0 to {classes - 1}: pass the number of all classes")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels reach from {low} to {high}, expected 0 to {classes - 1}: pass the number of all classes")
     return labels

@@ -1,10 +1,9 @@
-"""Conservative sampling-based log-likelihood: a judge in the data's own space, for models with factorised P(x | h)."""
+"""Conservative sampling-based log-likelihood: a metric in the data's own space, for models with factorised P(x | h)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +11,15 @@ from torch import Tensor
 from dither.metrics._distances import points, rows_of, same_units
 
 
-def csl(logits: Tensor, test: Tensor, counts: Sequence[int] | None = None, chunk: int | None = None) -> list[dict[str, Any]]:
-    """log mean_h P(x | h) over the states h of a chain: a lower bound of log P(x) in expectation, tighter with more states.
+def csl(logits: Tensor, test: Tensor, counts: Sequence[int] | None = None, chunk: int | None = None) -> list[dict[str, float]]:
+    """log mean_h P(x | h) over the states h of a chain: a lower bound of log P(x) in expectation, tighter with more.
 
     Formula     log (1/n) Σ_i Π_j p_ij^x_j (1 - p_ij)^(1 - x_j), p = sigmoid(logits); for all pairs at once
                 logits @ xᵀ + Σ_j log sigmoid(-logits), then a running log-sum-exp over the states. In float64.
     Shapes      logits (n, units): of P(x | h), one row per chain state; test (m, units) of 0 and 1.
-    counts      numbers of states to report, rising, each over the first so many rows; by default 100, 1000 ... and all.
-    Returns     for each count a dict of samples (the count), csl (mean over test, in nats) and standard_error (over the test
-                examples; it knows nothing of the chain's randomness).
+    counts      numbers of states to report, rising, each of the first rows; by default 100, 1000 ... and all.
+    Returns     for each count a dict of samples (the count), csl (mean over test, in nats) and standard_error (over the
+                test examples; the randomness of the chain is not in it).
     chunk       states at a time, by default as many as make a block of 64 MB.
     Raises      ValueError for a test value other than 0 and 1, fewer than two test examples, counts that do not rise or
                 exceed n, NaN, infinity (a unit that is certain has no finite logit: clamp it), or differing widths.
@@ -60,5 +59,5 @@ def _counts(counts: Sequence[int] | None, states: int) -> list[int]:
             raise ValueError(f"counts is {list(counts)}: rising whole numbers from 1 to the {states} rows of logits are needed")
         previous = count
     if not previous:
-        raise ValueError("counts is empty: say at least one number of states")
+        raise ValueError("counts is empty: give at least one number of states")
     return list(counts)

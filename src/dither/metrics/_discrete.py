@@ -25,9 +25,10 @@ def transition_matrix(log_corruption: Tensor, log_reconstruction: Tensor) -> Ten
     """The Markov chain that corrupts and then reconstructs, over all its states.
 
     Formula     T[x, x'] = Σ_x~ C(x~ | x) P(x' | x~).
-    Shapes      log_corruption (X, C): row x is log C(. | x); log_reconstruction (C, X): row x~ is log P(. | x~); -inf where
-                something cannot be. Returns (X, X) float64; what is below 1e-308 is 0 in it.
-    Raises      ValueError for other shapes, NaN, or rows that do not sum to one within 1e-9 (take log_softmax in float64).
+    Shapes      log_corruption (X, C): row x is log C(. | x); log_reconstruction (C, X): row x~ is log P(. | x~); -inf
+                where something cannot be. Returns (X, X) float64; what is below 1e-308 is 0 in it.
+    Raises      ValueError for other shapes, NaN, or rows that do not sum to one within 1e-9
+                (take log_softmax in float64).
     Source      Bengio, Yao, Alain and Vincent 2013 (generalized denoising auto-encoders), Sec. 3.
     """
     corruption = _probabilities("log_corruption", log_corruption)
@@ -45,7 +46,8 @@ def kl(p: Tensor, q: Tensor) -> float:
 
     Returns     +inf where q = 0 < p; what rounding leaves below 0 is 0.
     Shapes      p, q (states,).
-    Raises      ValueError if one of them is no distribution: shape, NaN, a negative entry, a sum off one by more than 1e-9.
+    Raises      ValueError if one of them is no distribution: shape, NaN, a negative entry, a sum off one by more than
+                1e-9.
     """
     p, q = distribution("p", p), distribution("q", q)
     if p.shape != q.shape:
@@ -55,11 +57,11 @@ def kl(p: Tensor, q: Tensor) -> float:
 
 
 def conditional(p: Tensor, states: Tensor, clamp_mask: Tensor, values: Tensor) -> Tensor:
-    """p given that some units have given values: 0 for the states that disagree, the others normalised again.
+    """p given the values of some units: 0 for the states that disagree, the others normalised again.
 
-    Shapes      p (states,), states (states, units), clamp_mask (units,) bool: which units are given; values (units,), of
-                which only the given ones are read. Returns (states,) float64.
-    Raises      ValueError for other shapes, a p that is no distribution, or given values of probability 0.
+    Shapes      p (states,), states (states, units), clamp_mask (units,) bool: which units are clamped; values (units,),
+                of which only the clamped ones are read. Returns (states,) float64.
+    Raises      ValueError for other shapes, a p that is no distribution, or clamped values of probability 0.
     """
     p = distribution("p", p)
     if states.dim() != 2 or len(states) != len(p):
@@ -68,16 +70,16 @@ def conditional(p: Tensor, states: Tensor, clamp_mask: Tensor, values: Tensor) -
         if vector.shape != states.shape[1:]:
             raise ValueError(f"{name} has shape {tuple(vector.shape)}: one entry for each of {states.shape[1]} units is needed")
     if clamp_mask.dtype != torch.bool:
-        raise ValueError(f"clamp_mask is {clamp_mask.dtype}: True where a unit is given is needed; pass clamp_mask.bool()")
+        raise ValueError(f"clamp_mask is {clamp_mask.dtype}: True where a unit is clamped is needed; pass clamp_mask.bool()")
     agrees = ((states == values) | ~clamp_mask).all(1)
-    kept = torch.where(agrees, p, 0.0)
-    total = kept.sum()
+    joint = torch.where(agrees, p, 0.0)
+    total = joint.sum()
     if not bool(total > 0):
         raise ValueError(
             f"values {values[clamp_mask].tolist()} of units {clamp_mask.nonzero().flatten().tolist()} have probability 0 under "
             "p: nothing can be conditioned on them"
         )
-    return kept / total
+    return joint / total
 
 
 def distribution(name: str, p: Tensor) -> Tensor:

@@ -47,10 +47,10 @@ def rows_of(chunk: int | None, columns: int) -> int:
 def squared_distances(x: Tensor, y: Tensor, chunk: int | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Squared distances of all pairs, a block of rows at a time.
 
-    Formula     block[i, j] = ||x[rows][i] - y[j]||^2, as ||x||^2 - 2 x·y + ||y||^2 of points centred at the mean of y, in
-                float64, clamped at 0: the error is about 1e-15 (||x||^2 + ||y||^2).
-    Shapes      x (n, units), y (m, units), any real type; yields (rows of x: slice, block (rows, m) float64). The block is
-                the caller's: it may be changed in place.
+    Formula     block[i, j] = ||x[rows][i] - y[j]||^2, as ||x||^2 - 2 x·y + ||y||^2 of points centred at the mean of y,
+                in float64, clamped at 0: the error is about 1e-15 (||x||^2 + ||y||^2).
+    Shapes      x (n, units), y (m, units), any real type; yields (rows of x: slice, block (rows, m) float64). The block
+                is the caller's: it may be changed in place.
     Memory      a float64 copy of y, and per block chunk · max(m, units) numbers; chunk: rows, by default 64 MB of them.
     Raises      ValueError (at the call, before the first block) for NaN, infinity, empty or differently wide inputs.
     """
@@ -60,7 +60,7 @@ def squared_distances(x: Tensor, y: Tensor, chunk: int | None = None) -> Iterato
 
 
 def _blocks(x: Tensor, y: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
-    # Centred, since the rounding is relative to the norms: images far from the origin would lose digits of small distances.
+    # Centred, since the rounding is relative to the norms: far from the origin small distances would lose digits.
     y = y.to(torch.float64, copy=True)
     centre = y.mean(0)
     y -= centre
@@ -84,11 +84,12 @@ def _norms(name: str, centred: Tensor) -> Tensor:
 def nearest(x: Tensor, y: Tensor, k: int = 1, exclude_self: bool = False, chunk: int | None = None) -> tuple[Tensor, Tensor]:
     """The k nearest points of y for each point of x, nearest first.
 
-    Returns     (distances (n, k) float64, not squared; indices into y (n, k) int64). The distances are computed again from
-                differences, so that a copy is at distance 0 exactly. Of points equally near, any may be named.
-    exclude_self  x and y are the same points in the same order, and a point is not its own neighbour (its duplicates are).
-    Raises      ValueError as `squared_distances`, for k outside 1 ... the number of candidates, and if exclude_self is set
-                for sets of different sizes.
+    Returns     (distances (n, k) float64, not squared; indices into y (n, k) int64). The distances are computed again
+                from differences, so that a copy is at distance 0 exactly. Of points equally near, any may be named.
+    exclude_self  x and y are the same points in the same order, and a point is not its own neighbour
+                  (its duplicates are).
+    Raises      ValueError as `squared_distances`, for k outside 1 ... the number of candidates, and if exclude_self is
+                set for sets of different sizes.
     """
     x, y = points("x", x), points("y", y)
     if exclude_self and x.shape != y.shape:
@@ -104,9 +105,10 @@ def nearest(x: Tensor, y: Tensor, k: int = 1, exclude_self: bool = False, chunk:
     for rows, block in squared_distances(x, y, chunk):
         if exclude_self:
             block[:, rows].fill_diagonal_(torch.inf)
-        found = block.topk(k, dim=1, largest=False).indices
+        neighbours = block.topk(k, dim=1, largest=False).indices
         part = x[rows].to(torch.float64)
-        exact = torch.stack([torch.linalg.vector_norm(part - y[column].to(torch.float64), dim=1) for column in found.T], 1)
+        differences = (part - y[column].to(torch.float64) for column in neighbours.T)
+        exact = torch.stack([torch.linalg.vector_norm(difference, dim=1) for difference in differences], 1)
         distances[rows], order = exact.sort(dim=1, stable=True)
-        indices[rows] = found.gather(1, order)
+        indices[rows] = neighbours.gather(1, order)
     return distances, indices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib import resources
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from dither.files import parse_json
 from dither.metrics._features import FeatureNet
 
 HEADER_CAP = 1 << 16  # bytes
-# hash(net) of the nets that `dither experiment feature-nets` made.
+# hash(net) of the nets that `dither experiment feature-nets` trained.
 TRAINED = {
     "mnist": "1859436c5ba3ea58d926c9b9d2e817f4c4b7a0b24f14ed39fb105c15bf1b3ed4",
     "digits": "b24efa201fcc5b2b37b5ebea2700283f4ee348dd5749d19f893d13e6f621cf09",
@@ -23,8 +24,8 @@ TRAINED = {
 def feature_net(name: str) -> FeatureNet:
     """The trained net for "mnist" (28 x 28) or "digits" (8 x 8), verified: test accuracy .9911 and .9833.
 
-    Trained on the training part of those data alone. They know handwritten digits; for other labelled images train a net of
-    their own (`train_feature_net`).
+    Trained on the training part of those data alone. They know handwritten digits; for other labelled images train a
+    net of their own (`train_feature_net`).
     Raises      ValueError for another name or a damaged file.
 
     >>> import torch
@@ -38,7 +39,7 @@ def feature_net(name: str) -> FeatureNet:
 
 
 def hash(net: FeatureNet) -> str:
-    """sha256 over all that the net computes with: shape, classes, and name, shape and bytes (float32) of every weight."""
+    """sha256 over what defines the net: shape, classes, and name, shape and bytes (float32) of every weight."""
     digest = hashlib.sha256(f"FeatureNet {net.shape} {net.classes}\n".encode())
     for name, weight in sorted(_weights(net).items()):
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
@@ -73,9 +74,9 @@ def from_bytes(data: bytes, sha256: str | None = None) -> FeatureNet:
     import safetensors.torch
 
     try:
-        made = _made_by(data)
+        options = _options(data)
         with torch.device("meta"):  # takes no memory: the file's numbers are not believed yet
-            net = FeatureNet(tuple(made["shape"]), made["classes"])
+            net = FeatureNet(tuple(options["shape"]), options["classes"])
         weights = safetensors.torch.load(data)
         kinds = {weight.dtype for weight in weights.values()}
         if not kinds <= {torch.float16, torch.float32}:
@@ -86,10 +87,10 @@ def from_bytes(data: bytes, sha256: str | None = None) -> FeatureNet:
     except Exception as failure:  # the parser's own exceptions are of many kinds
         reason = " ".join(str(failure).split())
         raise ValueError(f"data is no feature net: {reason}; make the file again, or reinstall dither") from failure
-    found = hash(net)
-    if sha256 is not None and found != sha256:
+    actual = hash(net)
+    if sha256 is not None and actual != sha256:
         raise ValueError(
-            f"data is a feature net of sha256 {found}, expected {sha256}: take the right file, or reinstall dither"
+            f"data is a feature net of sha256 {actual}, expected {sha256}: take the right file, or reinstall dither"
         )
     return net.requires_grad_(False).eval()
 
@@ -98,8 +99,8 @@ def _weights(net: FeatureNet) -> dict[str, Tensor]:
     return {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in net.state_dict().items()}
 
 
-def _made_by(data: bytes) -> dict:
-    """{"shape": ..., "classes": ...} from the header, which safetensors itself reads out of files on disk only."""
+def _options(data: bytes) -> dict[str, Any]:
+    """{"shape": ..., "classes": ...} from the header, which safetensors itself reads from files on disk only."""
     size = int.from_bytes(data[:8], "little")
     if not 8 + size <= len(data) or size > HEADER_CAP:
         raise ValueError(f"its header has {size} bytes")

@@ -1,4 +1,4 @@
-"""Training a feature net: a few epochs, on images shifted, blurred and with noise, so that grey means are nothing new to it."""
+"""Training a feature net: a few epochs, on shifted, blurred and noisy images, so that it knows grey means."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ def train_feature_net(
 ) -> FeatureNet:
     """A feature net that has learned to classify x, in evaluation mode; its weights are exact in half precision.
 
-    Computes    `epochs` of Adam on the cross-entropy. Each batch is shifted by up to a pixel either way; each image is mixed
-                with its 3 x 3 means by a share uniform in [0, 1], and gets Gaussian noise of a standard deviation uniform in
-                [0, .2], cut off at 0 and 1. Images below 16 x 16, of which a pixel is a larger part, are shifted every other
-                time, and mixed up to 1/2. In the end the features are scaled to a mean square of 1 over x, which changes no
-                class: the kernel of `kid` supposes numbers of that size. What training makes noise of, the features tend not
-                to see: judge noise and blur on pixels as well.
-    epochs      55,000 images of 28 x 28 take about 10 s for each on one core. A set of a thousand needs some 60 of them, in
-                batches of 32.
-    seed        of weights, order and augmentation; the global generator is left as it was. The same seed gives the same bits on
-                the same machine with the same number of threads (torch.set_num_threads), and elsewhere another net as good.
+    Computes    `epochs` of Adam on the cross-entropy. Each batch is shifted by up to a pixel either way; each image is
+                mixed with its 3 x 3 means by a share uniform in [0, 1], and gets Gaussian noise of a standard deviation
+                uniform in [0, .2], cut off at 0 and 1. Images below 16 x 16, of which a pixel is a larger part, are
+                shifted every other time, and mixed up to 1/2. In the end the features are scaled to a mean square of 1
+                over x, which changes no class: the kernel of `kid` supposes numbers of that size. The features tend to
+                ignore what the augmentation does: evaluate noise and blur on pixels as well.
+    epochs      55,000 images of 28 x 28 take about 10 s for each on one core. A set of a thousand needs some 60 of
+                them, in batches of 32.
+    seed        of weights, order and augmentation; the global generator is left as it was. The same seed gives the same
+                bits on the same machine with the same number of threads (torch.set_num_threads), and elsewhere another
+                net as good.
     Shapes      x (n, pixels) in [0, 1], y (n,) whole numbers from 0 to classes - 1
     Raises      ValueError for other x or y, and for no labels at all (y None).
     """
@@ -46,7 +47,7 @@ def train_feature_net(
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}: a whole number of at least 1 is needed")
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # all that is random here is drawn on the CPU
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # all random numbers here come from the CPU
         torch.manual_seed(seed)
         net = FeatureNet(shape, classes)
         images = checked(x, net.shape).float().view(-1, *net.shape).cpu()

@@ -1,4 +1,4 @@
-"""A small convolutional classifier whose features and labels are the space in which samples are judged."""
+"""A small convolutional classifier in whose features and labels samples are evaluated."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ UNITS = 64  # features
 CHANNELS = (16, 32)
 SLOPE = 0.1  # of features below 0: with none, a third of them never came to life
 LARGE = 16  # pixels on the shorter side, from which on the kernels are 5 and 3 without padding; below, 3 and 3 with
-LEAST = 4  # pixels on the shorter side: two poolings leave one
+MIN_SIDE = 4  # pixels on the shorter side: two poolings leave one
 BATCH = 1000  # images at a time: some 50 MB of activations for 28 x 28
 
 
 class FeatureNet(nn.Module):
     """Two convolutions with pooling, a layer of 64 features, and a linear classifier on top of it.
 
-    Computes    features = conv(16) - max-pool 2 - ReLU - conv(32) - max-pool 2 - ReLU - linear(64) - leaky ReLU, and the logits
-                linear(classes) of them.
-                For images of 16 x 16 and more the kernels are 5 x 5 and 3 x 3, below both are 3 x 3 with padding.
-    Shapes      `shape` (channels, height, width), at least 4 x 4; the methods take x (n, pixels) with values in [0, 1] (grey
-                means rather than samples, where a model gives means) and run without gradients, in blocks of 1000.
+    Computes    features = conv(16) - max-pool 2 - ReLU - conv(32) - max-pool 2 - ReLU - linear(64) - leaky ReLU, and
+                the logits linear(classes) of them. For images of 16 x 16 and more the kernels are 5 x 5 and 3 x 3,
+                below both are 3 x 3 with padding.
+    Shapes      `shape` (channels, height, width), at least 4 x 4; the methods take x (n, pixels) with values in [0, 1]
+                (grey means rather than samples, where a model gives means) and run without gradients, in blocks of
+                1000.
     Its initial weights are torch's own, of the global generator. A trained one: `feature_net`, `train_feature_net`.
     Numbers taken with two nets do not compare: state `hash(net)` beside them.
-    Raises      ValueError for shapes it cannot have, and for x with NaN, infinity, another width or values outside [0, 1].
+    Raises      ValueError for shapes it cannot have, and for x with NaN, infinity, another width or values outside
+                [0, 1].
     """
 
     def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
         shape = tuple(shape)
-        if len(shape) != 3 or any(type(side) is not int for side in shape) or shape[0] < 1 or min(shape[1:]) < LEAST:
-            raise ValueError(f"shape is {shape}, expected (channels, height, width) of at least {LEAST} x {LEAST} pixels")
+        if len(shape) != 3 or any(type(side) is not int for side in shape) or shape[0] < 1 or min(shape[1:]) < MIN_SIDE:
+            raise ValueError(f"shape is {shape}, expected (channels, height, width) of at least {MIN_SIDE} x {MIN_SIDE} pixels")
         if type(classes) is not int or classes < 2:
             raise ValueError(f"classes is {classes!r}: a whole number of at least 2 is needed")
         self.shape, self.classes = shape, classes
@@ -86,9 +88,9 @@ def checked(x: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"x has {x.shape[1]} pixels per image, but the net is for {' x '.join(map(str, shape))}: use a net trained on such "
             "images (train_feature_net), or pad or resize x"
         )
-    least, most = float(x.min()), float(x.max())
-    if least < 0 or most > 1:
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1:
         raise ValueError(
-            f"x has values from {least:.3g} to {most:.3g}, expected [0, 1]: divide bytes by 255, map signs by (x + 1) / 2"
+            f"x has values from {low:.3g} to {high:.3g}, expected [0, 1]: divide bytes by 255, map signs by (x + 1) / 2"
         )
     return x

@@ -14,15 +14,15 @@ EDGE = 1e-13  # of the greatest squared norm: some hundred times the rounding of
 
 @dataclass(frozen=True)
 class Manifold:
-    """What `manifold` found; all but density lie in [0, 1].
+    """The result of `manifold`; all but density lie in [0, 1].
 
     precision   share of generated points inside some ball around a real point (fidelity).
     recall      share of real points inside some ball around a generated point (diversity).
     density     in how many of the balls around real points a generated one lies, over k: 1 in expectation for equal
-                distributions, more where samples crowd at the modes. One outlier's large ball, which fools precision, does not
-                fool it.
-    coverage    share of balls around real points that hold a generated point. Scattered samples, which fool recall, do not
-                fool it.
+                distributions, more where samples crowd at the modes. One outlier's large ball, which fools precision,
+                does not fool it.
+    coverage    share of balls around real points that hold a generated point. Scattered samples, which fool recall, do
+                not fool it.
     """
 
     precision: float
@@ -40,21 +40,21 @@ def manifold(real: Tensor, generated: Tensor, k: int = 5, chunk: int | None = No
     k           Kynkäänniemi et al. take 3, Naeem et al. 5; values of different k, sizes or feature nets do not compare.
     Shapes      real (n, units), generated (m, units): features, or pixels of small images.
     Memory      chunk rows of one distance matrix, by default 64 MB, about three times.
-    Always report the same between two halves of real data, drawn at random: a good generator gets no further, and where sets
-    are small that is far from 1. For coverage and density it is known: `expected_coverage`, and 1.
+    Always report the same between two random halves of real data: a good generator gets no further, and where sets are
+    small that is far from 1. For coverage and density it is known: `expected_coverage`, and 1.
     Raises      ValueError for NaN, infinity, other shapes, or k not below the size of both sets.
-    Source      Kynkäänniemi et al. 2019, "Improved precision and recall metric for assessing generative models", Sec. 3;
-                Naeem et al. 2020, "Reliable fidelity and diversity metrics for generative models", Sec. 3.
+    Source      Kynkäänniemi et al. 2019, "Improved precision and recall metric for assessing generative models",
+                Sec. 3; Naeem et al. 2020, "Reliable fidelity and diversity metrics for generative models", Sec. 3.
 
     >>> _ = torch.manual_seed(0)
-    >>> found = manifold(torch.randn(200, 2), torch.zeros(200, 2))  # a generator that gives one typical point
-    >>> found.precision, found.recall, found.coverage < 0.05
+    >>> measured = manifold(torch.randn(200, 2), torch.zeros(200, 2))  # a generator that gives one typical point
+    >>> measured.precision, measured.recall, measured.coverage < 0.05
     (1.0, 0.0, True)
     """
     real, generated = points("real", real), points("generated", generated)
     same_units("real", real, "generated", generated)
     _check_k(k, len(real), len(generated))
-    # Distances from norms differ from radii in the last digits, which must not decide whether a copy lies on a ball's edge.
+    # Distances from norms differ from radii in the last digits. These must not say whether a copy is on a ball's edge.
     centre = generated.mean(0, dtype=torch.float64)
     slack = EDGE * max(float(torch.linalg.vector_norm(z - centre, dim=1).max()) for z in (real, generated)) ** 2
     real_radius = nearest(real, real, k, exclude_self=True, chunk=chunk)[0][:, -1].square() + slack
@@ -77,8 +77,9 @@ def manifold(real: Tensor, generated: Tensor, k: int = 5, chunk: int | None = No
 def expected_coverage(real: int, generated: int, k: int = 5) -> float:
     """Coverage to expect of `generated` independent points of the very distribution of the `real` ones, whatever it is.
 
-    Formula     1 - prod_{i=1..k} (n - i) / (n + m - i), n real and m generated: the chance that of the n + m - 1 other points,
-                in the order of their distance, the first k are not all real. It needs a continuous distribution.
+    Formula     1 - prod_{i=1..k} (n - i) / (n + m - i), n real and m generated: the chance that of the n + m - 1 other
+                points, in the order of their distance, the first k are not all real. It needs a continuous
+                distribution.
     Raises      ValueError for k not below both numbers.
     Source      Naeem et al. 2020, Sec. 3 (the expected values, with which they choose k).
     """
@@ -90,9 +91,9 @@ def expected_coverage(real: int, generated: int, k: int = 5) -> float:
 
 
 def _check_k(k: int, real: int, generated: int) -> None:
-    least = min(real, generated)
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < least:
+    smaller = min(real, generated)
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < smaller:
         raise ValueError(
-            f"k is {k!r}, with {real} real and {generated} generated points: a number of neighbours from 1 to {least - 1}, "
+            f"k is {k!r}, with {real} real and {generated} generated points: a number of neighbours from 1 to {smaller - 1}, "
             "below the size of both sets, is needed; pass more points or a smaller k"
         )

@@ -27,12 +27,12 @@ class Memorisation:
 def memorisation(samples: Tensor, train: Tensor, held_out: Tensor, seed: int = 0, chunk: int | None = None) -> Memorisation:
     """Nearest-neighbour memorisation ratio of samples.
 
-    Formula     per sample, d(sample, nearest of train) / d(sample, nearest of held_out), Euclidean; its median and quartiles
-                (of an even number the lower one, as torch.median) over the samples. A sample equal to an image of both is as
-                near to either: 1; equal to a held-out one alone: infinity.
-    Fairness    a larger set has nearer neighbours, so the larger of train and held_out is cut to the size of the other by a
-                random choice (`seed`). Copies of images that were cut away then go unseen by the ratio: `copies` looks at
-                all of train, whose size alone does not halve distances in data of many dimensions.
+    Formula     per sample, d(sample, nearest of train) / d(sample, nearest of held_out), Euclidean; its median and
+                quartiles (of an even number the lower one, as torch.median) over the samples. A sample equal to an
+                image of both is as near to either: 1; equal to a held-out one alone: infinity.
+    Fairness    a larger set has nearer neighbours, so the larger of train and held_out is cut to the size of the other
+                by a random choice (`seed`). Copies of images that were cut away then go unseen by the ratio: `copies`
+                looks at all of train, whose size alone does not halve distances in data of many dimensions.
     Shapes      samples (n, units), train (t, units), held_out (u, units); held_out from the same source as train.
     Raises      ValueError as `squared_distances`.
     """

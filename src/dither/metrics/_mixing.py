@@ -1,8 +1,9 @@
 """Whether Markov chains have mixed: autocorrelation, effective sample size and R-hat, which no stuck chain can pass.
 
-Run 4 or more chains from starting points that lie further apart than the target does, and believe nothing before R-hat < 1.01
-and an effective sample size of 100 per chain (Vehtari et al. 2021). A quantity of which a chain never moved has no
-autocorrelation: the usual libraries score it as n independent draws, here it is NaN, and `Mixing.stuck` counts such chains.
+Run 4 or more chains from starting points that are more dispersed than the target, and believe nothing before
+R-hat < 1.01 and an effective sample size of 100 per chain (Vehtari et al. 2021). A quantity of which a chain never
+moved has no autocorrelation. The usual libraries score it as n independent draws. Here it is NaN, and `Mixing.stuck`
+counts such chains.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ METHODS = ("bulk", "mean")
 
 @dataclass(frozen=True, eq=False)
 class Mixing:
-    """What `mixing` found, per quantity (0-dimensional for chains of one).
+    """The result of `mixing`, per quantity (0-dimensional for chains of one).
 
-    ess     bulk effective sample size, of chains x steps draws.    r_hat   the greater of the two of `split_r_hat`.
-    iat     integrated autocorrelation time in steps: so many steps are worth one independent draw.
+    ess     bulk effective sample size, of chains x steps draws
+    r_hat   the greater of the two of `split_r_hat`
+    iat     integrated autocorrelation time: how many steps are worth one independent draw
     stuck   int64, how many chains never moved; where it is not 0, the others are NaN.
     """
 
@@ -43,8 +45,8 @@ def mixing(x: Tensor) -> Mixing:
     Source      Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021, "Rank-normalization, folding, and localization".
 
     >>> _ = torch.manual_seed(0)
-    >>> found = mixing(torch.randn(4, 500))
-    >>> int(found.stuck), bool(found.r_hat < 1.01), bool(found.ess > 1500)
+    >>> measured = mixing(torch.randn(4, 500))
+    >>> int(measured.stuck), bool(measured.r_hat < 1.01), bool(measured.ess > 1500)
     (0, True, True)
     """
     stuck = _chains.stuck_chains(_chains.checked(x))
@@ -61,7 +63,8 @@ def mixing(x: Tensor) -> Mixing:
 def autocorrelation(x: Tensor) -> Tensor:
     """rho_t = c_t / c_0 of each chain for itself, by lag, with c_t = sum_s (x_s - mean)(x_{s+t} - mean) / n.
 
-    By Fourier transform, in O(n log n). The division by n, not n - t, biases high lags towards 0 but keeps their noise down.
+    By Fourier transform, in O(n log n). The division by n, not n - t, biases high lags towards 0 but keeps their noise
+    down.
     Shapes      x (chains, steps[, quantities])  ->  the same, float64; NaN for a chain that never moved.
     Raises      as `mixing`.
     """
@@ -77,11 +80,12 @@ def autocorrelation(x: Tensor) -> Tensor:
 def integrated_autocorrelation_time(x: Tensor) -> Tensor:
     """tau = 1 + 2 sum_t rho_t in steps: the mean of n steps is as good as that of n / tau independent draws.
 
-    All chains together, split in halves, so that a drift or a disagreement shows; the sum by Geyer's initial monotone positive
-    sequence. An estimate from fewer than some 50 tau steps per chain is too small.
+    All chains together, split in halves, so that a drift or a disagreement shows; the sum by Geyer's initial monotone
+    positive sequence. An estimate from fewer than some 50 tau steps per chain is too small.
     Shapes      x (chains, steps[, quantities])  ->  () or (quantities,), float64; NaN if a chain never moved.
     Raises      as `mixing`.
-    Source      Geyer 1992, "Practical Markov chain Monte Carlo", Sec. 3.3; over chains as in Vehtari et al. 2021, Sec. 3.
+    Source      Geyer 1992, "Practical Markov chain Monte Carlo", Sec. 3.3; over chains as in Vehtari et al. 2021,
+                Sec. 3.
     """
     return _per_quantity(x, lambda block: _chains.time_of(_chains.split(block)))
 
@@ -89,8 +93,8 @@ def integrated_autocorrelation_time(x: Tensor) -> Tensor:
 def effective_sample_size(x: Tensor, method: str = "bulk") -> Tensor:
     """How many independent draws the chains are worth together: S / tau, with S the steps of all halves of chains.
 
-    method      "bulk": tau of the rank-normalised values, which exists without moments and sees the centre of the distribution.
-                "mean": tau of the values themselves, for the standard error of their mean.
+    method      "bulk": tau of the rank-normalised values, which exists without moments and sees the centre of the
+                distribution. "mean": tau of the values themselves, for the standard error of their mean.
     At most S log10(S): chains that alternate can beat independent draws, but not without end.
     Shapes      x (chains, steps[, quantities])  ->  () or (quantities,), float64; NaN if a chain never moved.
     Raises      as `mixing`; ValueError for another method.
@@ -108,11 +112,11 @@ def effective_sample_size(x: Tensor, method: str = "bulk") -> Tensor:
 
 
 def split_r_hat(x: Tensor) -> Tensor:
-    """The greater of two R-hats of half chains: of the normal scores, and of those of |x - median| (which sees scales differ).
+    """The greater of two R-hats of half chains: of the normal scores, and of those of |x - median|, which sees scales.
 
     R-hat compares the spread of all draws with that within half chains; it nears 1 from above. Below 1.01 is the rule.
-    Where all half chains stand still, at different values, it is huge or infinite; where |x - median| is a constant (a fair
-    coin), the first one stands alone.
+    Where all half chains stand still, at different values, it is huge or infinite; where |x - median| is a constant
+    (a fair coin), the first one stands alone.
     Shapes      x (chains, steps[, quantities])  ->  () or (quantities,), float64; NaN if a chain never moved.
     Raises      as `mixing`.
     Source      Vehtari et al. 2021, Sec. 4.
@@ -130,5 +134,5 @@ def split_r_hat(x: Tensor) -> Tensor:
 
 def _per_quantity(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     x3 = _chains.checked(x)
-    found = torch.where(_chains.stuck_chains(x3) > 0, torch.nan, _chains.by_quantity(function, x3))
-    return found.squeeze(-1) if x.dim() == 2 else found
+    values = torch.where(_chains.stuck_chains(x3) > 0, torch.nan, _chains.by_quantity(function, x3))
+    return values.squeeze(-1) if x.dim() == 2 else values

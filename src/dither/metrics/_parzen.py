@@ -1,4 +1,4 @@
-"""The Parzen-window estimate of a test log-likelihood: what the papers report, and a flawed judge (see `reference_rows`)."""
+"""The Parzen-window estimate of a test log-likelihood, which papers report: a flawed metric (see `reference_rows`)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ class Parzen:
 def parzen(samples: Tensor, test: Tensor, sigma: float, chunk: int | None = None) -> Parzen:
     """Log-likelihood of `test` under a mixture of Gaussians of width sigma, one on each sample.
 
-    Formula     log p(x) = log (1/n) Σ_i N(x; s_i, sigma² I); the standard error is the standard deviation of log p over the
-                test examples by the root of their number (for MNIST's 10,000: a hundredth of it). It knows nothing of the
-                randomness of the samples.
+    Formula     log p(x) = log (1/n) Σ_i N(x; s_i, sigma² I); the standard error is the standard deviation of log p over
+                the test examples by the root of their number (for MNIST's 10,000: a hundredth of it). The randomness of
+                the samples is not in it.
     Shapes      samples (n, units), test (m, units); `log_likelihood` (m,) float64.
     chunk       rows of `test` at a time, by default as many as make a block of 64 MB; about three blocks live at once.
-    Raises      ValueError for sigma <= 0, fewer than two test examples, NaN, infinity, empty or differently wide inputs.
+    Raises      ValueError for sigma <= 0, fewer than two test examples, NaN, infinity, empty or differently wide
+                inputs.
     Source      Breuleux, Bengio and Vincent 2011; Bengio et al. 2014 (GSN), Sec. 7.
     """
     value = log_densities(samples, test, [sigma], chunk)[0]

@@ -23,18 +23,18 @@ def reference_rows(
     centroids: int = 1000,
     chunk: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Parzen log-likelihoods of four sets of samples that no model made.
+    """Parzen log-likelihoods of four sets of samples that come from no model.
 
-    The estimate rewards smooth, typical images: reconstructions and centroids score above the real images that they come
-    from. A model's number says little without these rows, at the same sigma and the same number of samples.
+    The estimate rewards smooth, typical images: reconstructions and centroids score above the real images that they
+    come from. A model's number says little without these rows, at the same sigma and the same number of samples.
 
     Rows        "real images": the first `count` of train. "PCA-50 reconstructions": of the same images, by `components`
                 principal components of all of train. "k-means centroids": `centroids` of them, of all of train. "mean
                 image": one centre. Each a dict of samples, log_likelihood, standard_error, sigma.
-    sigma       the width of all rows, or None: each row's own, chosen by `choose_sigma` on `validation`.
+    sigma       the width of all rows, or None: each row's own, by `choose_sigma` on `validation`.
     Shapes      train, test, validation (n, units).
-    Raises      ValueError where train is smaller than asked for (what a row scores depends on its number of centres, so it
-                is not cut), if sigma is None and validation too, and as `parzen`.
+    Raises      ValueError where train is smaller than `count` or `centroids` (a score depends on the number of centres,
+                so none is cut), if sigma is None and validation too, and as `parzen`.
     """
     train, test = points("train", train), points("test", test)
     same_units("train", train, "test", test)
@@ -81,10 +81,11 @@ def pca_reconstructions(train: Tensor, x: Tensor, components: int = 50, chunk: i
 
 
 def k_means(x: Tensor, centroids: int = 1000, iterations: int = 10, seed: int = 0, chunk: int | None = None) -> Tensor:
-    """Centres of clusters of x by Lloyd's algorithm, from rows of x drawn without replacement.
+    """Centres of clusters of x by Lloyd's algorithm, from rows of x sampled without replacement.
 
-    Computes    at most `iterations` times: every row to its nearest centre, every centre to the mean of its rows. It ends
-                early when no row moves. A centre without rows stays where it is. Few iterations: a reference, no optimum.
+    Computes    at most `iterations` times: every row to its nearest centre, every centre to the mean of its rows. It
+                ends early when no row moves. A centre without rows stays where it is. Few iterations: a reference, no
+                optimum.
     Shapes      x (n, units); returns (centroids, units) float64. The same seed gives the same centres.
     Raises      ValueError for more centroids than rows, and for inputs as `squared_distances`.
     """

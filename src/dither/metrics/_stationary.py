@@ -1,4 +1,4 @@
-"""Markov chains on few states, exactly: what they are made of, where they settle, and how fast."""
+"""Markov chains on few states, exactly: their classes and period, where they converge, and how fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dither.metrics._discrete import check_rows
 
 @dataclass(frozen=True)
 class Structure:
-    """What a chain is made of; see `structure`."""
+    """The classes and period of a chain; see `structure`."""
 
     irreducible: bool  # every state is reached from every other
     period: int  # of the closed class; the least common multiple if there are several
@@ -27,7 +27,7 @@ class Structure:
 
 
 def structure(matrix: Tensor) -> Structure:
-    """Closed classes and period of a chain, by search in the graph of the transitions > 0 (however small they are).
+    """Closed classes and period of a chain, by search in the graph of the transitions > 0, however small they are.
 
     Shapes      matrix (states, states): row x is the distribution of the next state.
     Raises      ValueError if it is not square or a row is no distribution.
@@ -38,7 +38,7 @@ def structure(matrix: Tensor) -> Structure:
     while bool(unseen.any()):
         start = int(pool.nonzero()[0])
         ahead, behind = _reached(edges, start) >= 0, _reached(edges.T, start) >= 0
-        # All of `behind` reach `start`: they are in its closed class, or transient. So none unseen reaches one that is seen.
+        # All of `behind` reach `start`: they are in its closed class, or transient. So no unseen state reaches a seen one.
         unseen, leaves = unseen & ~behind, ahead & ~behind
         if bool(leaves.any()):
             pool = leaves  # on, towards a closed class
@@ -120,7 +120,7 @@ def _reached(edges: Tensor, start: int) -> Tensor:
 def _period(edges: Tensor) -> int:
     """Greatest common divisor of the lengths of the cycles of a graph in which every state reaches every other."""
     steps = _reached(edges, 0)
-    # An edge u -> v closes cycles whose lengths differ by steps[u] + 1 - steps[v], and these differences generate all lengths.
+    # An edge u -> v closes cycles whose lengths differ by steps[u] + 1 - steps[v]. These differences generate all lengths.
     return math.gcd(*(steps.unsqueeze(1) + 1 - steps)[edges].unique().tolist())
 
 

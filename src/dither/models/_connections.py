@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dither.models._products import Products
+from dither.models._products import Products, UpDown
 
 
 class Connection(nn.Module):
     """Base: linear maps between a layer of shape `below` and one of shape `above`, without their biases.
 
-    outputs     how many numbers it gives downwards: those of `below`, or for the lowest connection those that the
+    outputs     how many numbers it gives downwards: as many as `below` has, or for the lowest connection as many as the
                 reconstruction distribution needs
     """
 
@@ -26,12 +25,12 @@ class Connection(nn.Module):
     outputs: int
 
     @abstractmethod
-    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> Any:
-        """An object with up(x, add) and down(h, add), for one forward pass; above, below: the biases that they may be given."""
+    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> UpDown:
+        """The maps for one forward pass. above, below: the biases that they may have to add."""
 
 
 class Dense(Connection):
-    """(batch, below) <-> (batch, above) by a matrix, `tied`: the same matrix both ways.
+    """(batch, below) <-> (batch, above) by a matrix. tied: the same matrix both ways.
 
     Weights start uniform in +-sqrt(6 / (below + above)), as the authors' do.
     """
@@ -50,7 +49,7 @@ class Dense(Connection):
     def extra_repr(self) -> str:
         return f"{self.below}, {self.above[0]}, tied={self.weight_down is None}"
 
-    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> Any:
+    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> UpDown:
         up = Products(self.weight, above, below)
         down = up if self.weight_down is None else Products(self.weight_down, None, below)
         return _DenseProducts(up, down, self.below)
@@ -73,8 +72,8 @@ class _DenseProducts:
 class Conv2d(Connection):
     """(batch, *below) <-> (batch, channels, rows, columns) by a convolution and its transpose.
 
-    below: (channels, rows, columns); the visible layer may come flattened. outputs: as of `Dense`, in images of `below`'s
-    size, so a multiple of rows x columns.
+    below       (channels, rows, columns); the visible layer may come flattened
+    outputs     as of `Dense`, in images of `below`'s size, so a multiple of rows x columns
     """
 
     def __init__(
@@ -90,10 +89,8 @@ class Conv2d(Connection):
         self.below, self.stride, self.padding = tuple(below), stride, kernel // 2
         rows, columns = ((side + 2 * self.padding - kernel) // stride + 1 for side in below[1:])
         self.above, self.bias_shape = (channels, rows, columns), (channels, 1, 1)
-        self.extra = tuple(
-            side - ((small - 1) * stride - 2 * self.padding + kernel)
-            for side, small in zip(below[1:], (rows, columns), strict=True)
-        )
+        extra = (a - ((b - 1) * stride - 2 * self.padding + kernel) for a, b in zip(below[1:], (rows, columns), strict=True))
+        self.extra = next(extra), next(extra)
         self.outputs = math.prod(below) if outputs is None else outputs
         planes, rest = divmod(self.outputs, below[1] * below[2])
         if rest or (tied and planes != below[0]):
@@ -108,7 +105,7 @@ class Conv2d(Connection):
     def extra_repr(self) -> str:
         return f"{self.below} -> {self.above}, kernel={self.weight.shape[-1]}, tied={self.weight_down is None}"
 
-    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> Any:
+    def products(self, above: Tensor | None = None, below: Tensor | None = None) -> UpDown:
         return self
 
     def up(self, x: Tensor, add: Tensor | None = None) -> Tensor:
@@ -117,7 +114,7 @@ class Conv2d(Connection):
 
     def down(self, h: Tensor, add: Tensor | None = None) -> Tensor:
         weight = self.weight if self.weight_down is None else self.weight_down
-        below = F.conv_transpose2d(h, weight, stride=self.stride, padding=self.padding, output_padding=self.extra)  # type: ignore[arg-type]
+        below = F.conv_transpose2d(h, weight, stride=self.stride, padding=self.padding, output_padding=self.extra)
         return below if add is None else below + add
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dither import corruption, kernels, noise
 from dither.chains import State
+from dither.models._products import UpDown
 from dither.reconstruction import Reconstruction
 
 LONGEST = 1000
 
+Hidden = tuple[Tensor | None, ...]  # layers, () or None where nothing has reached them yet
+Shared = Sequence[UpDown] | None
+
 
 @dataclass(frozen=True)
 class Geometric:
-    """Walks of random length, each example's its own: after every step one goes on with probability p (Algorithm 2)."""
+    """Walks of random length, one for each example: after every step it goes on with probability p (Algorithm 2)."""
 
     p: float = 0.5
 
@@ -31,11 +35,10 @@ class Denoising(nn.Module):
     """Base: learns P(x | x~) from corrupted examples, and samples by corrupting and reconstructing in turn.
 
     steps             of a walk: an integer, or `Geometric(p)`
-    through_samples   whether the gradient flows through the reconstructions drawn on the walk (by their node's sampler, or by
-                      the estimator that has taken it over); the papers' recipes do not
-    corrupt_clamped   whether a chain corrupts its clamped units too, as the papers have it. Not to do so (set it to False) is
-                      as right with an exact P(x | x~), and nearer to the data with a factorised one: docs/experiments/
-                      gdae-consistency.md
+    through_samples   whether the samples on the walk have a gradient (by their node's sampler, or by the estimator that
+                      has taken it over); in the papers' recipes they are detached
+    corrupt_clamped   whether a chain corrupts its clamped units too, as in the papers. False is as right with an exact
+                      P(x | x~), and nearer to the data with a factorised one (docs/experiments/gdae-consistency.md)
     """
 
     def __init__(
@@ -54,15 +57,17 @@ class Denoising(nn.Module):
 
     @abstractmethod
     def reconstruct(
-        self, corrupted: Tensor, hidden: tuple[Tensor | None, ...] = (), products: Any = None, last: bool = False
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        self, corrupted: Tensor, hidden: Hidden = (), products: Shared = None, last: bool = False
+    ) -> tuple[Tensor, Hidden]:
         """(outputs for the reconstruction distribution, hidden layers to start the next step from).
 
-        hidden: those of the step before, () to begin with; last: nothing follows, what is needed for the outputs is enough.
+        hidden      those of the step before, () to begin with
+        products    those of the walk
+        last        no step follows: only the layers that the outputs need are computed
         """
 
-    def products(self) -> Any:
-        """What the steps of one walk share; handed to each `reconstruct`."""
+    def products(self) -> Shared:
+        """What the steps of one walk share; an argument of each `reconstruct`."""
         return None
 
     # --- training -------------------------------------------------------------------------------------------------------
@@ -80,23 +85,24 @@ class Denoising(nn.Module):
             last = step == self.steps - 1
             outputs, hidden = self.reconstruct(self.corrupted(sample), hidden, products, last)
             terms.append(-self.reconstruction.log_prob(outputs, x))
-            sample = x if last else self._drawn(outputs)
+            sample = x if last else self._sample(outputs)
         return torch.stack(terms, -1)
 
     def _geometric(self, x: Tensor, p: float) -> Tensor:
         products, sample, terms = self.products(), x, []
-        hidden: tuple[Tensor | None, ...] = ()
+        hidden: Hidden = ()
         rows, ids = torch.arange(len(x), device=x.device), noise.example_ids(len(x), x.device)
         for _ in range(LONGEST):
             with noise.examples(ids[rows]):
                 outputs, hidden = self.reconstruct(self.corrupted(sample), hidden, products)
                 term = -self.reconstruction.log_prob(outputs, x[rows])
                 terms.append(term.new_zeros(len(x)).index_put((rows,), term))
-                u = noise.Keyed("uniform", noise.draw_seed(), 0, torch.tensor(0), (len(rows), 1), x.device).draw(x)
+                # Not for slices of x: within a vmap all samples of an example walk equally far, or shapes would differ.
+                u = noise.fresh("uniform", (len(rows), 1), x.device).draw(torch.empty((), device=x.device))
                 goes_on = u.squeeze(-1) <= p
                 if not goes_on.any():
                     break
-                sample = self._drawn(outputs)[goes_on]
+                sample = self._sample(outputs)[goes_on]
             rows, hidden = rows[goes_on], tuple(None if h is None else h[goes_on] for h in hidden)
         return torch.stack(terms, -1)
 
@@ -106,7 +112,7 @@ class Denoising(nn.Module):
         corrupted = self.corruption(sample)
         if isinstance(self.corruption, corruption.Custom) and not self.is_noisy() and torch.equal(corrupted, sample):
             raise ValueError(
-                "the corruption kept everything of this batch: the model would learn the identity, and the chain would never "
+                "the corruption changed nothing in this batch: the model would learn the identity, and the chain would never "
                 "move; use one that changes its input"
             )
         return corrupted
@@ -115,7 +121,7 @@ class Denoising(nn.Module):
         """Whether there is noise besides the corruption."""
         return False
 
-    def _drawn(self, outputs: Tensor) -> Tensor:
+    def _sample(self, outputs: Tensor) -> Tensor:
         if self.through_samples:
             return self.reconstruction.sample(outputs)
         with torch.no_grad():
@@ -135,7 +141,7 @@ class Denoising(nn.Module):
         return State(x)
 
     def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State:
-        """One step of the chain: corrupt, reconstruct, draw x given values[clamp] (GSN paper, Sec. 5). See `chains.run`."""
+        """One step of the chain: corrupt, reconstruct, sample x given values[clamp] (GSN paper, Sec. 5)."""
         corrupted = self.corrupted(state.x)
         if clamp is not None and not self.corrupt_clamped:
             corrupted = torch.where(clamp, state.x, corrupted)

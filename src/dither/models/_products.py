@@ -1,14 +1,14 @@
 """Products with a weight that a walk uses many times, up and down: their gradients with respect to it are one product.
 
-Back-propagation by itself makes a matrix of the weight's size for every use and adds them up; with 8 uses of 784 x 1500 that is
-a tenth of a training step in memory traffic. Here the factors of all uses are kept, and multiplied once, when the last use
-has been differentiated.
+Back-propagation by itself makes a matrix of the weight's size for every use and adds them up. With 8 uses of 784 x 1500
+that is a tenth of a training step in memory traffic. Here the factors of all uses wait, and are multiplied once, when
+the last use has been differentiated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,11 +17,20 @@ from torch.autograd.function import once_differentiable
 from dither import kernels
 
 
+class UpDown(Protocol):
+    """The linear maps between two layers in one forward pass; `add` is a bias or the rest of a sum."""
+
+    def up(self, x: Tensor, add: Tensor | None = None) -> Tensor: ...
+
+    def down(self, h: Tensor, add: Tensor | None = None) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two factors (batch, units) of a part of the weight's gradient, above^T below.
 
-    task: the backward pass that they are of; biased: which of the two, "above" or "below", is also a part of a bias' gradient.
+    task        the backward pass that they are of
+    biased      which of the two, "above" or "below", is also a part of a bias' gradient; "" for neither
     """
 
     task: int
@@ -33,9 +42,9 @@ class Pair:
 class Products:
     """The products of one forward pass with one weight (above, below): `up(x)` = x W^T, `down(h)` = h W.
 
-    Both take what is to be added: the rest of a sum, (batch, units), or a bias (units,). The gradients of the two biases, of
-    the layers above and below, are gathered too. Plain products inside compilers and transforms, where gradients are of
-    another kind.
+    Both take what is to be added: the rest of a sum, (batch, units), or a bias (units,). The gradients of the biases of
+    the layers above and below are gathered too. Inside compilers and transforms, where gradients are of another kind,
+    the products are plain.
     """
 
     def __init__(self, weight: Tensor, above: Tensor | None = None, below: Tensor | None = None) -> None:

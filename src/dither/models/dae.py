@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from dither import chains
 from dither.corruption import Corruption, SaltAndPepper
-from dither.models._denoising import Denoising, Geometric
+from dither.models._denoising import Denoising, Geometric, Hidden, Shared
 from dither.reconstruction import Bernoulli, Reconstruction
 
 __all__ = ["DAE", "Geometric"]
 
 
 class DAE(Denoising):
-    """P(x | x~) = reconstruction(network(x~)), trained on x~ ~ corruption(x), sampled by alternating the two.
+    """P(x | x~) = reconstruction(network(x~)), trained on x~ ~ corruption(x). Its chain alternates the two.
 
     network     any module (batch, units) -> (batch, reconstruction.outputs(units))
     steps       1: Algorithm 1 of the GDAE paper; more, or Geometric(p): walkback, Algorithm 2
@@ -42,12 +40,12 @@ class DAE(Denoising):
         self.network = network
 
     def reconstruct(
-        self, corrupted: Tensor, hidden: tuple[Tensor | None, ...] = (), products: Any = None, last: bool = False
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        self, corrupted: Tensor, hidden: Hidden = (), products: Shared = None, last: bool = False
+    ) -> tuple[Tensor, Hidden]:
         outputs = self.network(corrupted)
-        wanted = (len(corrupted), self.reconstruction.outputs(self.units))
-        if outputs.shape != wanted:
-            raise ValueError(f"the network gives {tuple(outputs.shape)}, {self.reconstruction} needs {wanted}")
+        needed = (len(corrupted), self.reconstruction.outputs(self.units))
+        if outputs.shape != needed:
+            raise ValueError(f"the network gives {tuple(outputs.shape)}, {self.reconstruction} needs {needed}")
         return outputs, ()
 
     def log_prob(self, x: Tensor, corrupted: Tensor) -> Tensor:
@@ -55,7 +53,7 @@ class DAE(Denoising):
         return self.reconstruction.log_prob(self.reconstruct(corrupted)[0], x)
 
     def energy(self, x: Tensor, corrupted: Tensor) -> Tensor:
-        """-log P(x | x~) + log C(x~ | x), (batch,) in nats: estimates -log P(x) up to a constant that depends on x~ alone.
+        """-log P(x | x~) + log C(x~ | x), (batch,) in nats: an estimate of -log P(x), up to a constant of x~ alone.
 
         Trust it for x near x~, where the model was trained (GDAE paper, Sec. 2.4); `chains.relative_energies` adds up
         differences along a path.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,36 +12,35 @@ from torch import Tensor, nn
 from dither import nodes
 from dither.corruption import Corruption, SaltAndPepper
 from dither.models._connections import Connection, Conv2d, Dense
-from dither.models._denoising import Denoising, Geometric
+from dither.models._denoising import Denoising, Geometric, Hidden, Shared
+from dither.models._products import UpDown
 from dither.reconstruction import Bernoulli, Reconstruction
 
 __all__ = ["GSN", "Connection", "Conv2d", "Dense", "Geometric"]
 
-Hidden = tuple[Tensor | None, ...]
-
 
 class GSN(Denoising):
-    """A chain over (x, h_1 ... h_K) that unfolds like Gibbs sampling in a deep Boltzmann machine, trained by back-propagation.
+    """A chain over (x, h_1 ... h_K), unfolded like Gibbs sampling in a deep Boltzmann machine and back-propagated.
 
     Formula     h_i = node_i(W_i h_{i-1} + W_{i+1}^T h_{i+1} + b_i) with h_0 = x~ ~ corruption(x);
                 outputs = W_1^T h_1 + b_0; x ~ reconstruction(outputs); cost = -sum over steps of log P(data | outputs)
 
     layers          widths (units, hidden 1, ..., hidden K), or K connections (`Dense`, `Conv2d`)
-    hidden          a module for each hidden layer: any node, or a plain non-linearity. Default, as in the paper: Tanh for
-                    the first layer, NoisyTanh(2, 2) for the others
+    hidden          a module for each hidden layer: any node, or a plain non-linearity. Default, as in the paper: Tanh
+                    for the first layer, NoisyTanh(2, 2) for the others
     corruption      of x; None only where a hidden layer is noisy
-    tied            down by the transposed weights that go up; for widths only, connections say it themselves
+    tied            the weights down are those up, transposed; for widths only, connections say it themselves
     steps           of the walk in training, 2 K in the paper
-    order           of the updates within a step: "odd-first" (h_1, h_3 ... then x, h_2, h_4 ..., as the paper), "even-first"
-                    (the even hidden layers, the odd ones, then x), "up-down", or groups of layers such as ((1, 3), (0, 2));
-                    layers of one group are updated at once; x is 0, and belongs in the last one
+    order           of the updates within a step: "odd-first" (h_1, h_3 ... then x, h_2, h_4 ..., as in the paper),
+                    "even-first" (the even hidden layers, the odd ones, then x), "up-down", or groups of layers such as
+                    ((1, 3), (0, 2)). Layers of one group are updated at once; x is 0, and belongs in the last group
 
     >>> import torch
     >>> model = GSN((64, 100, 100))
     >>> model.cost(torch.zeros(5, 64)).shape
     torch.Size([5])
 
-    Hidden layers start at zero. `torch.autocast` halves the time of the products where the machine has bfloat16.
+    Hidden layers start at zero. Where the machine has bfloat16, `torch.autocast` halves the time of the products.
     Raises      ValueError for sizes, orders and noise that make no sense.
     Source      Bengio and Thibodeau-Laufer 2013, Sec. 4 to 7.
     """
@@ -84,12 +82,12 @@ class GSN(Denoising):
             for node in self.hidden.modules()
         )
 
-    def products(self) -> list[Any]:
+    def products(self) -> list[UpDown]:
         biases = pairwise(self.biases)
         return [c.products(above, below) for c, (below, above) in zip(self.connections, biases, strict=True)]  # type: ignore
 
     def reconstruct(
-        self, corrupted: Tensor, hidden: Hidden = (), products: Any = None, last: bool = False
+        self, corrupted: Tensor, hidden: Hidden = (), products: Shared = None, last: bool = False
     ) -> tuple[Tensor, Hidden]:
         products = products or self.products()
         states: list[Tensor | None] = [corrupted, *(hidden or [None] * len(self.hidden))]
@@ -103,11 +101,11 @@ class GSN(Denoising):
         assert outputs is not None
         return outputs, tuple(states[1:])
 
-    def _update(self, layer: int, states: list[Tensor | None], products: list[Any]) -> Tensor:
+    def _update(self, layer: int, states: list[Tensor | None], products: Sequence[UpDown]) -> Tensor:
         return self.hidden[layer - 1](self._inputs(layer, states, products))
 
-    def _inputs(self, layer: int, states: list[Tensor | None], products: list[Any]) -> Tensor:
-        """Bias, and what comes from below and from above; a layer that nothing has reached yet counts as zero."""
+    def _inputs(self, layer: int, states: list[Tensor | None], products: Sequence[UpDown]) -> Tensor:
+        """The bias, and what comes from below and from above. A layer that nothing has reached yet counts as zero."""
         bias = total = self.biases[layer]
         if layer and (below := states[layer - 1]) is not None:
             total = products[layer - 1].up(below, total)
@@ -123,28 +121,29 @@ class GSN(Denoising):
         return total
 
 
-def _connections(layers: Sequence[Any], reconstruction: Reconstruction, tied: bool) -> list[Connection]:
-    layers = list(layers)
-    if layers and all(isinstance(layer, Connection) for layer in layers):
-        for lower, upper in pairwise(layers):
+def _connections(layers: Sequence[int] | Sequence[Connection], reconstruction: Reconstruction, tied: bool) -> list[Connection]:
+    connections = [layer for layer in layers if isinstance(layer, Connection)]
+    if connections and len(connections) == len(layers):
+        for lower, upper in pairwise(connections):
             if lower.above != upper.below:
                 raise ValueError(f"{lower} ends in {lower.above}, {upper} begins with {upper.below}: they must be the same")
-        return layers
-    if len(layers) < 2 or not all(type(layer) is int and layer > 0 for layer in layers):
+        return connections
+    widths = [layer for layer in layers if type(layer) is int and layer > 0]
+    if len(widths) < 2 or len(widths) < len(layers):
         raise ValueError(
-            f"layers is {layers}: two or more positive widths are needed, such as (784, 1500, 1500), or connections"
+            f"layers is {list(layers)}: two or more positive widths are needed, such as (784, 1500, 1500), or connections"
         )
-    outputs = reconstruction.outputs(layers[0])
-    if tied and outputs != layers[0]:
+    outputs = reconstruction.outputs(widths[0])
+    if tied and outputs != widths[0]:
         raise ValueError(
-            f"{reconstruction} takes {outputs} outputs for {layers[0]} units, which tied weights do not give: tied=False"
+            f"{reconstruction} takes {outputs} outputs for {widths[0]} units, which tied weights do not give: tied=False"
         )
-    return [Dense(below, above, tied=tied, outputs=None if i else outputs) for i, (below, above) in enumerate(pairwise(layers))]
+    return [Dense(below, above, tied=tied, outputs=None if i else outputs) for i, (below, above) in enumerate(pairwise(widths))]
 
 
 def _groups(order: str | Sequence[Sequence[int]], depth: int) -> tuple[tuple[int, ...], ...]:
     odd, even = tuple(range(1, depth + 1, 2)), tuple(range(2, depth + 1, 2))
-    known: dict[Any, Any] = {
+    known: dict[str, tuple[tuple[int, ...], ...]] = {
         "odd-first": (odd, (0, *even)),
         "even-first": (even, odd, (0,)) if even else (odd, (0,)),
         "up-down": (*((i,) for i in range(1, depth + 1)), *((i,) for i in range(depth - 1, -1, -1))),

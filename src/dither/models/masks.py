@@ -1,11 +1,12 @@
-"""Which variables are known and which are asked for: distributions of questions to train `models.questions` with.
+"""Which variables are known, which are to be predicted: distributions of masks to train `models.any_conditional`.
 
 >>> import torch
 >>> from dither.models import masks
 >>> masks.Independent(0.5)(3, 64, torch.device("cpu")).shape
 torch.Size([3, 64])
 
-The noise is keyed as that of corruptions is: `torch.manual_seed` governs it, and it follows the examples (`noise.examples`).
+The noise is keyed like that of corruptions: `torch.manual_seed` governs it, and it follows the examples
+(`noise.examples`).
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ from torch import Tensor, nn
 
 from dither import noise
 
-_FIRST = torch.tensor(0)
-
 
 class Masks(nn.Module):
-    """Base: `(batch, variables, device) -> known`, bool (batch, variables), drawn anew at every call, never all of a row."""
+    """Base: `(batch, variables, device) -> known`, bool (batch, variables), a new sample at every call; never all."""
 
     @abstractmethod
     def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
-        """A draw: True where the variable is known."""
+        """A sample: True where the variable is known."""
 
     def weight(self, known: Tensor) -> Tensor | None:
-        """What the cost of each example counts, (batch,) float64; None: all of them 1."""
+        """The weight of each example's cost, (batch,) float64; None: all of them are 1."""
         return None
 
 
 class Uniform(Masks):
     """The number of known variables is uniform on 0 ... variables - 1, and so are the subsets of that size.
 
-    Formula     weighted: n / (n - k) for k known of n, with which the cost of a factorised family is an unbiased estimate of
-                the mean of -log P(x) over all n! orders, one unit after the other:
-                mean_o sum_k -log P(x_o(k) | x_o(1..k-1))    the k first in a random order are a random subset K of k, and
-                  = sum_k mean_|K|=k mean_i -log P(x_i | x_K)    the next one is uniform among the n - k others, i;
-                  = n mean_k mean_|K|=k 1 / (n - k) sum_i -log P(x_i | x_K)    the inner sum is the cost of the question K.
+    Formula     weighted: n / (n - k) for k known of n. With it the cost of a factorised family is an unbiased estimate
+                of the mean of -log P(x) over all n! orders, one unit after the other:
+                mean_o sum_k -log P(x_o(k) | x_o(1..k-1))
+                  = sum_k mean_|K|=k mean_i -log P(x_i | x_K)                  (1)
+                  = n mean_k mean_|K|=k 1 / (n - k) sum_i -log P(x_i | x_K)    (2)
+                (1): the first k in a random order are a random subset K, the next one i is uniform among the others.
+                (2): the inner sum is the cost of the mask K.
     Source      Uria, Murray and Larochelle 2014, "A deep and tractable density estimator" (orderless NADE), Sec. 3.
     """
 
@@ -61,13 +62,13 @@ class Uniform(Masks):
 
 
 class Independent(Masks):
-    """Each variable is known with probability p; where all would be, one of them, any, is not."""
+    """Each variable is known with probability p. Where all would be, one of them, sampled uniformly, is not."""
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(
-                f"p is {p}: the probability of a known variable must be at least 0 and below 1; at 1 nothing is asked"
+                f"p is {p}: the probability of a known variable must be at least 0 and below 1; at 1 nothing is left to predict"
             )
         self.p = float(p)
 
@@ -80,7 +81,7 @@ class Independent(Masks):
 
 
 class Blocks(Masks):
-    """A rectangle of an image is asked for: height and width uniform on 1 ... those of the image, then the place.
+    """A rectangle of an image is to be predicted: height and width uniform on 1 ... those of the image, then the place.
 
     shape       (height, width) of the image, whose pixels are the variables, row after row
     """
@@ -109,7 +110,7 @@ class Blocks(Masks):
 
 
 class Among(Masks):
-    """One of the given masks, each as often: `known`, bool (masks, variables), True where the variable is known."""
+    """One of several masks, uniformly: `known`, bool (masks, variables), True where the variable is known."""
 
     known: Tensor
 
@@ -121,7 +122,9 @@ class Among(Masks):
                 "where the variable is known"
             )
         if known.all(1).any():
-            raise ValueError(f"known[{int(known.all(1).nonzero()[0])}] knows every variable: nothing is asked; leave it out")
+            raise ValueError(
+                f"known[{int(known.all(1).nonzero()[0])}] knows every variable: nothing is left to predict; leave it out"
+            )
         self.register_buffer("known", known, persistent=False)
 
     def extra_repr(self) -> str:
@@ -134,14 +137,14 @@ class Among(Masks):
 
 
 class Halves(Among):
-    """The left, right, top or bottom half of an image of `shape` (height, width) is known, each as often."""
+    """The left, right, top or bottom half of an image of `shape` (height, width) is known, sampled uniformly."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__(torch.stack(list(halves(shape).values())))
 
 
 def halves(shape: tuple[int, int]) -> dict[str, Tensor]:
-    """{"left", "right", "top", "bottom"}: the masks (pixels,) in which that half is known; a middle line is asked for."""
+    """{"left", "right", "top", "bottom"}: the masks (pixels,) in which that half is known, and a middle line is not."""
     height, width = image(shape)
     if height < 2 or width < 2:
         raise ValueError(f"shape is {shape}: an image with halves has at least 2 x 2 pixels")
@@ -163,8 +166,7 @@ def image(shape: tuple[int, int]) -> tuple[int, int]:
 
 def uniforms(batch: int, count: int, device: torch.device) -> Tensor:
     """float32 (batch, count) in (0, 1) that follow the examples."""
-    keyed = noise.Keyed("uniform", noise.draw_seed(), 0, _FIRST, (batch, count), device, True)
-    return keyed.draw(torch.empty((), device=device))
+    return noise.fresh("uniform", (batch, count), device).draw(torch.empty((), device=device))
 
 
 def below(u: Tensor, count: int | Tensor) -> Tensor:

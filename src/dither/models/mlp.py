@@ -31,10 +31,10 @@ class StochasticMLP(nn.Module):
         node: Callable[[], nn.Module] = Bernoulli,
         gain: float = 1.0,
     ) -> None:
-        """`node` is called without arguments once per hidden layer and gives the module that samples it.
+        """`node` is called without arguments once per hidden layer, and gives the module that samples it.
 
         `gain` scales the initial weights in front of the nodes. At torch's own scale (1.0) units start as
-        almost fair coins; with a gain of several they start decided, and the score function learns faster.
+        almost fair coins. With a gain of several they start almost certain, and the score function learns faster.
         """
         super().__init__()
         sizes = tuple(sizes)

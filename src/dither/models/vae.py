@@ -42,7 +42,7 @@ class _DiscreteVAE(nn.Module):
             self.register_buffer("prior_logits", torch.zeros(code))
 
     def cost(self, x: Tensor) -> Tensor:
-        """The negative evidence bound of each example by one sample of the code, in nats: x (batch, ...) -> (batch,)."""
+        """The negative evidence bound of each example by one sample of the code: x (batch, ...) -> (batch,), nats."""
         x, logits = self._encoded(x)
         z = self.node(logits)
         divergence = self._divergence(logits) if self.kl == "analytic" else self._log_ratio(logits.detach(), z)
@@ -56,8 +56,10 @@ class _DiscreteVAE(nn.Module):
 
     @torch.no_grad()
     def bound(self, x: Tensor, samples: int) -> Tensor:
-        """The log of the mean of `samples` importance weights, (batch,): at most log p(x) in expectation, the closer the
-        more samples (Burda et al. 2016). For evaluation: it has no gradient."""
+        """The log of the mean of `samples` importance weights, (batch,). For evaluation: it has no gradient.
+
+        In expectation it is at most log p(x), and the closer the more samples (Burda et al. 2016).
+        """
         if samples < 1:
             raise ValueError(f"samples is {samples}: the bound needs at least one; 100 is usual")
         x, logits = self._encoded(x)
@@ -100,25 +102,27 @@ class _DiscreteVAE(nn.Module):
         raise NotImplementedError
 
     def _log_ratio(self, logits: Tensor, z: Tensor) -> Tensor:
-        """log q(z) - log p(z), linear in z, so that its slope at a sample is the difference that a flip makes."""
+        """log q(z) - log p(z), linear in z: its gradient with respect to z is the difference that a flip makes."""
         raise NotImplementedError
 
 
 class BinaryVAE(_DiscreteVAE):
     """pixels -> encoder -> Bernoulli code -> decoder -> Bernoulli pixels, the network of the papers on binary latents.
 
-    Computes    cost(x) = log q(z | x) - log p(z) - log p(x | z) for a z ~ q(z | x), whose mean is the negative bound.
+    Computes    cost(x) = log q(z | x) - log p(z) - log p(x | z) for a z ~ q(z | x), with the negative bound as its
+                mean.
     Shapes      x (batch, ...) with prod(...) == sizes[0]  ->  cost (batch,); code (batch, sizes[-1])
     sizes       the encoder's; the decoder has them backwards. Two sizes are the linear model.
-    kl          "analytic": the first two terms are their exact mean, sum_i KL(q_i || p_i). They do not depend on z: an
-                estimator that credits decisions by costs, or differentiates the cost by z, sees log p(x | z) alone, and
-                all else reaches the encoder by plain back-propagation. Less variance, the same mean.
-                "sampled": taken at z, as in the papers, so they are part of what is credited, and their slope by z_i,
-                a_i - c_i (logits of encoder and prior), joins in. The derivative of log q(z | x) by the encoder at a
-                fixed z has mean zero under q and is left out (Roeder et al. 2017).
+    kl          "analytic": the first two terms are their exact mean, sum_i KL(q_i || p_i). They do not depend on z. An
+                estimator that credits samples by costs, or differentiates the cost by z, sees log p(x | z) alone; the
+                rest reaches the encoder by plain back-propagation. Less variance, the same mean.
+                "sampled": the terms are taken at z, as in the papers. So they are part of the cost that is credited,
+                and of the gradient with respect to z_i: a_i - c_i (logits of encoder and prior). The derivative of
+                log q(z | x) by the encoder at a fixed z has mean zero under q, and is left out (Roeder et al. 2017).
     prior       "fixed": fair coins; "learned": a logit for each unit, zero at first.
-    mean        (sizes[0],) mean of the training pixels: subtracted from the input, and the output's first bias is its
-                logit, options of DisARM's code (which then also feeds the decoder 2 z - 1); None: neither, as RODEO's.
+    mean        (sizes[0],), the mean of the training pixels. It is subtracted from the input, and its logit is the
+                first bias of the output: options of DisARM's code (which then also feeds the decoder 2 z - 1). None:
+                neither, as in RODEO's.
     Start       Glorot-uniform weights and zero biases, as in both.
     Raises      ValueError for other options, sizes, or an input of another width.
     Reference   Dong, Mnih and Tucker 2020 (DisARM) and Shi et al. 2022 (RODEO), by their public code.

@@ -1,11 +1,12 @@
-"""The paper that figures are drawn on: palette, axes, and byte-stable saving."""
+"""What all figures share: palette, axes, and byte-stable saving."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dither import files
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 LINES = ("-", "--", ":")  # for a second and third round of colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "d")
+
+Row = Mapping[str, Any]  # a JSON object: column -> number, text or None
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
@@ -45,7 +48,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def require_matplotlib():
+def require_matplotlib() -> ModuleType:
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -73,7 +76,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def svg(figure: Figure | SubFigure) -> str:
-    """The figure as SVG text; the same figure gives the same text: no date, and ids that depend on nothing but the figure."""
+    """The figure as SVG text. The same figure gives the same text: no date, and ids that depend on the figure alone."""
     with style():
         buffer = io.BytesIO()
         figure.canvas.print_figure(buffer, format="svg", metadata={"Date": None, "Creator": "dither"})

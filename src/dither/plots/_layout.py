@@ -1,4 +1,4 @@
-"""Layouts that are made once: matplotlib's constrained layout moves a little at every drawing, and so would a file's bytes."""
+"""Layouts that are computed once: matplotlib's own moves a little at every drawing, and a file's bytes would too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150  # of the PNG: a pixel of the mosaic is a whole number of its dots
-WIDE, LARGE = 1000, 112  # dots: about so wide is a mosaic, and so large at most is a tile
+WIDE, LARGE = 1000, 112  # dots: the width of a mosaic, about, and the maximum side of a tile
 EDGE = 6  # dots around everything
 
 
-def settle(ax: Axes, size: tuple[float, float] | None = None) -> None:
-    """Lays the axes' figure out and leaves it so: saved twice it gives the same bytes. For a figure that is ours and done.
+def lay_out(ax: Axes, size: tuple[float, float] | None = None) -> None:
+    """Lays the axes' figure out for good: saved twice it gives the same bytes. For a figure that is ours and finished.
 
     size    width and height in inches from now on
     """
@@ -48,5 +48,5 @@ def _figure(ax: Axes) -> Figure:
     from matplotlib.figure import Figure
 
     figure = ax.figure
-    assert isinstance(figure, Figure)  # we made it
+    assert isinstance(figure, Figure)  # it is ours
     return figure

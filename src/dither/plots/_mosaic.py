@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dither.plots._arrays import array
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 BREAK = 4  # a break between groups of columns, in gaps
 
 
-def arrange(name: str, images: Any, rows: int | None, columns: int | None, shape: tuple[int, int]) -> np.ndarray:
+def arrange(name: str, images: ArrayLike, rows: int | None, columns: int | None, shape: tuple[int, int]) -> np.ndarray:
     """(rows, columns, height, width), NaN where there is no image."""
     axes = ("rows", "columns", "pixels") if np.ndim(images) == 3 else ("n", "pixels")
     pixels = array(name, images, *axes)
@@ -48,7 +49,7 @@ def arrange(name: str, images: Any, rows: int | None, columns: int | None, shape
 
 
 def offsets(count: int, size: int, gap: int, breaks: Sequence[int] = ()) -> list[int]:
-    """Where each of `count` tiles begins, a gap apart and a wide one before those in `breaks`; last, where the next would."""
+    """Where each of `count` tiles begins, a gap after the last, a wide one at `breaks`; and where one more would."""
     ends = [0]
     for index in range(1, count + 1):
         ends.append(ends[-1] + size + gap * (BREAK if index in breaks else 1))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dither.plots._figure import PALETTE, new_axes, style
+from dither.plots._figure import PALETTE, Row, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BIAS, VARIANCE, MSE = PALETTE[1], PALETTE[0], PALETTE[6]
 ZERO = "#888888"
-CARET = 4  # matplotlib's number for a triangle that points at the left edge and stands right of it
+CARET: Literal[4] = 4  # matplotlib's number for a triangle that points at the left edge and stands right of it
 NOTHING = 1e-9  # a share of the largest value below which a value is rounding error and drawn as none
 
 
 def draw(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Row],
     ax: Axes | None = None,
     *,
     parameter: str = "overall",
@@ -61,8 +61,8 @@ def draw(
     return ax
 
 
-def bias_squared(row: Mapping[str, Any]) -> tuple[float, bool]:
-    """The value to draw, and whether the bias was told apart from zero (else it is the upper limit)."""
+def bias_squared(row: Row) -> tuple[float, bool]:
+    """The value to draw, and whether the bias can be told from zero (else it is the upper limit)."""
     limit = row.get("bias_se") or 0.0
     bias = abs(row["bias"])
     return (bias**2, True) if bias > limit else (limit**2, False)
@@ -77,7 +77,7 @@ def dot(
     color: str,
     size: float = 7,
     hollow: bool = False,
-):
+) -> None:
     if value <= left:
         ax.plot([left], [y], marker=CARET, markersize=9, color=ZERO, linestyle="none", clip_on=False, zorder=2)
         return
@@ -88,7 +88,7 @@ def dot(
     )  # fmt: skip
 
 
-def label(row: Mapping[str, Any]) -> str:
+def label(row: Row) -> str:
     """The estimator's name and its price."""
     price = []
     if row.get("evaluations"):
@@ -98,7 +98,7 @@ def label(row: Mapping[str, Any]) -> str:
     return f"{row['estimator']}\n{', '.join(price)}" if price else str(row["estimator"])
 
 
-def describe(rows: Sequence[Mapping[str, Any]]) -> str:
+def describe(rows: Sequence[Row]) -> str:
     """n and the reference, in words."""
     parts = []
     if rows[0].get("draws"):
@@ -110,7 +110,7 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> str:
 def legend(ax: Axes, hollow: bool, none: bool) -> None:
     from matplotlib.lines import Line2D
 
-    def key(marker, color, text, **more):
+    def key(marker: str | Literal[4], color: str, text: str, **more: Any) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=color, label=text, **more)
 
     keys = [key("o", BIAS, "bias²"), key("s", VARIANCE, "variance")]

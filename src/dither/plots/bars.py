@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dither.plots._figure import PALETTE, new_axes, style
+from dither.plots._figure import PALETTE, Row, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def draw(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     ax: Axes | None = None,
     *,
     x: str,
@@ -23,7 +23,7 @@ def draw(
     line: str = "floor",
     title: str = "",
 ) -> Axes:
-    """A group of bars for each value of `x`, one bar for each value of `group`, on a logarithmic axis with the values on top.
+    """A group of bars for each value of `x`, a bar for each value of `group`, on a logarithmic axis, with the values.
 
     rows    [{"depth": 3, "implementation": "ForwardOnly", "milliseconds": 4.1}, ...]
     line    the value of `group` that is no bar but a line across its group, such as a limit of the machine

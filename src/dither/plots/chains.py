@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dither.plots._arrays import array
-from dither.plots._figure import LINES, MARKERS, PALETTE, new_axes, style
-from dither.plots._layout import settle
+from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_axes, style
+from dither.plots._layout import lay_out
 from dither.plots.learning_curves import collect
 
 if TYPE_CHECKING:
@@ -19,18 +20,18 @@ CLASSES = (*PALETTE, "#F0E442", "#7B4F2C")  # ten: on a strip nothing has to be 
 
 
 def autocorrelation(
-    curves: Mapping[str, Any],
+    curves: Mapping[str, ArrayLike],
     ax: Axes | None = None,
     *,
     lags: int | None = None,
     quantity: str = "",
     title: str = "",
 ) -> Axes:
-    """A line for each method: the mean autocorrelation of its chains against the lag, with a band from the least to the most.
+    """A line for each method: the mean autocorrelation of its chains against the lag; a band from minimum to maximum.
 
     curves      {"GSN": (lags,) or (chains, lags), ...}, from lag 0 on, as of `metrics.autocorrelation`
     lags        the largest lag drawn, by default the largest that every method has
-    quantity    what was followed, in the label of the axis
+    quantity    what the chains are of, in the label of the axis
     A chain of NaN, one that never moved, has no autocorrelation: it is left out, and counted in the legend.
     Raises      ValueError for no curves, another shape, a chain that is NaN in part, or fewer lags than asked for.
     """
@@ -60,12 +61,12 @@ def autocorrelation(
         ax.set_title(title, loc="left", fontsize=11)
         ax.legend(fontsize=9)
         if own:
-            settle(ax)
+            lay_out(ax)
     return ax
 
 
 def classes(
-    labels: Mapping[str, Any],
+    labels: Mapping[str, ArrayLike],
     ax: Axes | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -79,18 +80,7 @@ def classes(
     first       the number of the first step
     Raises      ValueError for no chain, chains of unequal length, labels that are no integers or outside the names.
     """
-    if not labels:
-        raise ValueError("labels is empty: give the classes of at least one chain")
-    chains = {name: array(f"labels[{name!r}]", value, "steps") for name, value in labels.items()}
-    count = len(names) if names is not None else int(max(chain.max() for chain in chains.values())) + 1
-    if count > len(CLASSES):
-        raise ValueError(f"there are {count} classes and only {len(CLASSES)} colours to tell apart: merge some")
-    for name, chain in chains.items():
-        if (chain != chain.round()).any() or chain.min() < 0 or chain.max() >= count:
-            raise ValueError(f"labels[{name!r}] has values from {chain.min():g} to {chain.max():g}, expected 0 to {count - 1}")
-    if len(lengths := {len(chain) for chain in chains.values()}) > 1:
-        raise ValueError(f"labels has chains of {sorted(lengths)} steps: cut them to one length")
-    cells = np.stack(list(chains.values())).astype(int)
+    cells, names = _cells(labels, names)
     steps = cells.shape[1]
     with style():
         from matplotlib.colors import to_rgb
@@ -105,25 +95,24 @@ def classes(
         switches = (cells[:, 1:] != cells[:, :-1]).sum(1)
         ax.set_yticks(
             range(len(cells)),
-            [f"{name} ({n} switch{'' if n == 1 else 'es'})" for name, n in zip(chains, switches, strict=True)],
+            [f"{name} ({n} switch{'' if n == 1 else 'es'})" for name, n in zip(labels, switches, strict=True)],
         )
         ax.tick_params(axis="y", length=0)
         ax.grid(visible=False)
         ax.spines[["left", "bottom"]].set_visible(False)
         ax.set_xlabel("step of the chain")
         ax.set_title(title, loc="left", fontsize=11)
-        words = names if names is not None else [str(i) for i in range(count)]
-        keys = [Patch(color=CLASSES[i], label=words[i]) for i in range(count)]
-        fitting = int(6.6 / (0.5 + 0.08 * max(map(len, words))))  # inches of a row and, about, of an entry
-        ncols = max(1, min(count, fitting))
+        keys = [Patch(color=color, label=name) for color, name in zip(CLASSES, names, strict=False)]
+        fitting = int(6.6 / (0.5 + 0.08 * max(map(len, names))))  # inches of a row and, about, of an entry
+        ncols = max(1, min(len(names), fitting))
         ax.figure.legend(handles=keys, loc="outside lower center", ncols=ncols, fontsize=9, handlelength=1, columnspacing=1)
         if own:
-            settle(ax)
+            lay_out(ax)
     return ax
 
 
 def likelihood(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Row],
     ax: Axes | None = None,
     *,
     x: str = "samples",
@@ -133,10 +122,10 @@ def likelihood(
     y_label: str = "CSL (nats per example)",
     title: str = "",
 ) -> Axes:
-    """The estimate of the log-likelihood against the number of samples it is made of, on a logarithmic axis; a line a method.
+    """The estimate of the log-likelihood against its number of samples, on a logarithmic axis; a line for each method.
 
     records     [{"method": "GSN", "seed": 0, "samples": 1000, "csl": -110.2}, ...]; of several seeds the mean is drawn,
-                with a band from the least to the most
+                with a band from the minimum to the maximum
     The conservative estimate (CSL) is below the true value in expectation and rises with the samples: a line that
     still rises at its end says that more would be needed.
     Raises      ValueError when no record has both, or a number of samples is not positive.
@@ -146,8 +135,8 @@ def likelihood(
     if not curves:
         keys = sorted({key for record in records for key in record})
         raise ValueError(f"no record has both {x!r} and {y!r}; {len(records)} records have {', '.join(keys) or 'no key'}")
-    if (least := min(point[0] for points in curves.values() for point in points)) <= 0:
-        raise ValueError(f"a record has {x} = {least:g}, it must be positive on a logarithmic axis")
+    if (smallest := min(point[0] for points in curves.values() for point in points)) <= 0:
+        raise ValueError(f"a record has {x} = {smallest:g}, it must be positive on a logarithmic axis")
     with style():
         own, ax = ax is None, ax or new_axes()
         ax.set_xscale("log")
@@ -163,11 +152,27 @@ def likelihood(
         ax.set_title(title, loc="left", fontsize=11)
         ax.legend(fontsize=9)
         if own:
-            settle(ax)
+            lay_out(ax)
     return ax
 
 
-def _chains(name: str, value: Any) -> np.ndarray:
+def _cells(labels: Mapping[str, ArrayLike], names: Sequence[str] | None) -> tuple[np.ndarray, Sequence[str]]:
+    """The labels as integers (chains, steps), and the names of all classes."""
+    if not labels:
+        raise ValueError("labels is empty: give the classes of at least one chain")
+    chains = {name: array(f"labels[{name!r}]", value, "steps") for name, value in labels.items()}
+    count = len(names) if names is not None else int(max(chain.max() for chain in chains.values())) + 1
+    if count > len(CLASSES):
+        raise ValueError(f"there are {count} classes and only {len(CLASSES)} colours: merge some")
+    for name, chain in chains.items():
+        if (chain != chain.round()).any() or chain.min() < 0 or chain.max() >= count:
+            raise ValueError(f"labels[{name!r}] has values from {chain.min():g} to {chain.max():g}, expected 0 to {count - 1}")
+    if len(lengths := {len(chain) for chain in chains.values()}) > 1:
+        raise ValueError(f"labels has chains of {sorted(lengths)} steps: cut them to one length")
+    return np.stack(list(chains.values())).astype(int), names if names is not None else [str(i) for i in range(count)]
+
+
+def _chains(name: str, value: ArrayLike) -> np.ndarray:
     """(chains, lags), each chain without NaN or of nothing else."""
     axes = ("lags",) if np.ndim(value) == 1 else ("chains", "lags")
     chains = np.atleast_2d(array(name, value, *axes, finite=False))

@@ -1,4 +1,4 @@
-"""Where a chain is expected to move, in two dimensions: data, the field of E[x | x~] - x~, a walkback path, attractors."""
+"""Where a chain is expected to move, in the plane: data, the field of E[x | x~] - x~, a walkback path, attractors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dither.plots._arrays import array
 from dither.plots._figure import PALETTE, new_axes, new_figure, style
-from dither.plots._layout import settle
+from dither.plots._layout import lay_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,13 +22,13 @@ ARROWS: dict[str, Any] = {"width": 0.0028, "headwidth": 4, "headlength": 5, "hea
 
 
 def draw(
-    data: Any,
-    at: Any,
-    expected: Any,
+    data: ArrayLike,
+    at: ArrayLike,
+    expected: ArrayLike,
     *,
-    samples: Any = None,
-    path: Any = None,
-    attractors: Any = None,
+    samples: ArrayLike | None = None,
+    path: ArrayLike | None = None,
+    attractors: ArrayLike | None = None,
     length: float = 1.0,
     title: str = "",
     ax: Axes | None = None,
@@ -39,8 +40,10 @@ def draw(
     expected    (m, 2), E[x | x~] at each
     samples     (k, 2), what the chain visits
     path        (steps, 2), a walkback path, drawn as a red dotted line from a filled to a hollow circle
-    attractors  (j, 2), spurious ones: away from the data, the field converges there; none are looked for here
-    Raises      ValueError, naming the argument, for another shape, a value that is not finite, a length that is not positive.
+    attractors  (j, 2), spurious ones, where the field converges away from the data; this function does not search for
+                them
+    Raises      ValueError, naming the argument, for another shape, a value that is not finite, a length that is not
+                positive.
     Source      Bengio, Yao, Alain and Vincent 2013 (generalized denoising auto-encoders), Figure 2.
     """
     with style():
@@ -50,31 +53,31 @@ def draw(
         ax.legend(handles=list(keys.values()), loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2, fontsize=9)
         ax.set_title(title, loc="left", fontsize=11)
         if own:
-            settle(ax, (5.0, 4.4 * _ratio(points) + 1.2))
+            lay_out(ax, (5.0, 4.4 * _ratio(points) + 1.2))
     return ax
 
 
 def side_by_side(
-    data: Any,
-    at: Any,
-    expected: Mapping[str, Any],
+    data: ArrayLike,
+    at: ArrayLike,
+    expected: Mapping[str, ArrayLike],
     *,
-    samples: Mapping[str, Any] | None = None,
-    paths: Mapping[str, Any] | None = None,
-    attractors: Mapping[str, Any] | None = None,
+    samples: Mapping[str, ArrayLike] | None = None,
+    paths: Mapping[str, ArrayLike] | None = None,
+    attractors: Mapping[str, ArrayLike] | None = None,
     length: float = 1.0,
     title: str = "",
 ) -> Figure:
-    """A panel of `draw` for each entry of `expected`, such as {"without walkback": ..., "with walkback": ...}, on common axes.
+    """A panel of `draw` for each entry of `expected`, such as {"without walkback": ..., "with": ...}, on common axes.
 
-    The other mappings have entries for those panels that show such a thing. Raises as `draw`, and ValueError for an entry
-    of no panel.
+    The other mappings have entries for the panels that show samples, a path or attractors. Raises as `draw`, and
+    ValueError for an entry of no panel.
     """
     if not expected:
         raise ValueError("expected is empty: give the field of at least one panel")
     samples, paths, attractors = samples or {}, paths or {}, attractors or {}
-    for kind, given in (("samples", samples), ("paths", paths), ("attractors", attractors)):
-        if unknown := given.keys() - expected.keys():
+    for kind, of_panels in (("samples", samples), ("paths", paths), ("attractors", attractors)):
+        if unknown := of_panels.keys() - expected.keys():
             raise ValueError(f"{kind} has {sorted(unknown)}, but the panels are {list(expected)}: use their names")
     with style():
         figure = new_figure(0.3 + 4.4 * len(expected), 5.0)
@@ -90,14 +93,21 @@ def side_by_side(
             _frame(ax, np.concatenate(shown))
         figure.legend(handles=list(keys.values()), loc="outside lower center", ncols=len(keys), fontsize=9)
         figure.suptitle(title, fontsize=11)
-        settle(panels[0], (0.3 + 4.4 * len(expected), 4.0 * _ratio(np.concatenate(shown)) + (1.2 if title else 0.9)))
+        lay_out(panels[0], (0.3 + 4.4 * len(expected), 4.0 * _ratio(np.concatenate(shown)) + (1.2 if title else 0.9)))
     return figure
 
 
 def _panel(
-    ax: Axes, data: Any, at: Any, expected: Any, length: float, samples: Any, path: Any, attractors: Any
+    ax: Axes,
+    data: ArrayLike,
+    at: ArrayLike,
+    expected: ArrayLike,
+    length: float,
+    samples: ArrayLike | None,
+    path: ArrayLike | None,
+    attractors: ArrayLike | None,
 ) -> tuple[dict[str, Line2D], np.ndarray]:
-    """Draws one field. The keys of its legend by their text, and all points that must be seen."""
+    """Draws one field. Returns the keys of its legend by their text, and all points that must be visible."""
     points, start, end = array("data", data, "n", "2"), array("at", at, "m", "2"), array("expected", expected, "m", "2")
     if len(start) != len(end):
         raise ValueError(f"expected has {len(end)} points for {len(start)} points in at: give E[x | x~] at each of them")
@@ -108,10 +118,10 @@ def _panel(
     keys = [_key("$\u2192$", ARROW, "expected move" + ("" if length == 1 else f" × {length:g}"), markersize=12)]
     shown = [points, start, start + move]
 
-    def dots(found: np.ndarray, text: str, color: str, area: float, zorder: float, marker: str = "o", edge: float = 0) -> None:
-        ax.scatter(*found.T, s=area, marker=marker, color=color, linewidths=edge, zorder=zorder, label=text)
+    def dots(xy: np.ndarray, text: str, color: str, area: float, zorder: float, marker: str = "o", edge: float = 0) -> None:
+        ax.scatter(*xy.T, s=area, marker=marker, color=color, linewidths=edge, zorder=zorder, label=text)
         keys.append(_key(marker, color, text, markersize=max(4, 0.8 * area**0.5), markeredgewidth=edge))
-        shown.append(found)
+        shown.append(xy)
 
     dots(points, "data", DATA, 9, 3)
     if samples is not None:

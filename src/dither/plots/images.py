@@ -1,13 +1,14 @@
-"""Samples as pictures: a grid of images, a chain's consecutive states, completions of what was partly given."""
+"""Samples as pictures: a grid of images, a chain's consecutive states, completions of partly clamped images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dither.plots._arrays import array
+from dither.plots._arrays import array, numpy
 from dither.plots._figure import PALETTE, new_axes, style
 from dither.plots._layout import fit
 from dither.plots._mosaic import arrange, mosaic, offsets, show
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FRAME = PALETTE[1]
-TINT = (0.62, 0.79, 0.93)  # what was not given: no grey, so no ink
+TINT = (0.62, 0.79, 0.93)  # pixels that are not clamped: no grey, so no ink
 
 
 def grid(
-    images: Any,
+    images: ArrayLike,
     rows: int | None = None,
     columns: int | None = None,
     shape: tuple[int, int] = (28, 28),
@@ -35,19 +36,19 @@ def grid(
     """Images side by side, row by row; 0 is black and 1 white, or with `invert` the other way round.
 
     images      (n, pixels), or (rows, columns, pixels); `shape` is (height, width) of one. Values in [0, 1]
-    rows, columns   of (n, pixels): as square as can be if neither is given; places left over stay empty
+    rows, columns   of (n, pixels), by default as square as can be; places left over stay empty
     gap         pixels between images
     highlight   (row, column) of images that get a frame, such as each row's nearest training example
     labels      one for each row, at its left
     Raises      ValueError for another shape, a value outside [0, 1], a number of rows or labels that does not fit.
-    Returns     the axes; where none is given its figure is sized so that every pixel is a whole number of dots.
+    Returns     the axes. Without `ax` the figure is new, and sized so that every pixel is a whole number of dots.
     """
     tiles = arrange("images", images, rows, columns, shape)
     return _draw(_shade(tiles, invert), gap, highlight, labels, title=title, ax=ax)
 
 
 def consecutive(
-    chain: Any,
+    chain: ArrayLike,
     columns: int = 20,
     shape: tuple[int, int] = (28, 28),
     *,
@@ -71,10 +72,10 @@ def consecutive(
 
 
 def inpainting(
-    original: Any,
-    clamp: Any,
-    completions: Any,
-    nearest: Any = None,
+    original: ArrayLike,
+    clamp: ArrayLike,
+    completions: ArrayLike,
+    nearest: ArrayLike | None = None,
     shape: tuple[int, int] = (28, 28),
     *,
     gap: int = 1,
@@ -83,18 +84,19 @@ def inpainting(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A row for each example: the original, what was given of it, completions, and the nearest training examples, framed.
+    """A row for each example: the original, its clamped part, completions, and the nearest training examples, framed.
 
     original    (n, pixels)
-    clamp       bool, (pixels,) or (n, pixels): True where the pixel was given; the rest is tinted
+    clamp       bool, (pixels,) or (n, pixels): True where the pixel is clamped; the others are tinted
     completions (n, k, pixels), such as states of clamped chains
     nearest     (n, pixels): of each row's last completion, say; left out if None
-    Raises      ValueError for shapes that do not fit, a clamp that is not bool, a completion that changed what was given.
+    Raises      ValueError for shapes that do not fit, a clamp that is not bool, a completion that changes a clamped
+                pixel.
     Source      Bengio, Thibodeau-Laufer, Alain and Yosinski 2014 (generative stochastic networks), Figure 2, bottom.
     """
     originals = array("original", original, "n", "pixels")
     pictures = array("completions", completions, "n", "k", "pixels")
-    given = _mask(clamp, originals.shape)
+    clamped = _mask(clamp, originals.shape)
     parts = [originals[:, None], originals[:, None], pictures]
     if nearest is not None:
         parts.append(array("nearest", nearest, "n", "pixels")[:, None])
@@ -103,13 +105,13 @@ def inpainting(
             raise ValueError(
                 f"{name} is of {len(part)} x {part.shape[2]} pixels, original of {originals.shape}: they must agree"
             )
-    if (changed := (np.abs(pictures - originals[:, None]) > 1e-6) & given[:, None]).any():
+    if (changed := (np.abs(pictures - originals[:, None]) > 1e-6) & clamped[:, None]).any():
         raise ValueError(
             f"completions differ from original in {int(changed.sum())} clamped pixels: pass the chain's states with the "
-            "given part put back, and a clamp that is True where it was given"
+            "clamped part put back, and a clamp that is True there"
         )
     colours = _shade(arrange("original, completions or nearest", np.concatenate(parts, 1), None, None, shape), invert)
-    colours[:, 1] = np.where(given.reshape(-1, *shape)[..., None], colours[:, 1], TINT)
+    colours[:, 1] = np.where(clamped.reshape(-1, *shape)[..., None], colours[:, 1], TINT)
     k = pictures.shape[1]
     last = [(row, k + 2) for row in range(len(originals))] if nearest is not None else []
     groups = {"original": (0, 1), "given": (1, 2), "completions": (2, k + 2)}
@@ -122,12 +124,12 @@ def _shade(tiles: np.ndarray, invert: bool) -> np.ndarray:
     return np.repeat(grey[..., None], 3, -1)
 
 
-def _mask(clamp: Any, shape: tuple[int, ...]) -> np.ndarray:
-    mask = clamp.detach().cpu().numpy() if hasattr(clamp, "detach") else np.asarray(clamp)
+def _mask(clamp: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    mask = numpy(clamp)
     if mask.dtype != bool or mask.shape not in (shape, shape[1:]):
         raise ValueError(
             f"clamp has shape {mask.shape} and type {mask.dtype}, expected a bool mask of shape ({shape[1]},) or {shape}, "
-            "True where the pixel was given"
+            "True where the pixel is clamped"
         )
     return np.broadcast_to(mask, shape)
 
@@ -152,21 +154,21 @@ def _draw(
     breaks = [begin for begin, _ in (groups or {}).values()]
     tops, lefts = offsets(rows, height, gap), offsets(columns, width, gap, breaks)
     with style():
-        drawn = ax or new_axes(6, 6)
-        show(picture := mosaic(tiles, gap, breaks), drawn)
+        axes = ax or new_axes(6, 6)
+        show(picture := mosaic(tiles, gap, breaks), axes)
         for row, column in highlight or ():
             if not (0 <= row < rows and 0 <= column < columns):
                 raise ValueError(f"highlight has ({row}, {column}), outside the {rows} rows and {columns} columns, from 0")
             corner = (lefts[column] - 0.5, tops[row] - 0.5)  # pixel centres are whole numbers
-            drawn.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=FRAME, linewidth=1.5, clip_on=False))
+            axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=FRAME, linewidth=1.5, clip_on=False))
         if labels is not None:
-            drawn.set_yticks([top + (height - 1) / 2 for top in tops[:-1]], labels)
+            axes.set_yticks([top + (height - 1) / 2 for top in tops[:-1]], labels)
         if groups:
             middles = [(lefts[begin] + lefts[end - 1] + width - 1) / 2 for begin, end in groups.values()]
-            drawn.xaxis.tick_top()
-            drawn.set_xticks(middles, list(groups))
+            axes.xaxis.tick_top()
+            axes.set_xticks(middles, list(groups))
         if title:
-            drawn.set_title(title, loc="left", fontsize=11)
+            axes.set_title(title, loc="left", fontsize=11)
         if ax is None:
-            fit(drawn, picture.shape, (height, width))
-    return drawn
+            fit(axes, picture.shape, (height, width))
+    return axes

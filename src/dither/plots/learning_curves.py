@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dither.plots._figure import LINES, MARKERS, PALETTE, new_axes, style
+from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ NAMES = {
 
 
 def draw(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Row],
     ax: Axes | None = None,
     *,
     x: str = "epoch",
@@ -87,9 +87,7 @@ def _spread_near_one(ax: Axes) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def collect(
-    records: Sequence[Mapping[str, Any]], x: str, y: str, group: str
-) -> dict[str, list[tuple[float, float, float, float, int]]]:
+def collect(records: Sequence[Row], x: str, y: str, group: str) -> dict[str, list[tuple[float, float, float, float, int]]]:
     """name -> [(x, mean, lowest, highest, number of seeds), ...], one per epoch (or step), in order."""
     cells: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:

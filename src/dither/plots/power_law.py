@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dither.plots._figure import LINES, MARKERS, PALETTE, new_figure, style
+from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ COLUMNS = 2
 
 
 def draw(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     x: str = "n",
     y: str = "kl",
@@ -27,10 +27,9 @@ def draw(
     y_label: str = "",
     title: str = "",
 ) -> Figure:
-    """A panel for each value of `panel`, all on common axes: a line for each value of `group`, and a band from `y_least` to
-    `y_most`.
+    """A panel for each value of `panel`, on common axes: a line for each `group`, a band from `y_min` to `y_max`.
 
-    rows        [{"n": 100, "kl": 0.1, "kl_least": 0.05, "kl_most": 0.2, "method": "count", "space": "ten"}, ...]
+    rows        [{"n": 100, "kl": 0.1, "kl_min": 0.05, "kl_max": 0.2, "method": "count", "space": "ten"}, ...]
     reference   the value of `group` that is drawn as a black dashed line: what the others are to be compared with
     power       of the grey guide below all lines; None for no guide
     Raises      ValueError when no row has both `x` and a positive `y`.
@@ -77,19 +76,19 @@ def _look(others: list[str], method: str) -> dict[str, Any]:
     return how | {"marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
 
 
-def _line(ax: Axes, rows: list[Mapping[str, Any]], x: str, y: str, label: str, how: dict[str, Any]) -> None:
+def _line(ax: Axes, rows: list[Row], x: str, y: str, label: str, how: dict[str, Any]) -> None:
     rows = sorted(rows, key=lambda row: row[x])
     if not rows:
         return
     xs = [row[x] for row in rows]
-    low = [row.get(f"{y}_least") or row[y] for row in rows]
-    high = [row.get(f"{y}_most") or row[y] for row in rows]
+    low = [row.get(f"{y}_min") or row[y] for row in rows]
+    high = [row.get(f"{y}_max") or row[y] for row in rows]
     ax.fill_between(xs, low, high, color=how["color"], alpha=0.07, linewidth=0)
     ax.plot(xs, [row[y] for row in rows], label=label, **how)
 
 
-def _guide(ax: Axes, rows: list[Mapping[str, Any]], x: str, y: str, power: float) -> None:
-    """From the first to the last x, a third of the least value that any row has there."""
+def _guide(ax: Axes, rows: list[Row], x: str, y: str, power: float) -> None:
+    """From the first to the last x, a third of the minimum of all rows."""
     xs = sorted({row[x] for row in rows})
     height = min(row[y] / row[x] ** power for row in rows) / 3
     ax.plot(xs, [height * v**power for v in xs], ":", color="#666666", linewidth=1.5, label=_name(power))

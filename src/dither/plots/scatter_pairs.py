@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dither.plots._figure import PALETTE, new_figure, style
+from dither.plots._figure import PALETTE, Row, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def draw(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     *,
     pairs: Sequence[tuple[str, str]],
     group: str = "set",
     size: float = 2.0,
     title: str = "",
 ) -> Figure:
-    """A row of panels for each value of `group`, a column for each pair of units; the panels of a column share their axes.
+    """A row of panels for each value of `group`, a column for each pair of units. A column's panels share their axes.
 
     rows    [{"set": "training", "x1": 0.1, "x2": -0.3, ...}, ...], a row per point
     pairs   [("x1", "x2"), ...]: what is drawn against what

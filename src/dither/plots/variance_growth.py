@@ -1,11 +1,11 @@
-"""How the variance of estimators grows: noise to signal against the number of units, log-log, a panel for each credit."""
+"""How the variance of estimators grows: noise to signal against the number of units, log-log, a panel a credit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dither.plots._figure import LINES, MARKERS, PALETTE, new_axes, style
+from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_axes, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,12 +15,13 @@ NAMES = {"units": "stochastic units", "layers": "layers", "noise": "variance / |
 
 
 def draw(
-    rows: Sequence[Mapping[str, Any]], *, x: str = "units", y: str = "noise", panel: str = "credit", title: str = ""
+    rows: Sequence[Row], *, x: str = "units", y: str = "noise", panel: str = "credit", title: str = ""
 ) -> Figure | SubFigure:
     """A panel for each value of `panel`, side by side on common axes; in each a curve for each method.
 
-    rows        [{"method", "units", "noise", "credit", "how"}, ...]; "noise_error" is drawn as +-2 standard errors, and rows
-                whose "how" is "exact" as hollow rings on the measured curves. Values that are not positive are left out.
+    rows        [{"method", "units", "noise", "credit", "how"}, ...]; "noise_error" is drawn as +-2 standard errors, and
+                rows whose "how" is "exact" as hollow rings on the measured curves. Values that are not positive are
+                left out.
     Raises      ValueError when no row has both `x` and a positive `y`.
     """
     methods = list(dict.fromkeys(str(row.get("method", "")) for row in rows))  # of all: one colour in every figure
@@ -45,7 +46,7 @@ def draw(
     return figure
 
 
-def _curve(ax: Axes, rows: list[Mapping[str, Any]], x: str, y: str, number: int, label: str) -> None:
+def _curve(ax: Axes, rows: list[Row], x: str, y: str, number: int, label: str) -> None:
     color, line = PALETTE[number % len(PALETTE)], LINES[number // len(PALETTE) % len(LINES)]
     measured = sorted((row for row in rows if row.get("how") != "exact"), key=lambda row: row[x])
     exact = [row for row in rows if row.get("how") == "exact"]

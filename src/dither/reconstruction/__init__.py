@@ -1,4 +1,4 @@
-"""Reconstruction distributions P(x | x~): what a denoising model's outputs mean, drawn and scored, clamped where wanted.
+"""Reconstruction distributions P(x | x~) of a denoising model's outputs: samples, also clamped ones, and log_prob.
 
 >>> import torch
 >>> from dither import reconstruction

@@ -1,4 +1,4 @@
-"""What every reconstruction distribution answers."""
+"""The base class of reconstruction distributions, and their checks."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from dither import kernels
 
 
 class Reconstruction(nn.Module):
-    """A family of distributions over x (batch, units), whose parameters are the outputs (batch, outputs(units)) of a network.
+    """A family of distributions over x (batch, units): its parameters are the outputs of a network.
 
-    A draw may be conditioned on any subset of the units: `clamp` says which, `values` holds them; the others follow their
-    distribution *given* these. That is what clamped chains need (GSN paper, Sec. 5).
+    A sample may be conditioned on any subset of the units: `clamp` says which, `values` holds them. The other units
+    follow their distribution *given* these, as clamped chains need (GSN paper, Sec. 5).
     """
 
     factorised: bool  # units (or one-hot variables) are independent given the outputs
 
     def outputs(self, units: int) -> int:
-        """How many numbers the network must give for so many units."""
+        """How many numbers the network must give for this number of units."""
         return units
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        """log P(x | outputs), summed over units: (batch,); differentiable in the outputs."""
+        """log P(x | outputs), summed over units: (batch,), differentiable in the outputs."""
         return self.terms(outputs, x).sum(-1)
 
     def terms(self, outputs: Tensor, x: Tensor) -> Tensor:
-        """The parts of `log_prob` by unit, (..., outputs(units)), (..., units) -> (..., units), of factorised families.
+        """The terms of `log_prob` by unit, of factorised families: (..., outputs(units)), (..., units) -> (..., units).
 
         The log-probability of a subset of the units is the sum over it. A one-hot variable has its term where x is 1.
         """
@@ -39,28 +39,31 @@ class Reconstruction(nn.Module):
         """E[x | outputs], (batch, units)."""
 
     @abstractmethod
-    def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
-        """A draw of x given x[clamp] = values[clamp], masks and values (batch, units) checked already."""
+    def sample_unchecked(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+        """`sample` for a mask and values that are (batch, units) and checked: what a family defines."""
 
     def sample(self, outputs: Tensor, clamp: Tensor | None = None, values: Tensor | None = None) -> Tensor:
-        """A draw of x, (batch, units), given x[clamp] = values[clamp] if a mask is given.
+        """A sample of x, (batch, units), given x[clamp] = values[clamp] if there is a mask.
 
         clamp       bool, (units,) or (batch, units)
-        values      (batch, units), looked at where clamped
+        values      (batch, units), read where clamped
         """
         if clamp is None:
-            return self.draw(outputs, None, None)
+            return self.sample_unchecked(outputs, None, None)
         if values is None:
-            raise ValueError("clamp is given without values: pass the values of the clamped units, shape (batch, units)")
+            raise ValueError("clamp is set without values: pass the values of the clamped units, shape (batch, units)")
         check_fit(self, outputs, values, "values")
         check_clamp(clamp, values)
-        return self.draw(outputs, clamp.expand(values.shape), values)
+        return self.sample_unchecked(outputs, clamp.expand(values.shape), values)
 
     def sample_with_mean(
         self, outputs: Tensor, clamp: Tensor | None = None, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(sample, the mean of what it was drawn from): `mean`, but of a mixture that of the component drawn, and of an
-        autoregressive family the probability of each unit given those before it."""
+        """(sample, the mean of the distribution that it is a sample of).
+
+        That is `mean`; but of a mixture it is the mean of the sampled component, and of an autoregressive family the
+        probability of each unit given those before it.
+        """
         return self.sample(outputs, clamp, values), self.mean(outputs)
 
     def check(self, x: Tensor) -> None:
@@ -68,7 +71,7 @@ class Reconstruction(nn.Module):
 
 
 def check_fit(family: Reconstruction, outputs: Tensor, x: Tensor, name: str = "x") -> None:
-    """Raises for outputs that are not those of x: a row for each of its rows, as wide as the family needs."""
+    """Raises ValueError where outputs are not a row for each row of x, as wide as the family needs."""
     needed = (*x.shape[:-1], family.outputs(x.shape[-1]))
     if outputs.shape != needed:
         raise ValueError(
@@ -77,14 +80,14 @@ def check_fit(family: Reconstruction, outputs: Tensor, x: Tensor, name: str = "x
 
 
 def check_clamp(clamp: Tensor, x: Tensor) -> None:
-    """Raises for a mask that does not fit x (batch, units), or that leaves nothing to draw."""
+    """Raises ValueError for a mask that does not fit x (batch, units), or that leaves no unit free."""
     if clamp.dtype != torch.bool or clamp.shape not in (x.shape, x.shape[-1:]):
         raise ValueError(
             f"clamp has shape {tuple(clamp.shape)} and dtype {clamp.dtype}: a bool mask of shape ({x.shape[-1]},) or "
             f"{tuple(x.shape)} is needed, True where x is kept"
         )
     if kernels.readable(clamp) and clamp.reshape(-1, clamp.shape[-1]).all(-1).any():
-        raise ValueError("clamp keeps every unit of an example: nothing is left to draw; set some entries to False")
+        raise ValueError("clamp keeps every unit of an example: none is left to sample; set some entries to False")
 
 
 def check_finite(x: Tensor, name: str = "x") -> None:

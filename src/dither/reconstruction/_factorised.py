@@ -11,19 +11,17 @@ from dither import functional, kernels, nodes, noise
 from dither.kernels import widen
 from dither.reconstruction._base import Reconstruction, check_finite, check_fit
 
-_FIRST = torch.tensor(0)
 
-
-def keep(drawn: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
-    """The draw, with the clamped units put back: right where units are independent."""
-    return drawn if clamp is None or values is None else torch.where(clamp, values.to(drawn.dtype), drawn)
+def clamped(sample: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+    """The sample with the clamped units put back. Where units are independent, that is a sample given these."""
+    return sample if clamp is None or values is None else torch.where(clamp, values.to(sample.dtype), sample)
 
 
 class Bernoulli(Reconstruction):
     """P(x | outputs) = prod sigmoid(a)^x sigmoid(-a)^(1 - x), the outputs being logits a.
 
-    For grey x in [0, 1] `log_prob` is minus the cross-entropy, that is its mean over binary x drawn with these
-    probabilities. The draw is made by a `dither.Bernoulli` node, so an estimator can credit it (`through_samples` of models).
+    For grey x in [0, 1] `log_prob` is minus the cross-entropy: its mean over binary x with these probabilities.
+    A `dither.Bernoulli` node samples, so that an estimator can credit the sample (`through_samples` of models).
     """
 
     factorised = True
@@ -47,8 +45,8 @@ class Bernoulli(Reconstruction):
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.sigmoid(widen(outputs))
 
-    def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
-        return keep(self.node(widen(outputs)), clamp, values)
+    def sample_unchecked(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+        return clamped(self.node(widen(outputs)), clamp, values)
 
     def check(self, x: Tensor) -> None:
         low, high = (float(v) for v in torch.aminmax(x.detach()))
@@ -93,10 +91,10 @@ class Gaussian(Reconstruction):
     def mean(self, outputs: Tensor) -> Tensor:
         return self.parameters_of(outputs)[0]
 
-    def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+    def sample_unchecked(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
         mean, log_scale = self.parameters_of(outputs)
-        z = noise.Keyed("normal", noise.draw_seed(), 0, _FIRST, tuple(mean.shape), mean.device, True).draw(mean)
-        return keep(mean + torch.exp(log_scale) * z.to(mean.dtype), clamp, values)
+        z = noise.fresh("normal", tuple(mean.shape), mean.device).draw(mean)
+        return clamped(mean + torch.exp(log_scale) * z.to(mean.dtype), clamp, values)
 
     def check(self, x: Tensor) -> None:
         check_finite(x)
@@ -141,10 +139,10 @@ class Categorical(Reconstruction):
     def mean(self, outputs: Tensor) -> Tensor:
         return self.node.mean(self.shaped(widen(outputs))).flatten(-2)
 
-    def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+    def sample_unchecked(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
         if clamp is not None and kernels.readable(clamp) and (self.shaped(clamp).any(-1) != self.shaped(clamp).all(-1)).any():
-            raise ValueError("clamp splits a one-hot variable: clamp all of its categories entries, or none")
-        return keep(self.node(self.shaped(widen(outputs))).flatten(-2), clamp, values)
+            raise ValueError(f"clamp splits a one-hot variable: clamp all of its {self.categories} entries, or none")
+        return clamped(self.node(self.shaped(widen(outputs))).flatten(-2), clamp, values)
 
     def check(self, x: Tensor) -> None:
         if not (((x == 0) | (x == 1)).all() and (self.shaped(x).sum(-1) == 1).all()):

@@ -12,7 +12,7 @@ from dither.reconstruction._base import Reconstruction
 
 
 class Joint(Reconstruction):
-    """Parts of the units, independent given the outputs, each of a kind of its own.
+    """Parts of the units, independent given the outputs, each with a family of its own.
 
     >>> from dither.reconstruction import Bernoulli, Categorical
     >>> pixels_and_label = Joint([(Bernoulli(), 784), (Categorical(10), 10)])
@@ -49,11 +49,11 @@ class Joint(Reconstruction):
         pieces = zip(self._parts(), split(outputs, self._widths()), strict=True)
         return torch.cat([part.mean(a) for part, a in pieces], -1)
 
-    def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+    def sample_unchecked(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
         clamps = [None] * len(self.sizes) if clamp is None else split(clamp, self.sizes)
-        kept = [None] * len(self.sizes) if values is None else split(values, self.sizes)
-        pieces = zip(self._parts(), split(outputs, self._widths()), clamps, kept, strict=True)
-        return torch.cat([part.draw(a, c, v) for part, a, c, v in pieces], -1)
+        pieces_of_values = [None] * len(self.sizes) if values is None else split(values, self.sizes)
+        pieces = zip(self._parts(), split(outputs, self._widths()), clamps, pieces_of_values, strict=True)
+        return torch.cat([part.sample_unchecked(a, c, v) for part, a, c, v in pieces], -1)
 
     def check(self, x: Tensor) -> None:
         for part, piece in zip(self._parts(), split(x, self.sizes), strict=True):

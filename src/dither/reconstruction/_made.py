@@ -12,26 +12,29 @@ from torch import Tensor, nn
 
 from dither import functional, kernels, noise
 from dither.kernels import bernoulli_terms, widen
-from dither.reconstruction._autoregressive import settled
+from dither.reconstruction._autoregressive import extend_clamp
 from dither.reconstruction._base import Reconstruction, check_fit
 
-_FIRST = torch.tensor(0)
+_FIRST = torch.tensor(0)  # the sample number of the noise of an order
 
 
 class MADE(Reconstruction):
-    """Binary units, each given those before it in an order and the context c: P(x | c) = prod_t P(x_o(t) | x_o(1..t-1), c).
+    """Binary units, each given the context and those before it in an order: a masked autoencoder.
 
-    Formula     z = 2 x - 1 (so that 0 stands for units not seen);  h_1 = relu((W_1 * M_1) z + C_1 c + b_1) and so on;
-                logits = (V * M) h_n + (D * M_D) z + C c + b. By the masks M the logit of a unit sees the units before it alone.
+    Formula     P(x | c) = prod_t P(x_o(t) | x_o(1..t-1), c), with the context c and the order o;
+                z = 2 x - 1, so that 0 stands for units not seen; h_1 = relu((W_1 * M_1) z + C_1 c + b_1) and so on;
+                logits = (V * M) h_n + (D * M_D) z + C c + b. By the masks M a logit sees the units before it alone.
     Shapes      outputs = c (batch, context), x (batch, units) in {0, 1} -> (batch,)
     hidden      widths of the hidden layers
-    order       "natural"; "random": one permutation, from `seed`; "agnostic": `log_prob` takes a new random order at each call
-                while training, so that one network learns all of them, and the natural one in `.eval()`
-    draw        Given clamped units it is exact. "agnostic" puts them first: the orders are one distribution only as far as
-                training has made them agree. A fixed order sums over the values of the free units before the last clamped
-                one, of which there may be 16. It has no gradient. Each unit decides by a uniform of its own, in any order.
-    Cost        `log_prob`: one pass through the network. A draw: `units` steps, one after the other, which together do the
-                arithmetic of one pass: a hidden unit is computed once, when all that it sees is known.
+    order       "natural"; "random": one permutation, from `seed`; "agnostic": `log_prob` takes a new random order at
+                each call while training, so that one network learns all of them, and the natural one in `.eval()`
+    Sampling    Given clamped units it is exact. "agnostic" puts them first: the orders are one distribution only as far
+                as training has made them agree. A fixed order sums over the values of the free units before the last
+                clamped one, of which there may be 16. A sample has no gradient. Each unit has a uniform of its own, in
+                any order.
+    Cost        `log_prob`: one pass through the network. A sample: `units` steps, one after the other, which together
+                do the arithmetic of one pass. A hidden unit is computed once, when all the units that it sees are
+                known.
     Source      Germain, Gregor, Murray and Larochelle 2015, "MADE: masked autoencoder for distribution estimation".
 
     >>> pixels = MADE(units=6, hidden=(32,), context=4)
@@ -64,7 +67,7 @@ class MADE(Reconstruction):
         self.units, self.hidden, self.context, self.agnostic = units, tuple(hidden), context, order == "agnostic"
         generator = torch.Generator().manual_seed(seed)
         permutation = torch.randperm(units, generator=generator) if order == "random" else torch.arange(units)
-        self.register_buffer("order", permutation)  # of the units: the first one to decide, the second ...
+        self.register_buffer("order", permutation)  # of the units: the first one to be sampled, the second ...
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.last, self.direct = nn.Linear(hidden[-1], units), nn.Linear(units, units, bias=False)
         self.injections = nn.ModuleList(nn.Linear(context, width, bias=False) for width in (*hidden, units))
@@ -79,12 +82,10 @@ class MADE(Reconstruction):
 
     def check(self, x: Tensor) -> None:
         if not ((x == 0) | (x == 1)).all():
-            raise ValueError(
-                "x has values besides 0 and 1, which MADE needs: draw binary ones, x.bernoulli(), or threshold them"
-            )
+            raise ValueError("x has values besides 0 and 1, which MADE needs: sample binary ones, x.bernoulli(), or round them")
 
     def log_prob(self, outputs: Tensor, x: Tensor, order: Tensor | None = None) -> Tensor:
-        """log P(x | outputs) by the given order, (units,) int64: the unit that comes first, second ...; else by its own."""
+        """log P(x | outputs). order: (units,) int64, the unit that comes first, second ...; None: that of this MADE."""
         check_fit(self, outputs, x)
         if order is not None and not torch.equal(order.sort().values, torch.arange(self.units, device=order.device)):
             raise ValueError(f"order is {order.tolist()}: a permutation of 0 ... {self.units - 1} is needed")
@@ -102,7 +103,7 @@ class MADE(Reconstruction):
         z = h = 2 * x.to(self.last.weight.dtype) - 1
         before = position = order.argsort() + 1
         for layer, injected in zip(self._layers(), inputs, strict=True):
-            # Degrees spread evenly over 1 ... units - 1: what has degree t sees the first t units alone.
+            # Degrees spread evenly over 1 ... units - 1: a hidden unit of degree t sees the first t units alone.
             degrees = 1 + torch.arange(layer.out_features, device=order.device) * (self.units - 1) // layer.out_features
             weight = layer.weight.masked_fill(degrees.unsqueeze(1) < before, 0)
             h, before = torch.relu(F.linear(h, weight, layer.bias) + injected), degrees
@@ -112,9 +113,9 @@ class MADE(Reconstruction):
 
     @torch.no_grad()
     def mean(self, outputs: Tensor) -> Tensor:
-        """P(x_o(t) = 1 | x_o(1..t-1), outputs) along one drawn x: random, with E[x | outputs] as its mean. No gradient.
+        """P(x_o(t) = 1 | x_o(1..t-1), outputs) along one sample x: random, with E[x | outputs] as its mean.
 
-        E[x | outputs] has no closed form. This has less variance than x itself.
+        E[x | outputs] has no closed form. This has less variance than x itself, and no gradient.
         """
         return self.sample_with_mean(outputs)[1]
 
@@ -126,9 +127,8 @@ class MADE(Reconstruction):
         return x, torch.sigmoid(self.logits(outputs, x, self.order))
 
     @torch.no_grad()
-    def draw(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
-        shape = (len(outputs), self.units)
-        u = noise.Keyed("uniform", noise.draw_seed(), 0, _FIRST, shape, outputs.device, True).draw(outputs)
+    def sample_unchecked(self, outputs: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
+        u = noise.fresh("uniform", (len(outputs), self.units), outputs.device).draw(outputs)
         order = self.order.unsqueeze(0)
         if clamp is not None and values is not None:
             values = values.masked_fill(~clamp, 0).to(widen(outputs).dtype)
@@ -139,7 +139,7 @@ class MADE(Reconstruction):
                 if kernels.readable(order) and (order == order[:1]).all():
                     order = order[:1]
             else:
-                clamp, values = settled(self._terms, outputs, u, self.order, clamp, values)
+                clamp, values = extend_clamp(self._terms, outputs, u, self.order, clamp, values)
         return self._in_order(outputs, u, order, clamp, values)
 
     def _in_order(self, outputs: Tensor, u: Tensor, order: Tensor, clamp: Tensor | None, values: Tensor | None) -> Tensor:
@@ -148,29 +148,32 @@ class MADE(Reconstruction):
         inputs = [injected + layer.bias for injected, layer in zip(inputs, layers, strict=True)]
         hidden, logits = [torch.zeros_like(a) for a in inputs], logits + self.last.bias
         first, direct = (widen(layer.weight).T.contiguous() for layer in (layers[0], self.direct))
-        most = max(self.units - 1, 1)
-        ends = [[-(-t * width // most) for t in range(self.units)] for width in self.hidden]  # hidden units of degree <= t
-        drawn = []
+        degrees = max(self.units - 1, 1)
+        ends = [[-(-t * width // degrees) for t in range(self.units)] for width in self.hidden]  # hidden units of degree <= t
+        samples = []
         for t in range(self.units):
             unit, seen = order[:, t : t + 1], ends[-1][t]
             of_hidden = (hidden[-1][:, :seen] * self.last.weight[unit[:, 0], :seen]).sum(1, keepdim=True)
             x = functional.bernoulli_sample(torch.take_along_dim(logits, unit, 1) + of_hidden, torch.take_along_dim(u, unit, 1))
             if clamp is not None and values is not None:
                 x = torch.where(torch.take_along_dim(clamp, unit, 1), torch.take_along_dim(values, unit, 1).to(x.dtype), x)
-            drawn.append(x)
-            if t + 1 == self.units:
-                break
-            z, waiting = 2 * x - 1, ends[0][t]
-            logits += z * direct[unit[:, 0]]
-            inputs[0][:, waiting:] += z * first[unit[:, 0], waiting:]
-            for i, layer in enumerate(layers):
-                start, end = ends[i][t], ends[i][t + 1]  # of degree t + 1, which have seen all that they may
-                a = inputs[i][:, start:end]
-                if i:
-                    below = ends[i - 1][t + 1]
-                    a = a + F.linear(hidden[i - 1][:, :below].to(layer.weight.dtype), layer.weight[start:end, :below])
-                hidden[i][:, start:end] = torch.relu(a)
-        return torch.take_along_dim(torch.cat(drawn, 1), order.argsort(1), 1).to(widen(outputs).dtype)
+            samples.append(x)
+            if t + 1 < self.units:
+                z, waiting = 2 * x - 1, ends[0][t]
+                logits += z * direct[unit[:, 0]]
+                inputs[0][:, waiting:] += z * first[unit[:, 0], waiting:]
+                self._compute_hidden(t + 1, ends, inputs, hidden)
+        return torch.take_along_dim(torch.cat(samples, 1), order.argsort(1), 1).to(widen(outputs).dtype)
+
+    def _compute_hidden(self, degree: int, ends: list[list[int]], inputs: list[Tensor], hidden: list[Tensor]) -> None:
+        """The hidden units of this degree, into `hidden`: the samples so far are all that they may see."""
+        for i, layer in enumerate(self._layers()):
+            start, end = ends[i][degree - 1], ends[i][degree]
+            a = inputs[i][:, start:end]
+            if i:
+                below = ends[i - 1][degree]
+                a = a + F.linear(hidden[i - 1][:, :below].to(layer.weight.dtype), layer.weight[start:end, :below])
+            hidden[i][:, start:end] = torch.relu(a)
 
     def _random_order(self) -> Tensor:
         """By keyed noise, which is the same in all slices of a vmap; one for the batch."""

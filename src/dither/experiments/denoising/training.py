@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from dither import files
-from dither.experiments._vae import open_run
 from dither.experiments.denoising import recipes
 from dither.experiments.denoising.recipes import Model
 from dither.tables import Progress, Row
 from dither.training import checkpoint
 from dither.training.loop import fit
+from dither.training.run_folder import RunFolder
 from dither.training.state import unpack
 
 PRECISIONS = ("float32", "bfloat16")
@@ -63,7 +63,7 @@ def train(method: str, x: Tensor, path: Path, data: str, options: Options, progr
         epoch, loss = record["epoch"], record["train_loss"]
         progress(f"{method} seed {options.seed}, epoch {epoch}: {loss:.1f} nats, {seconds:.0f} s")
 
-    with open_run(path, settings) as run:
+    with RunFolder.of(path, settings) as run:
         records = fit(
             model, mean_cost, optimizer, cost_of(options), examples, epochs=options.epochs, batch_size=options.batch_size,
             seed=options.seed, run=run, resume=True, scheduler=scheduler, keep=options.keep,

@@ -74,7 +74,7 @@ def _by_chain(task: Task, method: str, clamp: Tensor, seed: int) -> Half:
 def _by_conditional(task: Task, method: str, clamp: Tensor) -> Half:
     model, passes = task.models.any_conditional, 1 if method == "any-conditional" else task.config.passes
     assert model is not None, "the methods need it, so it was trained"
-    samples = model.answer(task.x.repeat_interleave(task.config.completions, 0), clamp, passes)
+    samples = model.sample(task.x.repeat_interleave(task.config.completions, 0), clamp, passes)
     return samples, lambda: model.log_likelihood(task.x, None, clamp, passes)
 
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from dither import chains
-from dither.experiments._vae import open_run
 from dither.experiments.denoising import training
 from dither.experiments.denoising.training import Options, Trained, mean_cost
 from dither.experiments.inpainting.config import Config, Sizes, sizes
-from dither.models.questions import AnyQuestion
+from dither.models.any_conditional import AnyConditional
 from dither.tables import Progress, Row
 from dither.training.loop import fit
 from dither.training.run_folder import RunFolder
@@ -29,7 +28,7 @@ class Models:
     """`chains` by the method that is named as the model; both as far as the methods need them."""
 
     chains: Mapping[str, chains.Model] = field(default_factory=dict)
-    any_conditional: AnyQuestion | None = None
+    any_conditional: AnyConditional | None = None
 
 
 def trained(config: Config, train: Tensor, folder: Path, progress: Progress) -> tuple[Models, float]:
@@ -69,9 +68,9 @@ def _stored(run: Path, x: Tensor, data: str, progress: Progress) -> Trained:
     return Trained(model, records, 0.0)
 
 
-def _any_conditional(config: Config, own: Sizes, x: Tensor, path: Path, progress: Progress) -> tuple[AnyQuestion, float]:
+def _any_conditional(config: Config, own: Sizes, x: Tensor, path: Path, progress: Progress) -> tuple[AnyConditional, float]:
     torch.manual_seed(config.seed)
-    model = AnyQuestion.dense(x.shape[1], own.conditional_widths)
+    model = AnyConditional.dense(x.shape[1], own.conditional_widths)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=own.conditional_epochs)
     settings = {name: getattr(config, name) for name in ("data", "seed", "lr", "batch_size", "precision")}
@@ -85,7 +84,7 @@ def _any_conditional(config: Config, own: Sizes, x: Tensor, path: Path, progress
         epoch, loss = record["epoch"], record["train_loss"]
         progress(f"any-conditional, epoch {epoch}: {loss:.1f} nats, {seconds:.0f} s")
 
-    with open_run(path, settings | {"examples": len(x)}) as run:
+    with RunFolder.of(path, settings | {"examples": len(x)}) as run:
         fit(
             model, mean_cost, optimizer, cost, (x, torch.zeros(len(x), dtype=torch.int64)), epochs=own.conditional_epochs,
             batch_size=config.batch_size, seed=config.seed, run=run, resume=True, scheduler=scheduler, keep=1,

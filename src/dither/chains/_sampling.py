@@ -1,4 +1,4 @@
-"""What the denoisers without parameters share: keyed draws from rows of weights, block by block."""
+"""What the denoisers without parameters share: samples from rows of weights, clamps, blocks of rows."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dither import noise
-from dither.reconstruction._base import check_clamp
+from dither.reconstruction import check_clamp
 
-_FIRST = torch.tensor(0)
 BUDGET = 64 << 20  # bytes that one intermediate may take if the caller does not say `chunk`
 
 
-def keyed(kind: str, seed: Tensor, site: int, like: Tensor) -> Tensor:
-    """float32 noise of the shape of `like`, whose first dimension is the batch."""
-    made = noise.Keyed(kind, seed, site, _FIRST, tuple(like.shape), like.device, True)  # type: ignore[arg-type]
-    return made.draw(like)
+def categorical_index(weights: Tensor, u: Tensor) -> Tensor:
+    """An index for each row of weights (batch, n), by uniforms u (batch, 1) in (0, 1): (batch,) int64.
 
-
-def pick(weights: Tensor, u: Tensor) -> Tensor:
-    """An index for each row of weights (batch, n), at its share of the row's sum, by uniforms u (batch, 1) in (0, 1)."""
+    An index is as probable as its share of the row's sum.
+    """
     cumulative = weights.cumsum(1)
     # u < 1, so a value below the last sum: the first sum that reaches it ends at a weight above 0.
     return torch.searchsorted(cumulative, u.double() * cumulative[:, -1:]).squeeze(1)
 
 
-def given(clamp: Tensor | None, values: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The mask and the values, checked, as (batch, units); both or neither. What is not clamped is 0, so that it may be NaN."""
+def checked_clamp(clamp: Tensor | None, values: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The mask and the values as (batch, units), or two None. Free units, which may be NaN, are 0 in the result."""
     if clamp is None:
         return None, None
     if values is None:
-        raise ValueError("clamp is given without values: pass the values of the clamped units, shape (batch, units)")
+        raise ValueError("clamp is set without values: pass the values of the clamped units, shape (batch, units)")
     if values.shape != like.shape:
         raise ValueError(f"values has shape {tuple(values.shape)} and the batch {tuple(like.shape)}: they must be the same")
     check_clamp(clamp, values)

@@ -1,25 +1,31 @@
-"""The kernel estimate of P(x | x~): the non-parametric denoiser for continuous data."""
+"""The kernel density estimate of P(x | x~): the denoiser without parameters for continuous data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dither import noise
-from dither.chains._draws import blocks, given, keyed, pick
+from dither.chains._sampling import blocks, categorical_index, checked_clamp
 
 
-class Kernel:
-    """P(x | x~) as a kernel (Parzen) estimate from pairs (x_i, x~_i): near an x~, the x_i whose x~_i are near it.
+class KernelConditional:
+    """P(x | x~) as a kernel density (Parzen) estimate from pairs (x_i, x~_i): the x_i whose x~_i are near x~.
 
     Formula     P(x | x~) = sum_i w_i(x~) N(x; x_i, b^2 I), w_i(x~) = exp(-|x~ - x~_i|^2 / 2 s^2) / sum_j ...
                 Given x[clamp], w_i is multiplied by the density of the clamped values: exact, not a heuristic.
     Shapes      x, corrupted (pairs, units); bandwidth_corrupted s and bandwidth_x b in the units of the data.
     chunk       rows of a batch at a time, by default as many as make a block of 64 MB. It changes no result.
     Raises      ValueError for empty, unequal or not finite pairs, or bandwidths that are not positive.
+
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> learned = KernelConditional(x, corrupted=x, bandwidth_corrupted=0.1, bandwidth_x=0.2)
+    >>> learned.sample(torch.zeros(3, 1)).shape
+    torch.Size([3, 1])
     """
 
     def __init__(
@@ -42,18 +48,19 @@ class Kernel:
         if x.shape != corrupted.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}, corrupted {tuple(corrupted.shape)}: they must be the same")
         every = torch.ones_like(x, dtype=torch.bool)
-        found = [torch.logsumexp(self._log_weights(corrupted, rows, every, x), 1) for rows in self._rows(corrupted)]
-        return torch.cat(found)
+        return torch.cat([self._log_weights(corrupted, rows, every, x).logsumexp(1) for rows in self._rows(corrupted)])
 
     def sample(self, corrupted: Tensor, clamp: Tensor | None = None, values: Tensor | None = None) -> Tensor:
-        """A draw of x (batch, units) given x~, and given x[clamp] = values[clamp] if a mask is given."""
-        clamp, values = given(clamp, values, corrupted)
-        seed = noise.draw_seed()
-        u, drawn = keyed("uniform", seed, 0, corrupted[:, :1]), torch.empty_like(corrupted, dtype=torch.float64)
+        """A sample of x (batch, units) given x~, and given x[clamp] = values[clamp] if there is a mask."""
+        clamp, values = checked_clamp(clamp, values, corrupted)
+        uniform = noise.fresh("uniform", tuple(corrupted[:, :1].shape), corrupted.device)  # to sample i by w_i
+        normal = replace(uniform, kind="normal", site=1, shape=tuple(corrupted.shape))
+        u, sample = uniform.draw(corrupted[:, :1]), torch.empty_like(corrupted, dtype=torch.float64)
         for rows in self._rows(corrupted):
-            drawn[rows] = self.x[pick(torch.softmax(self._log_weights(corrupted, rows, clamp, values), 1), u[rows])]
-        drawn = (drawn + self.bandwidth_x * keyed("normal", seed, 1, corrupted)).to(corrupted.dtype)
-        return drawn if clamp is None or values is None else torch.where(clamp, values.to(drawn.dtype), drawn)
+            weights = torch.softmax(self._log_weights(corrupted, rows, clamp, values), 1)
+            sample[rows] = self.x[categorical_index(weights, u[rows])]
+        sample = (sample + self.bandwidth_x * normal.draw(corrupted)).to(corrupted.dtype)
+        return sample if clamp is None or values is None else torch.where(clamp, values.to(sample.dtype), sample)
 
     def _log_weights(self, corrupted: Tensor, rows: slice, clamp: Tensor | None, values: Tensor | None) -> Tensor:
         """log of w_i times the density of the clamped values, (rows, pairs)."""

@@ -1,4 +1,4 @@
-"""Any question: against the enumeration of all states, all masks and all orders of a few variables."""
+"""The any-conditional model against the enumeration of all states, all masks and all orders of a few variables."""
 
 import itertools
 import math
@@ -9,17 +9,11 @@ from torch import nn
 
 from dither import noise
 from dither.models import masks
-from dither.models.questions import AnyQuestion
-from dither.reconstruction import Bernoulli, Categorical, Gaussian, Joint
-from dither.reconstruction._made import MADE
-from dither.reconstruction._mixture import Mixture
+from dither.models.any_conditional import AnyConditional
+from dither.reconstruction import MADE, Bernoulli, Categorical, Gaussian, Joint, Mixture
+from small_masks import SAMPLES, bits, index, p_value
 
-CPU = torch.device("cpu")
 N = 4
-
-
-def bits(n):
-    return (torch.arange(2**n).unsqueeze(1) >> torch.arange(n - 1, -1, -1)) & 1
 
 
 def orders(n):
@@ -27,16 +21,16 @@ def orders(n):
 
 
 def make(units=N, reconstruction=None, mask=None, seed=0):
-    """A network that answers differently to every question."""
+    """A network whose conditionals are different for every mask."""
     torch.manual_seed(seed)
-    model = AnyQuestion.dense(units, (16,), reconstruction, mask).double().requires_grad_(False)
+    model = AnyConditional.dense(units, (16,), reconstruction, mask).double().requires_grad_(False)
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn_like(p))
     return model
 
 
-class Given(masks.Masks):
+class Fixed(masks.Masks):
     """Row i gets mask i."""
 
     def __init__(self, known):
@@ -72,7 +66,7 @@ def joint(n, seed=0):
 @pytest.mark.parametrize("reconstruction", [Bernoulli(), Gaussian(None)])
 def test_the_weighted_cost_is_the_mean_over_orders(reconstruction):
     known = bits(N)[:-1].bool()
-    model = make(reconstruction=reconstruction, mask=Given(known))
+    model = make(reconstruction=reconstruction, mask=Fixed(known))
     for x in bits(N).double()[[0, 5, 14]]:
         costs = model.cost(x.expand(len(known), N))
         probability = torch.tensor([1 / (N * math.comb(N, k)) for k in known.sum(1).tolist()], dtype=torch.float64)
@@ -89,7 +83,7 @@ def test_the_weights_are_an_option():
     torch.testing.assert_close(model.cost(x), -model.log_prob(x, known[6]))
 
 
-def test_one_shot_is_the_product_of_its_units():
+def test_one_pass_is_the_product_of_its_units():
     model, x, known = make(), bits(N).double(), torch.tensor([True, False, True, False])
     a = model.network(torch.cat([x * known, known.expand_as(x).double()], 1))
     p = torch.sigmoid(a)
@@ -97,39 +91,25 @@ def test_one_shot_is_the_product_of_its_units():
     torch.testing.assert_close(model.log_prob(x, known), expected)
 
 
-def test_training_finds_a_joint_distribution():
+def test_training_converges_to_a_joint_distribution():
     target = torch.tensor([0.4, 0.05, 0.05, 0.1, 0.0, 0.1, 0.1, 0.2])
     torch.manual_seed(0)
-    model, states = AnyQuestion.dense(3, (64,)), bits(3).float()
+    model, states = AnyConditional.dense(3, (64,)), bits(3).float()
     optimizer = torch.optim.Adam(model.parameters(), 0.003)
     for _ in range(600):
         optimizer.zero_grad()
         model.cost(states[target.multinomial(512, replacement=True)]).mean().backward()
         optimizer.step()
-    found = model.log_likelihood(states, orders(3)).detach().exp()
-    assert float((found - target).abs().max()) < 0.04
+    learned = model.log_likelihood(states, orders(3)).detach().exp()
+    assert float((learned - target).abs().max()) < 0.04
 
 
-# --- answers and their probabilities ------------------------------------------------------------------------------------
-def chance(drawn, probability):
-    """How probable a chi-squared statistic of draws (states' indices) at least as large as theirs is."""
-    seen, expected = torch.bincount(drawn, minlength=len(probability)).double(), probability.detach() * len(drawn)
-    assert not seen[expected == 0].any()
-    free = expected > 0
-    statistic = ((seen - expected).square() / expected)[free].sum()
-    return float(torch.special.gammaincc((free.sum() - 1) / 2, statistic / 2))
-
-
-def index(x):
-    return (x.long() * 2 ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
-
-
-DRAWS = 40_000  # each test of them fails by chance once in 10,000 seeds, and the seed is fixed
+# --- samples and their probabilities ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, N])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1), None])
-def test_answers_have_the_probability_of_their_order(passes, order):
+def test_samples_have_the_probability_of_their_order(passes, order):
     model, nothing = make(), torch.zeros(N, dtype=torch.bool)
     order = None if order is None else torch.tensor(order)
     states = bits(N).double()
@@ -137,23 +117,23 @@ def test_answers_have_the_probability_of_their_order(passes, order):
     probability = model.log_likelihood(states, by_order, None, passes).exp().mean(0)
     assert float(probability.sum()) == pytest.approx(1, abs=1e-12)
     torch.manual_seed(1)
-    drawn = model.answer(torch.full((DRAWS, N), torch.nan).double(), nothing, passes, order)
-    assert chance(index(drawn), probability) > 1e-4
+    samples = model.sample(torch.full((SAMPLES, N), torch.nan).double(), nothing, passes, order)
+    assert p_value(index(samples), probability) > 1e-4
 
 
-def test_answers_are_given_what_is_known():
+def test_samples_are_conditional_on_what_is_known():
     """Another half known for each example; what x has elsewhere does not matter."""
     model = make(5)
-    known = torch.tensor([[True, False, False, True, False], [False, False, True, False, False]]).repeat(DRAWS // 2, 1)
-    x = torch.tensor([[1.0, 7, torch.nan, 0, torch.inf], [3, 3, 1, 3, 3]], dtype=torch.float64).repeat(DRAWS // 2, 1)
+    known = torch.tensor([[True, False, False, True, False], [False, False, True, False, False]]).repeat(SAMPLES // 2, 1)
+    x = torch.tensor([[1.0, 7, torch.nan, 0, torch.inf], [3, 3, 1, 3, 3]], dtype=torch.float64).repeat(SAMPLES // 2, 1)
     order, states = torch.tensor([4, 2, 0, 1, 3]), bits(5).double()
     torch.manual_seed(2)
-    drawn = model.answer(x, known, passes=5, order=order)
+    samples = model.sample(x, known, passes=5, order=order)
     for row in (0, 1):
         fits = (states[:, known[row]] == x[row, known[row]]).all(1)
         probability = model.log_likelihood(states, order, known[row]).exp() * fits
         assert float(probability.sum()) == pytest.approx(1, abs=1e-12)
-        assert chance(index(drawn[row::2]), probability) > 1e-4
+        assert p_value(index(samples[row::2]), probability) > 1e-4
 
 
 def test_an_order_is_the_chain_rule():
@@ -184,7 +164,7 @@ def test_groups_are_random_and_of_one_size():
 @pytest.mark.parametrize("n", [4, 5])
 def test_exact_conditionals_give_the_joint_in_every_order(n):
     p = joint(n)
-    model, states = AnyQuestion(Table(p), n), bits(n).double()
+    model, states = AnyConditional(Table(p), n), bits(n).double()
     torch.testing.assert_close(model.log_likelihood(states, orders(n)[::7]).exp(), p.expand(len(orders(n)[::7]), -1))
     assert float(model.coherence(states).max()) < 1e-12
 
@@ -193,8 +173,8 @@ def test_coherence_is_the_spread_over_orders():
     model, states = make(3), bits(3).double()
     variance = model.log_likelihood(states, orders(3)).var(0, unbiased=False)
     torch.manual_seed(0)
-    found = model.coherence(states.repeat(1500, 1), 5).square().view(1500, 8)
-    z = (found.mean(0) - variance) / (found.std(0) / 1500**0.5)
+    estimates = model.coherence(states.repeat(1500, 1), 5).square().view(1500, 8)
+    z = (estimates.mean(0) - variance) / (estimates.std(0) / 1500**0.5)
     assert float(variance.min()) > 0.01 and float(z.abs().max()) < 4
     known = torch.tensor([True, False, False])
     assert float(model.coherence(states, 60, known).min()) > 0
@@ -202,7 +182,7 @@ def test_coherence_is_the_spread_over_orders():
 
 
 # --- families -----------------------------------------------------------------------------------------------------------
-def test_a_mixture_answers_what_it_scores_and_not_factorially():
+def test_a_mixture_samples_its_log_prob_and_is_not_factorised():
     model, states, known = (
         make(reconstruction=Mixture(Bernoulli(), 3)),
         bits(N).double(),
@@ -212,8 +192,8 @@ def test_a_mixture_answers_what_it_scores_and_not_factorially():
     probability = model.log_prob(states, known).exp() * fits
     assert float(probability.sum()) == pytest.approx(1, abs=1e-12)
     torch.manual_seed(0)
-    drawn = model.answer(torch.ones(DRAWS, N, dtype=torch.float64), known)
-    assert chance(index(drawn), probability) > 1e-4
+    samples = model.sample(torch.ones(SAMPLES, N, dtype=torch.float64), known)
+    assert p_value(index(samples), probability) > 1e-4
     table = probability[fits].view(2, 2, 2)
     units = [table.sum([d for d in range(3) if d != axis]) for axis in range(3)]
     assert float((table - torch.einsum("i,j,k->ijk", *units)).abs().max()) > 0.001
@@ -230,11 +210,11 @@ def test_one_hot_variables_stay_together():
     probability = model.log_likelihood(states, orders(3)).exp()
     torch.testing.assert_close(probability.sum(1), torch.ones(6, dtype=torch.float64))
     torch.manual_seed(0)
-    drawn = model.answer(torch.full((DRAWS, 5), torch.nan).double(), torch.zeros(5, dtype=torch.bool), passes=3)
-    which = (drawn.unsqueeze(1) == states).all(2).long()
-    assert (which.sum(1) == 1).all() and chance(which.argmax(1), probability.mean(0)) > 1e-4
+    samples = model.sample(torch.full((SAMPLES, 5), torch.nan).double(), torch.zeros(5, dtype=torch.bool), passes=3)
+    which = (samples.unsqueeze(1) == states).all(2).long()
+    assert (which.sum(1) == 1).all() and p_value(which.argmax(1), probability.mean(0)) > 1e-4
     known = bits(3)[:-1].bool()
-    model.masks = Given(known)
+    model.masks = Fixed(known)
     p = torch.tensor([1 / (3 * math.comb(3, k)) for k in known.sum(1).tolist()], dtype=torch.float64)
     mean = -model.log_likelihood(states[:1], orders(3)).mean()
     torch.testing.assert_close((p * model.cost(states[:1].expand(7, 5))).sum(), mean)
@@ -242,94 +222,45 @@ def test_one_hot_variables_stay_together():
         model.log_prob(states, torch.tensor([True, False, True, False, False]))
 
 
-# --- masks --------------------------------------------------------------------------------------------------------------
-def test_uniform_masks_are_uniform():
-    torch.manual_seed(0)
-    drawn = masks.Uniform()(DRAWS, N, CPU)
-    p = torch.tensor([1 / (N * math.comb(N, k)) for k in bits(N)[:-1].sum(1).tolist()] + [0.0]).double()
-    assert chance(index(drawn), p) > 1e-4
-
-
-def test_independent_masks_are_independent_but_for_all():
-    torch.manual_seed(0)
-    drawn = masks.Independent(0.7)(DRAWS, 3, CPU)
-    number = bits(3).sum(1)
-    p = 0.7**number * 0.3 ** (3 - number)
-    p[number == 2] += p[-1] / 3
-    p[-1] = 0
-    assert chance(index(drawn), p.double()) > 1e-4
-    assert not masks.Independent(0)(5, 3, CPU).any()
-
-
-def test_blocks_are_rectangles_of_every_size_and_place():
-    torch.manual_seed(0)
-    unknown = ~masks.Blocks((2, 3))(DRAWS, 6, CPU)
-    expected = torch.zeros(64, dtype=torch.float64)
-    for height, width in itertools.product((1, 2), (1, 2, 3)):
-        places = list(itertools.product(range(3 - height), range(4 - width)))
-        for top, left in places:
-            block = torch.zeros(2, 3)
-            block[top : top + height, left : left + width] = 1
-            expected[index(block.view(1, 6))] += 1 / 6 / len(places)
-    assert float(expected.sum()) == pytest.approx(1) and chance(index(unknown), expected) > 1e-4
-
-
-def test_halves_cover_the_image():
-    known = masks.halves((2, 5))
-    assert {k: int(v.sum()) for k, v in known.items()} == {"left": 4, "right": 4, "top": 5, "bottom": 5}
-    assert known["left"].view(2, 5).tolist() == [[True, True, False, False, False]] * 2
-    assert known["right"].view(2, 5).tolist() == [[False, False, False, True, True]] * 2
-    assert known["top"].view(2, 5)[0].all() and known["bottom"].view(2, 5)[1].all()
-    torch.manual_seed(0)
-    drawn = masks.Halves((2, 5))(4000, 10, CPU)
-    counts = [int((drawn == mask).all(1).sum()) for mask in known.values()]
-    assert sum(counts) == 4000 and min(counts) > 850
-
-
+# --- noise and errors ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "mask", [masks.Uniform(), masks.Independent(0.4), masks.Blocks((2, 3)), masks.Halves((2, 3))], ids=repr
 )
 def test_noise_follows_the_examples(mask):
     model, x = make(6, mask=mask), bits(6).double()[:40]
     known, ids, shuffled = torch.arange(6) < 2, torch.arange(100, 140), torch.randperm(40)
-    for compute in (model.cost, lambda x: model.answer(x, known, 3), lambda x: model.log_likelihood(x, None, known, 2)):
-        found = []
+    for compute in (model.cost, lambda x: model.sample(x, known, 3), lambda x: model.log_likelihood(x, None, known, 2)):
+        results = []
         for rows in (torch.arange(40), shuffled):
             torch.manual_seed(5)
             with noise.examples(ids[rows]):
-                found.append(compute(x[rows]))
-        torch.testing.assert_close(found[0][shuffled], found[1])
+                results.append(compute(x[rows]))
+        torch.testing.assert_close(results[0][shuffled], results[1])
         torch.manual_seed(6)
-        assert not torch.equal(compute(x), found[0])
+        assert not torch.equal(compute(x), results[0])
 
 
-# --- errors -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda m, x: m.log_prob(x, torch.ones(N, dtype=torch.bool)), "known has every unit of an example"),
-        (lambda m, x: m.answer(x, torch.ones(N)), "known has shape .* and dtype torch.float32: a bool mask"),
+        (lambda m, x: m.sample(x, torch.ones(N)), "known has shape .* and dtype torch.float32: a bool mask"),
         (lambda m, x: m.log_prob(x, torch.zeros(3, dtype=torch.bool)), r"known has shape \(3,\)"),
         (lambda m, x: m.cost(x * 2), "x runs from 0 to 2: a Bernoulli"),
-        (lambda m, x: m.answer(x + 1, torch.arange(N) < 2), "x runs from 0 to 2: a Bernoulli"),
+        (lambda m, x: m.sample(x + 1, torch.arange(N) < 2), "x runs from 0 to 2: a Bernoulli"),
         (lambda m, x: m.cost(x[:, :3]), r"x has shape \(16, 3\): \(batch, 4\) is needed"),
-        (lambda m, x: m.answer(x[:, :3], torch.arange(3) < 2), r"x has shape \(16, 3\): \(batch, 4\) is needed"),
-        (lambda m, x: m.answer(x, torch.arange(N) < 2, passes=0), "passes is 0: an integer from 1 to .* 4"),
-        (lambda m, x: m.answer(x, torch.arange(N) < 2, passes=5), "passes is 5"),
+        (lambda m, x: m.sample(x[:, :3], torch.arange(3) < 2), r"x has shape \(16, 3\): \(batch, 4\) is needed"),
+        (lambda m, x: m.sample(x, torch.arange(N) < 2, passes=0), "passes is 0: an integer from 1 to .* 4"),
+        (lambda m, x: m.sample(x, torch.arange(N) < 2, passes=5), "passes is 5"),
         (lambda m, x: m.log_likelihood(x, torch.tensor([0, 1, 2, 2])), "order is .*: a permutation of 0 ... 3"),
         (lambda m, x: m.coherence(x, 1), "orders is 1: a spread needs at least 2"),
-        (lambda m, x: make(mask=Given(torch.zeros(2, N, dtype=torch.bool))).cost(x), r"masks gave shape \(2, 4\)"),
-        (lambda m, x: make(mask=Given(torch.ones(16, N, dtype=torch.bool))).cost(x), "known has every unit"),
+        (lambda m, x: make(mask=Fixed(torch.zeros(2, N, dtype=torch.bool))).cost(x), r"masks gave shape \(2, 4\)"),
+        (lambda m, x: make(mask=Fixed(torch.ones(16, N, dtype=torch.bool))).cost(x), "known has every unit"),
         (lambda m, x: make(mask=masks.Halves((2, 3))).cost(x), "known has 6 variables, the model has 4"),
         (lambda m, x: make(mask=masks.Blocks((2, 3))).cost(x), "the model has 4 variables"),
-        (lambda m, x: AnyQuestion(nn.Linear(8, 3), N).cost(x.float()), r"the network gives \(16, 3\)"),
-        (lambda m, x: AnyQuestion(nn.Linear(8, 4), N, MADE(N, context=4)), "the probability of some of its units"),
-        (lambda m, x: AnyQuestion(nn.Linear(8, 4), N, Categorical(3)), "4 units are no multiple of categories=3"),
-        (lambda m, x: masks.Independent(1), "p is 1"),
-        (lambda m, x: masks.Among(torch.ones(2, 3, dtype=torch.bool)), r"known\[0\] knows every variable"),
-        (lambda m, x: masks.Among(torch.ones(3, dtype=torch.bool)), r"bool masks \(masks, variables\) are needed"),
-        (lambda m, x: masks.Blocks((2, 0)), r"shape is \(2, 0\)"),
-        (lambda m, x: masks.halves((1, 4)), "at least 2 x 2"),
+        (lambda m, x: AnyConditional(nn.Linear(8, 3), N).cost(x.float()), r"the network gives \(16, 3\)"),
+        (lambda m, x: AnyConditional(nn.Linear(8, 4), N, MADE(N, context=4)), "the marginal probability of some of its units"),
+        (lambda m, x: AnyConditional(nn.Linear(8, 4), N, Categorical(3)), "4 units are no multiple of categories=3"),
     ],
 )
 def test_errors(call, words):
@@ -342,9 +273,9 @@ def test_data_outside_the_support_may_be_unknown_but_not_known():
     model, x = make(4, family), torch.full((5, 4), torch.nan).double()
     known = torch.tensor([True, False, False, False])
     x[:, 0] = 1
-    assert model.answer(x, known)[:, 1:].sum(1).tolist() == [1] * 5
+    assert model.sample(x, known)[:, 1:].sum(1).tolist() == [1] * 5
     x[:, 0] = torch.nan
     with pytest.raises(ValueError, match="x runs from nan"):
-        model.answer(x, known)
+        model.sample(x, known)
     with pytest.raises(ValueError, match="not one-hot"):
-        model.answer(torch.zeros(5, 4).double(), ~known)
+        model.sample(torch.zeros(5, 4).double(), ~known)

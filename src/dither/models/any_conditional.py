@@ -1,4 +1,4 @@
-"""Any question: one network that predicts any of the variables given any of the others."""
+"""Any-conditional models: one network that predicts any of the variables given any of the others."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 
 from dither import kernels
 from dither.models.masks import Masks, Uniform, uniforms
-from dither.reconstruction import Bernoulli, Categorical, Joint, Reconstruction
-from dither.reconstruction._mixture import Mixture
+from dither.reconstruction import Bernoulli, Categorical, Joint, Mixture, Reconstruction
 
-__all__ = ["AnyQuestion"]
+__all__ = ["AnyConditional"]
 
 
-class AnyQuestion(nn.Module):
-    """P(x_unknown | x_known) = reconstruction(network([x * known, known])), trained on questions drawn by `masks`.
+class AnyConditional(nn.Module):
+    """P(x_unknown | x_known) = reconstruction(network([x * known, known])), trained on masks that `masks` samples.
 
     network         any module (batch, 2 units) -> (batch, reconstruction.outputs(units)); `dense` makes one
-    reconstruction  a factorised family, or a `Mixture`, of which the marginal of the unknown units answers: not factorial
-    masks           which variables are known in training, `masks.Uniform()` if None. A unit is a variable, but the units of
-                    a one-hot variable are one
+    reconstruction  a factorised family; or a `Mixture`, whose marginal of the unknown units is not factorised
+    masks           which variables are known in training, `masks.Uniform()` if None. Each unit is a variable; the units
+                    of a one-hot variable are one
 
     >>> import torch
-    >>> model = AnyQuestion.dense(64, widths=(100,))
+    >>> model = AnyConditional.dense(64, widths=(100,))
     >>> model.cost(torch.zeros(5, 64)).shape
     torch.Size([5])
     >>> known = torch.arange(64) < 32
-    >>> model.answer(torch.zeros(5, 64), known, passes=4).shape
+    >>> model.sample(torch.zeros(5, 64), known, passes=4).shape
     torch.Size([5, 64])
 
-    The conditionals need not be those of one joint distribution: `coherence` measures how far they are.
-    Raises      ValueError for masks that know everything or do not fit, data outside the support, outputs of another width.
+    The conditionals need not be those of one joint distribution: `coherence` measures how far they are from one.
+    Raises      ValueError for masks that know everything or do not fit, data outside the support, outputs of another
+                width.
     Source      Bengio 2013, "Deep learning of representations: looking forward", Sec. 5.2.
     """
 
@@ -52,10 +52,10 @@ class AnyQuestion(nn.Module):
         self.reconstruction = reconstruction or Bernoulli()
         if not (self.reconstruction.factorised or isinstance(self.reconstruction, Mixture)):
             raise ValueError(
-                f"reconstruction is {self.reconstruction}: the probability of some of its units, with the others left open, is "
-                "needed; take a factorised family, or a Mixture of one"
+                f"reconstruction is {self.reconstruction}: the marginal probability of some of its units is needed; take a "
+                "factorised family, or a Mixture of one"
             )
-        self.reconstruction.outputs(units)  # refuses units that are none of its own
+        self.reconstruction.outputs(units)  # raises for a number of units that it does not take
         sizes = torch.tensor(_sizes(self.reconstruction, units))
         self.count = len(sizes)
         first = torch.zeros(units).index_fill(0, sizes.cumsum(0) - sizes, 1)
@@ -70,7 +70,7 @@ class AnyQuestion(nn.Module):
         widths: Sequence[int] = (500, 500),
         reconstruction: Reconstruction | None = None,
         masks: Masks | None = None,
-    ) -> AnyQuestion:
+    ) -> AnyConditional:
         """With a network of fully connected layers of ReLUs."""
         reconstruction = reconstruction or Bernoulli()
         sizes = (2 * units, *widths, reconstruction.outputs(units))
@@ -79,39 +79,39 @@ class AnyQuestion(nn.Module):
 
     # --- training -------------------------------------------------------------------------------------------------------
     def cost(self, x: Tensor) -> Tensor:
-        """-log P(x_unknown | x_known) of a question drawn for each example, times its weight: (batch, units) -> (batch,), nats.
+        """-log P(x_unknown | x_known) of a mask for each example, times its weight: (batch, units) -> (batch,), nats.
 
         With `masks.Uniform()` and a factorised family: an unbiased estimate of -log P(x), averaged over all orders.
         """
         self.check(x)
-        drawn = self.masks(len(x), self.count, x.device)
-        if drawn.dtype != torch.bool or drawn.shape != (len(x), self.count):
+        mask = self.masks(len(x), self.count, x.device)
+        if mask.dtype != torch.bool or mask.shape != (len(x), self.count):
             raise ValueError(
-                f"masks gave shape {tuple(drawn.shape)} and dtype {drawn.dtype}: bool of shape {(len(x), self.count)} is needed"
+                f"masks gave shape {tuple(mask.shape)} and dtype {mask.dtype}: bool of shape {(len(x), self.count)} is needed"
             )
-        known = self._known(drawn[:, self.variables], x)
-        cost, weight = -self._scored(self._outputs(x, known), x, ~known), self.masks.weight(drawn)
+        known = self._known(mask[:, self.variables], x)
+        cost, weight = -self._log_prob(self._outputs(x, known), x, ~known), self.masks.weight(mask)
         return cost if weight is None else cost * weight.to(cost.dtype)
 
     def check(self, x: Tensor) -> None:
         """Raises ValueError for data of another width, or outside the reconstruction's support."""
-        self._fits(x)
+        self._check_width(x)
         self.reconstruction.check(x)
 
     # --- probabilities --------------------------------------------------------------------------------------------------
     def log_prob(self, x: Tensor, known: Tensor) -> Tensor:
-        """log P(x_unknown | x_known) in one shot, (batch,). known: bool, (units,) or (batch, units)."""
+        """log P(x_unknown | x_known) in one pass, (batch,). known: bool, (units,) or (batch, units)."""
         return self.log_likelihood(x, None, known, passes=1)
 
     def log_likelihood(
         self, x: Tensor, order: Tensor | None = None, known: Tensor | None = None, passes: int | None = None
     ) -> Tensor:
-        """log P(x), or log P(x_unknown | x_known), exactly that of `answer` along an order: (batch,).
+        """log P(x), or log P(x_unknown | x_known), exactly that of `sample` along an order: (batch,).
 
         Formula     sum over groups of log P(x_group | x_known, x of the groups before)
-        order       (variables,) int64: which one comes first, second ...; (orders, variables) gives (orders, batch); None: a
-                    random one for each example
-        passes      how many groups; None: one variable after the other. As many passes through the network.
+        order       (variables,) int64: which one comes first, second ...; (orders, variables) gives (orders, batch);
+                    None: a random one for each example
+        passes      through the network, one for each group; None: one variable after the other
         """
         if order is not None and order.dim() == 2:
             return torch.stack([self.log_likelihood(x, one, known, passes) for one in order])
@@ -120,61 +120,60 @@ class AnyQuestion(nn.Module):
         step, steps = self._schedule(done, order, self.count if passes is None else passes)
         terms = []
         for t in range(steps):
-            asked = step == t
-            terms.append(self._scored(self._outputs(x, done), x, asked))
-            done = done | asked
+            group = step == t
+            terms.append(self._log_prob(self._outputs(x, done), x, group))
+            done = done | group
         return torch.stack(terms).sum(0)
 
     @torch.no_grad()
     def coherence(self, x: Tensor, orders: int = 10, known: Tensor | None = None) -> Tensor:
         """Standard deviation of log P(x) over random orders, (batch,), in nats: 0 where the conditionals agree on P(x).
 
-        They are those of one joint distribution just if it is 0 for every x. Unbiased in its square. A pass through the
-        network for each order and variable.
+        They are those of one joint distribution if and only if it is 0 for every x. Its square is unbiased. It takes a
+        pass through the network for each order and variable.
         """
         if orders < 2:
             raise ValueError(f"orders is {orders}: a spread needs at least 2")
         return torch.stack([self.log_likelihood(x, None, known) for _ in range(orders)]).std(0)
 
-    # --- answers --------------------------------------------------------------------------------------------------------
+    # --- samples --------------------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def answer(self, x: Tensor, known: Tensor, passes: int = 1, order: Tensor | None = None) -> Tensor:
-        """x with a draw of the unknown units put in, (batch, units). What x has there is not looked at; it may be NaN.
+    def sample(self, x: Tensor, known: Tensor, passes: int = 1, order: Tensor | None = None) -> Tensor:
+        """x with a sample of its unknown units, (batch, units). What x has there is not read; it may be NaN.
 
-        passes      1: all at once, each by itself given the known ones (a Mixture: together). k: the unknown variables are
-                    split into k random groups, drawn one after the other, each given all before. As many as there are: one
-                    by one, which is exact of the distribution along the order, by a factorised family too.
+        passes      1: all at once, each by itself given the known ones (a Mixture: together). k: the unknown variables
+                    are split into k random groups, sampled one after the other, each given all before. As many as there
+                    are unknown variables: one by one, which is exact along the order, also for a factorised family.
         order       (variables,) int64: the unknown ones are taken in this order; None: a random one for each example
         """
-        self._fits(x)
+        self._check_width(x)
         known = self._known(known, x)
         self.reconstruction.check(torch.where(known, x, self.blank.to(x.dtype)))
         step, steps = self._schedule(known, order, passes)
-        answer, done = x, known
         for t in range(steps):
-            asked = step == t
-            drawn = self.reconstruction.sample(self._outputs(answer, done))
-            answer, done = torch.where(asked, drawn.to(x.dtype), answer), done | asked
-        return answer
+            group = step == t
+            sample = self.reconstruction.sample(self._outputs(x, known))
+            x, known = torch.where(group, sample.to(x.dtype), x), known | group
+        return x
 
     # --- parts ----------------------------------------------------------------------------------------------------------
     def _outputs(self, x: Tensor, known: Tensor) -> Tensor:
         outputs = self.network(torch.cat([x.masked_fill(~known, 0), known.to(x.dtype)], -1))
-        wanted = (len(x), self.reconstruction.outputs(self.units))
-        if outputs.shape != wanted:
+        needed = (len(x), self.reconstruction.outputs(self.units))
+        if outputs.shape != needed:
             raise ValueError(
-                f"the network gives {tuple(outputs.shape)}, {self.reconstruction} of {self.units} units needs {wanted}"
+                f"the network gives {tuple(outputs.shape)}, {self.reconstruction} of {self.units} units needs {needed}"
             )
         return outputs
 
-    def _scored(self, outputs: Tensor, x: Tensor, asked: Tensor) -> Tensor:
-        """log P of the units asked for, the others left open: (batch,)."""
+    def _log_prob(self, outputs: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """log P of the units of a mask, the marginal over the others: (batch,)."""
         if isinstance(self.reconstruction, Mixture):
-            return self.reconstruction.responsibilities(outputs, x, asked).logsumexp(-1)
-        return self.reconstruction.terms(outputs, x).masked_fill(~asked, 0).sum(-1)
+            return self.reconstruction.responsibilities(outputs, x, mask).logsumexp(-1)
+        return self.reconstruction.terms(outputs, x).masked_fill(~mask, 0).sum(-1)
 
     def _schedule(self, known: Tensor, order: Tensor | None, passes: int) -> tuple[Tensor, int]:
-        """(in which pass each unit is decided, negative for known ones (batch, units); how many passes there are)."""
+        """(in which pass each unit is sampled, negative for known ones (batch, units); how many passes there are)."""
         if type(passes) is not int or not 1 <= passes <= self.count:
             raise ValueError(f"passes is {passes!r}: an integer from 1 to the number of variables, {self.count}, is needed")
         if order is None:
@@ -183,18 +182,18 @@ class AnyQuestion(nn.Module):
             raise ValueError(f"order is {order.tolist()}: a permutation of 0 ... {self.count - 1} is needed")
         else:
             place = order.argsort().expand(len(known), -1)
-        decided = known.new_zeros(len(known), self.count).index_copy(1, self.variables, known)
-        rank = place.masked_fill(decided, -1).argsort(stable=True, dim=1).argsort(1) - decided.sum(1, keepdim=True)
-        unknown = (~decided).sum(1, keepdim=True)
+        known = known.new_zeros(len(known), self.count).index_copy(1, self.variables, known)  # variables instead of units
+        rank = place.masked_fill(known, -1).argsort(stable=True, dim=1).argsort(1) - known.sum(1, keepdim=True)
+        unknown = (~known).sum(1, keepdim=True)
         groups = unknown.clamp(max=passes)
         return (rank * groups // unknown)[:, self.variables], int(groups.max())
 
-    def _fits(self, x: Tensor) -> None:
+    def _check_width(self, x: Tensor) -> None:
         if x.dim() != 2 or x.shape[1] != self.units:
             raise ValueError(f"x has shape {tuple(x.shape)}: (batch, {self.units}) is needed; flatten images with x.flatten(1)")
 
     def _known(self, known: Tensor, x: Tensor) -> Tensor:
-        """The mask for each example of x, if it is one that asks for something and splits no variable."""
+        """The mask for each example of x. Raises ValueError where it leaves nothing unknown, or splits a variable."""
         if known.dtype != torch.bool or known.shape not in (x.shape, x.shape[-1:]):
             raise ValueError(
                 f"known has shape {tuple(known.shape)} and dtype {known.dtype}: a bool mask of shape ({x.shape[-1]},) or "
@@ -203,7 +202,7 @@ class AnyQuestion(nn.Module):
         if kernels.plain(known):
             rows = known.reshape(-1, known.shape[-1])
             if rows.all(-1).any():
-                raise ValueError("known has every unit of an example: nothing is asked; set some entries to False")
+                raise ValueError("known has every unit of an example: nothing is left to predict; set some entries to False")
             if self.count < self.units and (rows[:, 1:] != rows[:, :-1])[:, self.variables.diff() == 0].any():
                 raise ValueError("known splits a one-hot variable: set all of its entries, or none")
         return known.expand(x.shape)

@@ -40,9 +40,9 @@ def slow_mmd(x: torch.Tensor, y: torch.Tensor, kernel, unbiased: bool) -> float:
 def test_against_double_loops(name: str, unbiased: bool, chunk: int | None) -> None:
     x, y = normal(21, 3, 0), normal(14, 3, 1, shift=0.5)
     bandwidth, kernel = (1.3, gaussian(1.3)) if name == "gaussian" else (None, polynomial)
-    found = metrics.mmd(x, y, name, bandwidth=bandwidth, unbiased=unbiased, chunk=chunk)
-    assert found.squared == pytest.approx(slow_mmd(x, y, kernel, unbiased), abs=1e-12)
-    assert found.p_value is None and found.bandwidth == bandwidth
+    measured = metrics.mmd(x, y, name, bandwidth=bandwidth, unbiased=unbiased, chunk=chunk)
+    assert measured.squared == pytest.approx(slow_mmd(x, y, kernel, unbiased), abs=1e-12)
+    assert measured.p_value is None and measured.bandwidth == bandwidth
 
 
 def test_two_normals_have_the_known_distance() -> None:
@@ -53,8 +53,8 @@ def test_two_normals_have_the_known_distance() -> None:
         return (h**2 / (h**2 + variance)) ** (d / 2) * math.exp(-distance / (2 * (h**2 + variance)))
 
     known = mean(2, 0) + mean(2 * 4, 0) - 2 * mean(1 + 4, d * shift**2)
-    found = metrics.mmd(normal(n, d, 2), normal(n, d, 3, shift, scale=2.0), bandwidth=h)
-    assert found.squared == pytest.approx(known, rel=0.05)  # its own standard deviation is 2%
+    measured = metrics.mmd(normal(n, d, 2), normal(n, d, 3, shift, scale=2.0), bandwidth=h)
+    assert measured.squared == pytest.approx(known, rel=0.05)  # its own standard deviation is 2%
 
 
 def test_the_unbiased_one_is_zero_on_average_and_the_biased_one_is_not() -> None:
@@ -93,15 +93,15 @@ def test_permutations_against_all_divisions(name: str, unbiased: bool) -> None:
         for chosen in itertools.combinations(range(9), 6)
     ]
     exact, more = sum(reached) / len(reached), {"bandwidth": bandwidth, "unbiased": unbiased, "permutations": 8000}
-    found = metrics.mmd(x, y, name, **more).p_value
-    assert found is not None and found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 8000))
-    assert 0.02 < exact < 0.9 and found == metrics.mmd(x, y, name, **more, chunk=2).p_value
+    p_value = metrics.mmd(x, y, name, **more).p_value
+    assert p_value is not None and p_value == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 8000))
+    assert 0.02 < exact < 0.9 and p_value == metrics.mmd(x, y, name, **more, chunk=2).p_value
 
 
 def test_a_permutation_that_changes_nothing_reaches_the_observed_value() -> None:
     """Two clusters of 3: of 20 divisions the observed one and its mirror image reach it, up to rounding."""
-    found = metrics.mmd(normal(3, 2, 1), normal(3, 2, 2, shift=20.0), bandwidth=3.0, permutations=4000).p_value
-    assert found == pytest.approx(2 / 20, abs=4 * math.sqrt(0.1 * 0.9 / 4000))
+    p_value = metrics.mmd(normal(3, 2, 1), normal(3, 2, 2, shift=20.0), bandwidth=3.0, permutations=4000).p_value
+    assert p_value == pytest.approx(2 / 20, abs=4 * math.sqrt(0.1 * 0.9 / 4000))
 
 
 def test_p_values_of_equal_distributions_are_uniform_and_of_others_small() -> None:
@@ -115,8 +115,8 @@ def test_p_values_of_equal_distributions_are_uniform_and_of_others_small() -> No
 def test_kid_is_the_mean_over_subsets_and_unbiased() -> None:
     x, y = normal(60, 5, 1), normal(40, 5, 2, shift=0.4)
     whole = slow_mmd(x, y, polynomial, unbiased=True)
-    found = metrics.kid(x, y, subsets=400, subset_size=20, seed=3)
-    assert found.mean == pytest.approx(whole, abs=0.1 * whole)
+    measured = metrics.kid(x, y, subsets=400, subset_size=20, seed=3)
+    assert measured.mean == pytest.approx(whole, abs=0.1 * whole)
     assert metrics.kid(x, y, subsets=9, subset_size=20, seed=4) == metrics.kid(x, y, subsets=9, subset_size=20, seed=4)
     assert metrics.kid(x, y, subsets=9, subset_size=20, seed=4) != metrics.kid(x, y, subsets=9, subset_size=20, seed=5)
 

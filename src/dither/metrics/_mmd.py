@@ -1,4 +1,4 @@
-"""Kernel two-sample distances: the squared maximum mean discrepancy (MMD), its permutation test, and KID on features."""
+"""Kernel two-sample distances: squared maximum mean discrepancy (MMD), its permutation test, KID on features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PERMUTED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class MMD:
-    """squared: MMD², below 0 at times if unbiased.  p_value: None without a test.  bandwidth: of the Gaussian kernel."""
+    """squared: MMD², below 0 at times if unbiased. p_value: None without a test. bandwidth: of the Gaussian kernel."""
 
     squared: float
     p_value: float | None
@@ -47,20 +47,20 @@ def mmd(
 ) -> MMD:
     """The squared maximum mean discrepancy of two samples: 0 in expectation if their distributions are the same.
 
-    Formula     mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j); unbiased: over i != j, biased: over all pairs, which
-                is never negative and above 0 for equal distributions.
+    Formula     mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j); unbiased: over i != j, biased: over all pairs,
+                which is never negative and above 0 for equal distributions.
     kernel      "gaussian": exp(-||x - y||² / (2 bandwidth²)), by default of `median_bandwidth(x, y, seed)`.
                 "polynomial": (x·y / units + 1)³.
-    permutations  of who belongs to which set, for p_value = (1 + #{permuted MMD² >= MMD²}) / (1 + permutations).
+    permutations  of the points between the sets, for p_value = (1 + #{permuted MMD² >= MMD²}) / (1 + permutations).
     Shapes      x (n, units), y (m, units), any real type; computed in float64.
     Memory      chunk rows of one kernel matrix, by default 64 MB; with permutations the whole of it.
-    Raises      ValueError for NaN, infinity, other shapes, fewer than two points of one set, an unknown kernel, a bandwidth
-                that is not positive, numbers that overflow, or a test of more than 4096 points.
+    Raises      ValueError for NaN, infinity, other shapes, fewer than two points of one set, an unknown kernel, a
+                bandwidth that is not positive, numbers that overflow, or a test of more than 4096 points.
     Source      Gretton et al. 2012, "A kernel two-sample test", Eq. 3 and 5.
 
     >>> _ = torch.manual_seed(0)
-    >>> found = mmd(torch.randn(100, 2), torch.randn(100, 2) + 1, permutations=99)
-    >>> found.squared > 0.1, found.p_value
+    >>> distance = mmd(torch.randn(100, 2), torch.randn(100, 2) + 1, permutations=99)
+    >>> distance.squared > 0.1, distance.p_value
     (True, 0.01)
     """
     x, y = _pair("x", x, "y", y)
@@ -84,14 +84,15 @@ def mmd(
 
 
 def kid(features_x: Tensor, features_y: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> KID:
-    """Kernel inception distance: the mean of the unbiased MMD² with kernel (x·y / units + 1)³ over random subsets of features.
+    """Kernel inception distance: the mean of the unbiased MMD², kernel (x·y / units + 1)³, over random subsets.
 
-    Unbiased at every size, so values of different sample sizes compare; those of different feature nets do not: state the
-    net's hash. Always report kid between two halves of real data beside it, drawn at random (MNIST's test images come in two
-    kinds, one after the other): that floor is 0 only on average.
-    Standard error  s sqrt(b / (n - b) + 1 / subsets), s the standard deviation over subsets of b of the n rows (of the smaller
-                set): the subsets overlap, so s / sqrt(subsets) alone would only say how well their mean is known, not how it
-                varies with the data (a delete-(n - b) jackknife). Too large, by up to sqrt(n / b), for equal distributions.
+    It is unbiased at every size, so values of different sample sizes compare. Those of different feature nets do not:
+    state the net's hash. Always report kid between two random halves of real data beside it (random, since MNIST's test
+    images come in two kinds, one after the other): that floor is 0 only on average.
+    Error       s sqrt(b / (n - b) + 1 / subsets), s the standard deviation over subsets of b of the n rows, of the
+                smaller set: a delete-(n - b) jackknife. The subsets overlap, so s / sqrt(subsets) alone would only say
+                how well their mean is known, not how it varies with the data. For equal distributions it is too large,
+                by up to sqrt(n / b).
     Shapes      features_x (n, units), features_y (m, units)  ->  (mean, standard_error)
     Raises      ValueError for NaN, infinity, other shapes, or a subset that is not smaller than both sets.
     Source      Bińkowski et al. 2018, "Demystifying MMD GANs", Sec. 4; the jackknife of Shao and Wu 1989.
@@ -99,34 +100,34 @@ def kid(features_x: Tensor, features_y: Tensor, subsets: int = 100, subset_size:
     x, y = _pair("features_x", features_x, "features_y", features_y)
     _count("subsets", subsets, 2)
     _count("subset_size", subset_size, 2)
-    least = min(len(x), len(y))
-    if subset_size >= least:
+    smaller = min(len(x), len(y))
+    if subset_size >= smaller:
         raise ValueError(
-            f"subset_size is {subset_size}, but the smaller set has {least} rows: subsets must leave some out, or they do not "
-            f"differ; pass more rows, or subset_size={least // 2}"
+            f"subset_size is {subset_size}, but the smaller set has {smaller} rows: subsets must leave some out, or they are "
+            f"all the same; pass more rows, or subset_size={smaller // 2}"
         )
     generator = torch.Generator().manual_seed(seed)
 
     def subset(of: Tensor) -> Tensor:
         return of[torch.randperm(len(of), generator=generator)[:subset_size].to(of.device)]
 
-    found = torch.tensor([_squared(subset(x), subset(y), None, True, None) for _ in range(subsets)], dtype=torch.float64)
-    spread = math.sqrt(subset_size / (least - subset_size) + 1 / subsets)
-    return KID(float(found.mean()), float(found.std()) * spread)
+    values = torch.tensor([_squared(subset(x), subset(y), None, True, None) for _ in range(subsets)], dtype=torch.float64)
+    spread = math.sqrt(subset_size / (smaller - subset_size) + 1 / subsets)
+    return KID(float(values.mean()), float(values.std()) * spread)
 
 
 def median_bandwidth(x: Tensor, y: Tensor, seed: int = 0) -> float:
-    """The median distance (the lower one of two) between points of both sets together, of 1000 random ones if there are more.
+    """The median distance (the lower one of two) between points of both sets together, of at most 1000 random ones.
 
     Raises      ValueError if it is 0: more than half of the pairs are copies.
     """
     x, y = _pair("x", x, "y", y)
     rows = torch.randperm(len(x) + len(y), generator=torch.Generator().manual_seed(seed))[:SUBSAMPLE].to(x.device)
     own, other = rows[rows < len(x)], rows[rows >= len(x)] - len(x)
-    found = float(torch.pdist(torch.cat((x[own].double(), y[other].double()))).median())
-    if not found > 0:
+    median = float(torch.pdist(torch.cat((x[own].double(), y[other].double()))).median())
+    if not median > 0:
         raise ValueError("the median distance of x and y is 0, since most points are copies of each other: pass a bandwidth")
-    return found
+    return median
 
 
 def _pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,9 +139,9 @@ def _pair(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor, Tenso
     return x, y
 
 
-def _count(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}: a whole number of at least {least} is needed")
+def _count(name: str, value: int, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} is {value!r}: a whole number of at least {minimum} is needed")
 
 
 def _blocks(x: Tensor, y: Tensor, bandwidth: float | None, chunk: int | None) -> Iterator[tuple[slice, Tensor]]:
@@ -166,17 +167,17 @@ def _mean(x: Tensor, y: Tensor, bandwidth: float | None, without_diagonal: bool,
 
 def _squared(x: Tensor, y: Tensor, bandwidth: float | None, unbiased: bool, chunk: int | None) -> float:
     within = _mean(x, x, bandwidth, unbiased, chunk) + _mean(y, y, bandwidth, unbiased, chunk)
-    found = within - 2 * _mean(x, y, bandwidth, False, chunk)
-    if not math.isfinite(found):
-        most = float(max(x.abs().max(), y.abs().max()))
-        raise ValueError(f"the kernel of values up to {most:.1e} overflows: scale the data down")
-    return found
+    squared = within - 2 * _mean(x, y, bandwidth, False, chunk)
+    if not math.isfinite(squared):
+        largest = float(max(x.abs().max(), y.abs().max()))
+        raise ValueError(f"the kernel of values up to {largest:.1e} overflows: scale the data down")
+    return squared
 
 
 def _p_value(
     x: Tensor, y: Tensor, bandwidth: float | None, unbiased: bool, permutations: int, seed: int, chunk: int | None
 ) -> float:
-    """The observed division is one of those compared, and all are summed alike, so that a tie is a tie up to rounding."""
+    """The observed division is one of those compared. All are summed in one way, so that ties differ by rounding."""
     pool, n, m = torch.cat((x.double(), y.double())), len(x), len(y)
     kernel = torch.cat([block for _, block in _blocks(pool, pool, bandwidth, chunk)])
     if unbiased:
