@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = [package for extra in DECLARED["optional-dependencies"].values() for package in extra]
 PACKAGE = {"PIL": "pillow", "pyro": "pyro-ppl", "storch": "storchastic", "dither_kernels": "dither-kernels"}  # of modules
-BROUGHT = {"triton"}  # by the builds of torch for a GPU, and used only there
+BROUGHT = {"triton", "_typeshed"}  # by the builds of torch for a GPU, used only there; by type checkers
 
 
 def imported(source: str) -> set[str]:

@@ -91,11 +91,11 @@ def allowed(importer: str, imported: str) -> bool:
 def violations(root: Path) -> list[str]:
     files = sorted(root.rglob("*.py"))
     items = {item_of(path, root) for path in files} | set(DEPTH) | set(BESIDE)
-    found = []
+    actual = []
     for path in files:
         importer, where = item_of(path, root), path.relative_to(root.parent)
         if importer not in DEPTH and importer not in BESIDE:
-            found.append(f"{where}: {importer!r} has no place; give it one in LAYERS or BESIDE")
+            actual.append(f"{where}: {importer!r} has no place; give it one in LAYERS or BESIDE")
             continue
         package = ".".join(where.parent.parts)
         for line, module in imported_modules(ast.parse(path.read_text("utf-8")), package):
@@ -103,8 +103,8 @@ def violations(root: Path) -> list[str]:
             if imported is None or imported not in DEPTH.keys() | BESIDE.keys():
                 continue  # outside dither, or an item without a place, which is reported where it lives
             if not allowed(importer, imported):
-                found.append(f"{where}:{line}: {importer!r} may not import {module!r} (it is not below)")
-    return found
+                actual.append(f"{where}:{line}: {importer!r} may not import {module!r} (it is not below)")
+    return actual
 
 
 def test_imports_point_down_only():

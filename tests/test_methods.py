@@ -26,8 +26,8 @@ def test_a_spelling_is_what_it_spells(method):
 
 def test_arguments_reach_the_class():
     net = nn.Sequential(nn.Linear(2, 2), dither.Bernoulli(), nn.Linear(2, 1))
-    made = methods.build("score-function:leave-one-out,samples=3", net)
-    assert made.samples == 3 and type(made.baseline).__name__ == "LeaveOneOut"
+    estimator = methods.build("score-function:leave-one-out,samples=3", net)
+    assert estimator.samples == 3 and type(estimator.baseline).__name__ == "LeaveOneOut"
     assert methods.build("score-function:leave-one-out", net, samples=1).samples == 2
     assert methods.build("gumbel-softmax:hard=false", net, samples=4).hard is False
     assert methods.build("reinmax:temperature=1.2", net).temperature == 1.2

@@ -19,7 +19,7 @@ def _is_plugin(value: object) -> bool:
     return module.startswith(("dither.estimators.", "dither.nodes.")) and module.rpartition(".")[2].startswith("_")
 
 
-__all__ = sorted(
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
     name
     for name, value in globals().items()
     if not name.startswith("_") and (_is_plugin(value) or any(value is other for other in _OTHERS))

@@ -134,9 +134,9 @@ def test_estimator_of_another_model_is_refused() -> None:
         audit(model, closure, [StraightThrough(problem()[0])])
 
 
-def test_planted_bias_is_seen_by_the_audit() -> None:
+def test_the_bias_of_a_mutant_is_seen_by_the_audit() -> None:
     model, closure = problem()
-    build, _ = testing.PLANTED["wrong sign"]
+    build, _ = testing.MUTANTS["wrong sign"]
     rows = audit(model, closure, {"bug": build}, draws=600, warmup=0).to_dicts()
     row = next(r for r in rows if r["parameter"] == "0.weight")
     assert row["bias"] > 3 * row["bias_se"] and row["cosine"] < 0

@@ -38,7 +38,7 @@ def test_every_name_builds_what_estimates(name):
 
 
 @pytest.mark.parametrize("name", [name for name in methods.every() if methods.fewest_samples(name) > 1])
-def test_the_least_number_of_samples_is_the_least(name):
+def test_fewer_samples_than_the_fewest_are_refused(name):
     kind, arguments = methods.parse(name)
     with pytest.raises(ValueError, match="samples"):
         kind(network(name)[0], **arguments, samples=methods.fewest_samples(name) - 1)

@@ -33,27 +33,27 @@ def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
     optimizer = torch.optim.SGD(net.parameters(), 0.3)
     x, y = torch.randn(STEPS, BATCH, 4, dtype=torch.float64), torch.randint(3, (STEPS, BATCH))
     rows = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
-    kept = {}
+    results = {}
     for step in range(STEPS):
         torch.manual_seed(dither.noise.step_seed(0, step))
         optimizer.zero_grad()
         estimator(lambda step=step: F.cross_entropy(net(x[step, rows]), y[step, rows], reduction="none")).backward()
         for i, p in enumerate(net.parameters()):
-            kept[f"{name}/{step}/gradient {i}"] = p.grad.numpy().copy()
+            results[f"{name}/{step}/gradient {i}"] = p.grad.numpy().copy()
         for key, tensor in estimator.state_dict().items():
-            kept[f"{name}/{step}/{key}"] = tensor.numpy().copy()
+            results[f"{name}/{step}/{key}"] = tensor.numpy().copy()
         optimizer.step()
-    return kept
+    return results
 
 
 def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(str(folder / "store"), world)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world, store=store)
-    kept = {}
+    results = {}
     for name in ESTIMATORS:
-        kept |= train(name, rank, world)
-    np.savez(folder / f"rank{rank}.npz", **{key.replace("/", "|"): value for key, value in kept.items()})
+        results |= train(name, rank, world)
+    np.savez(folder / f"rank{rank}.npz", **{key.replace("/", "|"): value for key, value in results.items()})
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -151,8 +151,8 @@ def test_dirichlet_coupling_agrees_with_the_exact_gradient_on_average() -> None:
 
 
 def test_thresholds_of_the_circle_by_hand() -> None:
-    found = circle_thresholds(torch.tensor([0.3], dtype=torch.float64), 2).flatten().tolist()
-    assert sorted(found) == pytest.approx([0.3, 0.5, 0.8])
+    actual = circle_thresholds(torch.tensor([0.3], dtype=torch.float64), 2).flatten().tolist()
+    assert sorted(actual) == pytest.approx([0.3, 0.5, 0.8])
 
 
 # --- CARMS --------------------------------------------------------------------------------------------------------------------
@@ -291,9 +291,9 @@ def test_variances_of_the_toy_problem_of_200_units() -> None:
     for units in (1, 2, 4):
         net = Net(Bernoulli(), torch.zeros(units))
         for name, build in builds.items():
-            found = exact.moments(build(net), lambda: (net() - 0.499).square().mean(1)).variance["logits"]  # noqa: B023
-            expected = torch.full_like(found, toy_variances(units)[name])
-            assert torch.allclose(found, expected, rtol=1e-6, atol=1e-16), (name, units)
+            actual = exact.moments(build(net), lambda: (net() - 0.499).square().mean(1)).variance["logits"]  # noqa: B023
+            expected = torch.full_like(actual, toy_variances(units)[name])
+            assert torch.allclose(actual, expected, rtol=1e-6, atol=1e-16), (name, units)
     measured = {"REINFORCE": 1.56e-2, "leave-one-out": 1.26e-9, "ARM": 1.64e-9, "DisARM": 1.23e-9, "ARMS": 1.23e-9}
     assert toy_variances(200) == pytest.approx(measured, rel=0.02)
 
@@ -318,9 +318,9 @@ def test_a_vmap_over_runs_gives_what_a_loop_over_them_gives(name: str) -> None:
     torch.manual_seed(3)
     sizes = [nn.Linear(2, 3), Bernoulli(), nn.Linear(3, 3), Bernoulli(), nn.Linear(3, 4), Bernoulli()]
     model, x = nn.Sequential(*sizes).double(), torch.randn(16, 2, dtype=torch.float64)
-    found = []
+    actual = []
     for vectorize in (True, False):
         torch.manual_seed(5)
         loss = build(model, vectorize=vectorize)(lambda: bumpy(model(x)))
-        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
-    assert torch.allclose(*found, rtol=1e-9, atol=1e-9) and found[0].abs().max() > 0
+        actual.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    assert torch.allclose(*actual, rtol=1e-9, atol=1e-9) and actual[0].abs().max() > 0

@@ -13,13 +13,13 @@ def derivatives(loss: Tensor, parameters: list[Tensor], order: int) -> list[Tens
     """Directional derivatives of order 1 ... `order` along a fixed direction."""
     generator = torch.Generator().manual_seed(1)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
-    found, value = [], loss
+    actual, value = [], loss
     for _ in range(order):
         grads = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
         value = sum((g * d).sum() for g, d in zip(grads, direction, strict=True) if g is not None)
         assert isinstance(value, Tensor)
-        found.append(value)
-    return [value.detach() for value in found]
+        actual.append(value)
+    return [value.detach() for value in actual]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
@@ -31,8 +31,8 @@ def test_derivatives_of_every_order_are_unbiased(problem, baseline, samples) -> 
     parameters = list(problem.model.parameters())
     cost = exact.expected_cost(problem.model, problem.closure)
     expected = derivatives(cost.sum() / len(cost), parameters, 3)
-    found = derivatives(exact.expected_loss(estimator, problem.closure, max_outcomes=1 << 20), parameters, 3)
-    for a, b in zip(found, expected, strict=True):
+    actual = derivatives(exact.expected_loss(estimator, problem.closure, max_outcomes=1 << 20), parameters, 3)
+    for a, b in zip(actual, expected, strict=True):
         assert float(a) == pytest.approx(float(b), rel=1e-9, abs=1e-9)
 
 

@@ -82,13 +82,13 @@ def test_what_is_drawn_given_the_outcome_moves_with_the_logits(node: Any) -> Non
     a, v = torch.randn(30, 3, dtype=F64), torch.rand(30, 3, dtype=F64)
     b, slope = node.sample(a, torch.rand(30, 3, dtype=F64)), torch.randn(30, 3, dtype=F64)
     leaf = a.clone().requires_grad_()
-    (found,) = torch.autograd.grad((slope * relaxed_given(node, leaf, b, v, 0.7)).sum(), leaf)
-    assert found.abs().max() > 0.05
+    (actual,) = torch.autograd.grad((slope * relaxed_given(node, leaf, b, v, 0.7)).sum(), leaf)
+    assert actual.abs().max() > 0.05
     for i in range(3):
         step = torch.zeros(3, dtype=F64)
         step[i] = 1e-6
         up, down = (slope * relaxed_given(node, a + d, b, v, 0.7) for d in (step, -step))
-        assert torch.allclose((up - down).sum(1) / 2e-6, found[:, i], atol=1e-7)
+        assert torch.allclose((up - down).sum(1) / 2e-6, actual[:, i], atol=1e-7)
 
 
 # --- what is claimed of the estimates -----------------------------------------------------------------------------------
@@ -192,12 +192,12 @@ def test_rodeo_is_the_published_formula(samples: int) -> None:
         return torch.sin(2 * drawn[-1] @ model.weight)
 
     rodeo = randomised(RODEO(model, samples, vectorize=False))
-    (found,) = torch.autograd.grad(rodeo(closure), model.logits)
+    (actual,) = torch.autograd.grad(rodeo(closure), model.logits)
     x = torch.cat(drawn).detach()
     f, slope = torch.sin(2 * x @ model.weight), 2 * torch.cos(2 * x @ model.weight).unsqueeze(1) * model.weight
     with torch.no_grad():
         expected = spelled_out(rodeo, x, f, slope, torch.sigmoid(model.logits[0]))
-    assert torch.allclose(found[0], expected, atol=1e-12)
+    assert torch.allclose(actual[0], expected, atol=1e-12)
 
 
 # --- what learns --------------------------------------------------------------------------------------------------------
@@ -216,15 +216,15 @@ def test_own_parameters_get_the_derivative_of_the_squared_estimate(method: str) 
         (g,) = torch.autograd.grad(loss, model.logits, retain_graph=True)
         return loss, 5 * float(g.square().sum())
 
-    found = torch.autograd.grad(square()[0], own)
-    for p, g in zip(own, found, strict=True):
+    actual = torch.autograd.grad(square()[0], own)
+    for p, g in zip(own, actual, strict=True):
         direction, values = torch.randn_like(p), []
         for step in (1e-6, -1e-6):
             p.data += step * direction
             values.append(square()[1])
             p.data -= step * direction
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(float((g * direction).sum()), rel=1e-5, abs=1e-7)
-    assert max(float(g.abs().max()) for g in found) > 1e-3
+    assert max(float(g.abs().max()) for g in actual) > 1e-3
 
 
 def test_relax_takes_its_size_from_the_first_call_also_when_an_optimizer_holds_it() -> None:
@@ -293,10 +293,10 @@ def test_sampled_gradients_of_three_layers_have_the_exact_mean(method: str, kind
     estimator(lambda: model.cost([v.expand(3, -1) for v in values]))
     randomised(estimator)
     leaves = [v.expand(count, -1).clone().requires_grad_() for v in values]
-    found = torch.autograd.grad(estimator(lambda: model.cost(leaves)), leaves)
+    actual = torch.autograd.grad(estimator(lambda: model.cost(leaves)), leaves)
     single = [v.clone().requires_grad_() for v in values]
     expected = torch.autograd.grad(exact.expected_cost(model, lambda: model.cost(single)).sum(), single)
-    for g, e in zip(found, expected, strict=True):
+    for g, e in zip(actual, expected, strict=True):
         testing.assert_mean(count * g, e[0])
 
 

@@ -299,7 +299,7 @@ def test_traces_keep_no_graph(traces: bool) -> None:
 def test_the_others_are_those_still_running_and_all_their_steps_where_none_is() -> None:
     returns = torch.tensor([[1.0, 2.0, 6.0], [4.0, 7.0, 0.0], [5.0, 0.0, 0.0]])
     running = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
-    found = mean_of_others(returns, running)
-    assert found[0].tolist() == [4.0, 3.5, 1.5]
-    assert found[1, :2].tolist() == [7.0, 4.0]
-    assert found[2, 0] == (2 + 7 + 6) / 3
+    actual = mean_of_others(returns, running)
+    assert actual[0].tolist() == [4.0, 3.5, 1.5]
+    assert actual[1, :2].tolist() == [7.0, 4.0]
+    assert actual[2, 0] == (2 + 7 + 6) / 3

@@ -49,14 +49,14 @@ def signs(dtype=torch.float32):
 def gradients(build, problem, calls=2, **options):
     """Losses and gradients of some calls, of which later ones have a baseline."""
     net, x, y = problem
-    estimator, found = build(net, **options), []
+    estimator, actual = build(net, **options), []
     for call in range(calls):
         torch.manual_seed(call)
         net.zero_grad()
         loss = estimator(lambda: F.cross_entropy(net(x), y, reduction="none"))
         loss.backward()
-        found += [loss.detach(), *(p.grad.clone() for p in net.parameters())]
-    return found
+        actual += [loss.detach(), *(p.grad.clone() for p in net.parameters())]
+    return actual
 
 
 BASELINES = [(None, 1), ("mean", 1), ("optimal", 1), ("optimal", 2), ("leave-one-out", 3)]
@@ -70,15 +70,15 @@ def test_equals_the_score_function(build, baseline, samples, keep, vectorize):
     problem = build()
     same = {"baseline": baseline, "samples": samples, "vectorize": vectorize}
     expected = gradients(dither.ScoreFunction, problem, **same)
-    found = gradients(dither.ForwardOnly, problem, **same, keep=keep)
-    for a, b in zip(found, expected, strict=True):
+    actual = gradients(dither.ForwardOnly, problem, **same, keep=keep)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=3e-6 * (1 + float(b.abs().max())))
 
 
 def test_equals_it_in_float64_to_rounding():
     expected = gradients(dither.ScoreFunction, mlp(torch.float64), baseline="optimal", samples=2)
-    found = gradients(dither.ForwardOnly, mlp(torch.float64), baseline="optimal", samples=2, keep="bits")
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    actual = gradients(dither.ForwardOnly, mlp(torch.float64), baseline="optimal", samples=2, keep="bits")
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("keep", ["logits", "bits"])
@@ -110,10 +110,10 @@ def test_layers_are_given_back_whatever_happens():
     for name, module in net.named_modules():
         assert "forward" not in vars(module) and vars(module).keys() >= own[name].keys()
     linear = net.linears[1]
-    linear.forward = lambda h: nn.Linear.forward(linear, h)  # somebody's own, to be kept
-    kept = linear.forward
+    linear.forward = lambda h: nn.Linear.forward(linear, h)  # somebody's own, to be stored
+    stored = linear.forward
     estimator(lambda: F.cross_entropy(net(x), y, reduction="none"))
-    assert linear.forward is kept
+    assert linear.forward is stored
 
 
 def test_bits_that_were_changed_are_not_used():
@@ -136,8 +136,8 @@ def test_bits_that_were_changed_are_not_used():
         net.in_place = False
         expected = gradients(dither.ScoreFunction, (net, *data), samples=samples)
         for net.in_place in (False, True):
-            found = gradients(dither.ForwardOnly, (net, *data), samples=samples)
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+            actual = gradients(dither.ForwardOnly, (net, *data), samples=samples)
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_layers_work_on_bits(monkeypatch):
@@ -162,7 +162,7 @@ def test_memory_is_what_it_says():
     torch.manual_seed(0)
     net = StochasticMLP((32,) + (units,) * layers + (4,))
     x, y = torch.randn(batch, 32), torch.randint(4, (batch,))
-    kept = {}
+    stored = {}
     for keep in ("bits", "logits"):
         estimator = dither.ForwardOnly(net, keep=keep)
 
@@ -170,10 +170,10 @@ def test_memory_is_what_it_says():
             estimator(lambda: F.cross_entropy(net(x), y, reduction="none")).backward()
 
         step()
-        kept[keep] = measured(step)[0]
+        stored[keep] = measured(step)[0]
     bits = layers * batch * units // 8
-    assert bits <= kept["bits"] <= bits + 12_000, "and what the last layer and the costs keep"
-    assert kept["logits"] - kept["bits"] == pytest.approx(layers * batch * units * 4, rel=0.02)
+    assert bits <= stored["bits"] <= bits + 12_000, "and what the last layer and the costs keep"
+    assert stored["logits"] - stored["bits"] == pytest.approx(layers * batch * units * 4, rel=0.02)
 
 
 def test_state_is_that_of_the_score_function():

@@ -206,8 +206,8 @@ def test_a_shared_node_draws_anew_at_every_call_and_shared_weights_add_up(build)
     for part in unrolled:
         part.load_state_dict(net.state_dict())
     chain = nn.Sequential(*unrolled)
-    apart = gradients(chain, build)
-    total = [sum(parts) for parts in zip(*(apart[i : i + 2] for i in (0, 2, 4)), strict=True)]
+    in_chain = gradients(chain, build)
+    total = [sum(parts) for parts in zip(*(in_chain[i : i + 2] for i in (0, 2, 4)), strict=True)]
     assert_close(shared, total)
 
 

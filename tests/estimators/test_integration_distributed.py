@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of two processes kept, and what one process alone keeps."""
+    """What each of two processes stored, and what one process alone keeps."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     processes = [
@@ -47,7 +47,7 @@ def ranks(tmp_path_factory):
     ["straight-through", "score", "score-mean", "score-optimal", "score-leave-one-out", "score-optimal, K=3, loop"],
 )
 def test_two_processes_equal_one(ranks, name):
-    first, second, alone = ({k: v for k, v in kept.items() if k.startswith(f"{name}|")} for kept in ranks)
+    first, second, alone = ({k: v for k, v in results.items() if k.startswith(f"{name}|")} for results in ranks)
     assert len(first) >= 4 * 6 and first.keys() == second.keys() == alone.keys()
     assert any("baseline" in key for key in first) == ("mean" in name or "optimal" in name)
     for key, value in alone.items():

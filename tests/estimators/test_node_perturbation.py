@@ -75,23 +75,23 @@ def test_node_perturbation_is_the_printed_formula_for_categorical_units(vectoriz
     seed = noise.draw_seed()
     torch.manual_seed(0)
     loss = estimator(lambda: node(logits) @ worth)
-    (found,) = torch.autograd.grad(loss, logits)
-    expected, base = torch.zeros_like(found), []
+    (actual,) = torch.autograd.grad(loss, logits)
+    expected, base = torch.zeros_like(actual), []
     for k in range(3):
         u = noise.uniform(seed, 0, torch.tensor(k), (5, 3), logits)
         xi = torch.special.ndtri(noise.uniform(seed, 1 << 32, torch.tensor(k), (5, 3), logits))
         costs = [node.sample(a, u) @ worth for a in (logits, logits + 0.9 * xi)]
         expected += (costs[1] - costs[0]).unsqueeze(1) * xi / 0.9 / 15
         base.append(costs[0])
-    assert expected.any() and torch.allclose(found, expected, rtol=1e-5)
+    assert expected.any() and torch.allclose(actual, expected, rtol=1e-5)
     assert torch.allclose(loss.detach(), torch.stack(base).mean())
 
 
 def test_local_terms_leave_the_expectation_and_lower_the_variance() -> None:
     model, x = net(12, 2, 2), inputs(1, 2)
-    found = []
+    actual = []
     for closure in (lambda: torch.sin(model(x) + 1), lambda: torch.sin(model(x) + 1).sum(1)):
-        found.append(exact.moments(NodePerturbation(model, 0.7), closure))
-    assert torch.allclose(*(exact.concatenate(m.mean) for m in found), rtol=0, atol=1e-12)
-    local, shared = (exact.concatenate(m.variance) for m in found)
+        actual.append(exact.moments(NodePerturbation(model, 0.7), closure))
+    assert torch.allclose(*(exact.concatenate(m.mean) for m in actual), rtol=0, atol=1e-12)
+    local, shared = (exact.concatenate(m.variance) for m in actual)
     assert (local < 0.95 * shared).all()

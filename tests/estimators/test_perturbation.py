@@ -63,11 +63,11 @@ def patterns(model: nn.Module):
 
 
 def mean_of_spsa(model: nn.Module, closure, scale: float) -> torch.Tensor:
-    estimator, found = ExpectedSPSA(model, scale), []
+    estimator, actual = ExpectedSPSA(model, scale), []
     for pattern in patterns(model):
         estimator.pattern = pattern
-        found.append(gradient(estimator, closure))
-    return torch.stack(found).mean(0)
+        actual.append(gradient(estimator, closure))
+    return torch.stack(actual).mean(0)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 1, 1), (2, 2)])
@@ -116,8 +116,8 @@ def test_a_call_is_the_printed_formula(distribution, exact_restore: bool) -> Non
         assert plus != minus
         expected = [e + (plus - minus) / (2 * c) * v / 2 for e, v in zip(expected, d, strict=True)]
         values += [plus, minus]
-    found = torch.autograd.grad(3 * loss, parameters)
-    assert torch.allclose(exact.concatenate(found), 3 * exact.concatenate(expected), rtol=1e-9, atol=1e-12)
+    actual = torch.autograd.grad(3 * loss, parameters)
+    assert torch.allclose(exact.concatenate(actual), 3 * exact.concatenate(expected), rtol=1e-9, atol=1e-12)
     assert torch.allclose(loss.detach(), torch.stack(values).mean(), rtol=1e-9)
 
 

@@ -45,8 +45,8 @@ def bumpy(h: Tensor) -> Tensor:
 
 
 def moments(estimator, net: Net) -> tuple[Tensor, Tensor]:
-    found = exact.moments(estimator, lambda: bumpy(net()), max_outcomes=1 << 18)
-    return found.mean["logits"], found.variance["logits"]
+    actual = exact.moments(estimator, lambda: bumpy(net()), max_outcomes=1 << 18)
+    return actual.mean["logits"], actual.variance["logits"]
 
 
 # --- VIMCO --------------------------------------------------------------------------------------------------------------------
@@ -69,10 +69,10 @@ def test_vimco_bound_and_gradient_by_hand(count: int) -> None:
         h = net()[:, 0]
         return cost[0] + (cost[1] - cost[0]) * h + nn.functional.logsigmoid((2 * h - 1) * net.logits[0])
 
-    found = exact.moments(VIMCO(net, count), closure)
+    actual = exact.moments(VIMCO(net, count), closure)
     expected = bound()
-    assert float(found.value) == pytest.approx(float(expected.detach()), abs=1e-12)
-    assert torch.allclose(found.mean["logits"], torch.autograd.grad(expected, net.logits)[0], atol=1e-12)
+    assert float(actual.value) == pytest.approx(float(expected.detach()), abs=1e-12)
+    assert torch.allclose(actual.mean["logits"], torch.autograd.grad(expected, net.logits)[0], atol=1e-12)
 
 
 def test_vimco_bound_falls_towards_the_marginal_likelihood() -> None:
@@ -239,9 +239,9 @@ def test_unordered_set_by_the_formula_written_out(logits: list[float], samples: 
     draws = list(permutations(range(4), samples))
     mean = [sum(ordered(d) * estimate(d)[k] for d in draws) for k in range(4)]
     square = [sum(ordered(d) * estimate(d)[k] ** 2 for d in draws) for k in range(4)]
-    found, spread = moments(UnorderedSet(net, samples), net)
+    actual, spread = moments(UnorderedSet(net, samples), net)
     truth = exact.gradient(net, lambda: bumpy(net()))["logits"]
-    assert found.tolist() == pytest.approx(mean, abs=1e-12) and found.tolist() == pytest.approx(truth.tolist(), abs=1e-12)
+    assert actual.tolist() == pytest.approx(mean, abs=1e-12) and actual.tolist() == pytest.approx(truth.tolist(), abs=1e-12)
     assert spread.tolist() == pytest.approx([q - m * m for q, m in zip(square, mean, strict=True)], abs=1e-12)
     assert samples < 4 or float(spread.max()) < 1e-14, "all categories: exact"
 
@@ -352,9 +352,9 @@ def test_a_vmap_over_runs_gives_what_a_loop_over_them_gives(build) -> None:
     torch.manual_seed(3)
     layers = [nn.Linear(2, 3), Bernoulli(), nn.Linear(3, 6), nn.Unflatten(1, (2, 3)), Categorical(), nn.Flatten(1)]
     model = nn.Sequential(*layers, nn.Linear(6, 2), Bernoulli()).double()
-    x, found = torch.randn(16, 2, dtype=torch.float64), []
+    x, actual = torch.randn(16, 2, dtype=torch.float64), []
     for vectorize in (True, False):
         torch.manual_seed(5)
         loss = build(model, vectorize=vectorize)(lambda: bumpy(model(x)))
-        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
-    assert torch.allclose(*found, rtol=1e-9, atol=1e-9) and found[0].abs().max() > 0
+        actual.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    assert torch.allclose(*actual, rtol=1e-9, atol=1e-9) and actual[0].abs().max() > 0

@@ -127,8 +127,8 @@ def test_leave_one_out_by_hand() -> None:
 def influence(model: nn.Module, closure) -> list[list[list[int]]]:
     estimator = ScoreFunction(model)
     estimator(closure)
-    (found,) = estimator.locality._known.values()
-    return [table.int().tolist() if table is not None else None for table in found]  # type: ignore[misc]
+    (actual,) = estimator.locality._known.values()
+    return [table.int().tolist() if table is not None else None for table in actual]  # type: ignore[misc]
 
 
 X = torch.tensor([[0.3, -0.2], [1.0, 0.5]], dtype=torch.float64)

@@ -86,8 +86,8 @@ def test_two_categories_average_as_a_bit_does():
         u[k] = 1e-9
         exponential = torch.ones(GRID, 2, dtype=torch.float64)
         exponential[:, 1 - k] = ratio
-        kept = exponential[:, 1 - k] < 30  # beyond, 1 - exp(-E) is 1 in float64, and the winner leads by more than 3
-        extra = -torch.expm1(-exponential[kept])
+        representable = exponential[:, 1 - k] < 30  # beyond, 1 - exp(-E) is 1 in float64, and the winner leads by more than 3
+        extra = -torch.expm1(-exponential[representable])
         pair = jacobian(partial(F.gumbel_rao, noise=u, extra_noise=extra, temperature=0.7), a)
         single = torch.full((1,), float(a[1] - a[0]), dtype=torch.float64)
         given = torch.tensor([1e-6 if k else 1 - 1e-6], dtype=torch.float64)

@@ -77,8 +77,8 @@ def test_a_users_vmap_gives_each_slice_noise_of_its_own(name):
     assert distinct(torch.func.vmap(node, 1, 1)(same.movedim(0, 1).contiguous()).movedim(1, 0)) == 5
     nested = torch.func.vmap(torch.func.vmap(node))(same.expand(3, *same.shape))
     assert distinct(nested.flatten(0, 1)) == 15
-    apart = torch.func.vmap(torch.func.vmap(lambda _, a: node(a), (0, None)), (None, 0))(torch.zeros(2), same)
-    assert apart.shape[:2] == (5, 2) and distinct(apart[:, 0]) == 5
+    by_slice = torch.func.vmap(torch.func.vmap(lambda _, a: node(a), (0, None)), (None, 0))(torch.zeros(2), same)
+    assert by_slice.shape[:2] == (5, 2) and distinct(by_slice[:, 0]) == 5
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -1,4 +1,4 @@
-"""The checkers checked: every planted bug is caught, by the check that its entry names."""
+"""The checkers checked: every mutant is caught, by the check that its entry names."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from dither import testing
 
 
-@pytest.mark.parametrize("bug", testing.MUTANTS)
-def test_planted_bug_is_caught_by_name(bug: str) -> None:
-    build, check = testing.MUTANTS[bug]
+@pytest.mark.parametrize("mutant", testing.MUTANTS)
+def test_a_mutant_is_caught_by_name(mutant: str) -> None:
+    build, check = testing.MUTANTS[mutant]
     with pytest.raises(testing.CheckFailed) as caught:
         testing.check_estimator(build)
     assert caught.value.check == check
 
 
-def test_there_are_enough_bugs() -> None:
+def test_there_are_enough_mutants() -> None:
     assert len(testing.MUTANTS) >= 25
 
 

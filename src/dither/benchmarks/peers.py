@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ def pyro_step(net: BinaryVAE, x: Tensor, samples: int) -> Step:
         from pyro import distributions as dist  # type: ignore[import-not-found]
         from pyro.infer import TraceGraph_ELBO  # type: ignore[import-not-found]
 
-    baseline = {"baseline": {"use_decaying_avg_baseline": True, "baseline_beta": 0.99}}
+    baseline: Any = {"baseline": {"use_decaying_avg_baseline": True, "baseline_beta": 0.99}}
     latents = net.encoder(x[:1]).shape[1]
 
     def model(x: Tensor) -> None:
@@ -55,8 +56,9 @@ def storch_step(net: BinaryVAE, data: Tensor, samples: int) -> Step:
     """storch.method.ScoreFunction with the mean of the other samples as baseline, the exact KL as a cost of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import storch  # type: ignore[import-not-found]
+        import storch as library  # type: ignore[import-not-found]
 
+    storch: Any = library  # its types are not exported
     method = storch.method.ScoreFunction("z", n_samples=samples, baseline_factory="batch_average")
 
     def step() -> None:

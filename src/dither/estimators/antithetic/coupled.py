@@ -9,9 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.call import Call
+from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.execution import Layout
 from dither.estimators.core.site import Site
 from dither.exact import Oracle
 from dither.nodes import Node

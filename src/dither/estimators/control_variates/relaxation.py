@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dither.estimators.core.call import Call
+from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.execution import Layout
 from dither.estimators.core.site import Site, over_logits
 from dither.exact import CannotEnumerate, Oracle
 from dither.functional import proper_logits, widen

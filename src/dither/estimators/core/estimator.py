@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dither import noise
-from dither.estimators.core.call import Call
-from dither.estimators.core.execution import FORESEEN, Execution, Handler, Layout, Run, layout_of
+from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.execution import FORESEEN, Execution, Handler, Run, layout_of
 from dither.estimators.core.locality import Locality
 from dither.estimators.core.site import Closure, Site, check_costs
 from dither.exact import Oracle

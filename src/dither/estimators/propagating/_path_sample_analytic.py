@@ -7,9 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.call import Call
+from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.execution import Layout
 from dither.estimators.core.site import Site
 from dither.functional import attach, widen
 from dither.nodes import Node

@@ -7,9 +7,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.call import Call
+from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.execution import Layout
 from dither.estimators.core.site import Site
 from dither.exact import Oracle
 from dither.functional import one_hot

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.call import Call
-from dither.estimators.core.estimator import Estimator, Layout
+from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.site import Site
 
 
