@@ -37,7 +37,7 @@ class Blend(IndependentSamples):
 
     kind="prediction" (biased)
     Estimates   G by a linear function of its inputs, w . (u, s, ...), with the weights that minimise E (w . v - G)^2 per unit.
-    Formula     w . v, v = (u, s, ...)                                                                               (1)
+    Formula     w . v, v = (u, s, ...)                                                                   (1; Sec. 3.2.2)
                 w = E[v v']^-1 E[v] G over previous calls, v the batch means of the inputs                           (2)
                 G is never seen; E[v] G is the mean product of the inputs of one run and the unbiased estimate of
                 *another*. So the noise of the target, which a regression on the same run's estimate would fit, has no
