@@ -38,9 +38,9 @@ class Auto(Estimator):
     ('disarm', True, 1)
 
     Estimates   what the candidate in use estimates; `choice` names it, `recommendation` says why.
-    Method      before the first step every candidate that takes the model's nodes is audited on the first batch, and the
-                one of minimum error at equal time is used. The audit is repeated on the batch at hand whenever all audits
-                together, the first included, would take less than `share` of the time since the first call.
+    Method      before the first step every candidate that takes the model's nodes is audited on the first batch, and the one of
+                least error at equal time is used. The audit is repeated on the batch at hand whenever all audits together, the
+                first included, would take less than `share` of the time since the first call.
     candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take the
                 model's nodes. All keep learning only while they are in use.
     share       of the time that audits may take. draws: gradients per candidate and audit.
