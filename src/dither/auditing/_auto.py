@@ -29,6 +29,15 @@ CANDIDATES: dict[str, Build] = {
 class Auto(Estimator):
     """The estimator that an audit recommends. Audits are repeated while training goes on.
 
+    >>> import torch, dither
+    >>> node = dither.Bernoulli()
+    >>> node.logits = torch.nn.Parameter(torch.zeros(1, 3, dtype=torch.float64))
+    >>> candidates = {"straight-through": dither.StraightThrough, "disarm": dither.DisARM}
+    >>> auto = dither.Auto(node, candidates, by="evaluations", draws=5)
+    >>> loss = auto(lambda: (node(node.logits).sum(1) / 2).round())  # straight-through has no derivative to pass on
+    >>> auto.choice, auto.unbiased, auto.audits
+    ('disarm', True, 1)
+
     Estimates   what the candidate in use estimates; `choice` names it, `recommendation` says why.
     Method      Before the first step every candidate that takes the model's nodes is audited on the first batch, and
                 the one of minimum error at equal time is used. The audit is repeated on the batch at hand whenever all

@@ -10,10 +10,19 @@ from dither.estimators.core.site import Closure, check_costs, checked_cost
 
 
 class Exact(Estimator):
-    """The exact gradient, by summing over all joint outcomes of the nodes. For small nets, and to judge the others.
+    """The exact gradient, by summing over all joint outcomes of the nodes. For small nets, and to evaluate the others.
+
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    >>> estimator = dither.Exact(node)
+    >>> loss = estimator(lambda: node(logits).prod(1))  # 1 if all three are: with probability 1/8
+    >>> loss.detach(), estimator.evaluations
+    (tensor(0.1250, dtype=torch.float64), 8)
+    >>> torch.autograd.grad(loss, logits)[0]
+    tensor([[0.0625, 0.0625, 0.0625]], dtype=torch.float64)
 
     Estimates   d E[L] / d theta without error (continuous nodes: to the accuracy of their quadrature).
-    Formula     sum over outcomes h of P(h; theta) L(h; theta).
+    Formula     d / d theta of the sum over outcomes h of P(h; theta) L(h; theta)                                    (1)
     Requires    one evaluation of the closure on every outcome at once: 2^n for n binary units per example.
     Raises      exact.TooManyOutcomes, with the count, beyond max_outcomes.
     """
@@ -35,6 +44,7 @@ class Exact(Estimator):
 
     def __call__(self, closure: Closure) -> Tensor:
         self.calls += 1
+        # the sum of (1), whose graph is the gradient
         result = exact.expectation(
             self.nodes, lambda: checked_cost(closure()), max_outcomes=self.max_outcomes, vectorize=self.vectorize
         )

@@ -22,8 +22,11 @@ class PerNode(Estimator):
     >>> from functools import partial
     >>> import torch, dither
     >>> net = torch.nn.ModuleDict({"gate": dither.Bernoulli(), "code": dither.Categorical()})
-    >>> dither.PerNode(net, {"gate": partial(dither.ScoreFunction, baseline="optimal"), "code": dither.StraightThrough})
+    >>> score = partial(dither.ScoreFunction, baseline="optimal")
+    >>> dither.PerNode(net, {"gate": score, "code": dither.StraightThrough})
     PerNode(samples=1, nodes=[gate, code])
+    >>> [dither.PerNode(net, {"gate": score, "code": code}).unbiased for code in (dither.StraightThrough, dither.NVIL)]
+    [False, True]
 
     estimators: module name, or shell-style pattern ("encoder.*"), -> anything that builds an estimator on a model; the
     first that matches a node wins. Nodes that none matches back-propagate by their own sampler. All must use the same

@@ -11,9 +11,17 @@ from dither.functional import widen
 class DisARM(LayerwisePairs):
     """DisARM, also known as U2G: an antithetic pair of binary samples, with the uniforms integrated out.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.tensor([[0.0, torch.inf]], dtype=torch.float64, requires_grad=True)
+    >>> estimator = dither.DisARM(node)
+    >>> estimator(lambda: node(logits).sum(1).round()).backward()  # the cost needs no derivative
+    >>> logits.grad, estimator.evaluations  # the pair differs in the first unit, and agrees in the second
+    (tensor([[0.2500, 0.0000]], dtype=torch.float64), 2)
+
     Estimates   d E[L] / d a_i for every logit; unbiased at any depth.
-    Formula     1/2 (L(b) - L(b')) (b_i - b'_i) max(s_i, 1 - s_i),  b = 1[u < s], b' = 1[1 - u < s], s = sigmoid(a): zero for
-                units that agree in both.
+    Formula     1/2 (L(b) - L(b')) (b_i - b'_i) max(s_i, 1 - s_i)                                             (1; Eq. 6)
+                b = 1[u < s], b' = 1[1 - u < s], s = sigmoid(a)                                                      (2)
+                Zero for units that agree in both.
     Requires    samples x (1 + layers) evaluations of the closure: a first run, and one for each layer in which its uniforms are
                 turned to 1 - u; two for a net with one layer. Any cost, differentiable or not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
@@ -27,8 +35,9 @@ class DisARM(LayerwisePairs):
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         first, second = self.pair(site, site.credit(costs))
-        h, turned = self.pair(site, site.sample)
+        h, turned = self.pair(site, site.sample)  # (2)
         logits, _ = self.pair(site, site.logits)
         s = torch.sigmoid(widen(logits.detach()))
+        # (1)
         estimate = 0.5 * (first - second) * (h - turned) * torch.maximum(s, 1 - s)
         return site.along_logits(estimate / self.samples, logits)

@@ -19,16 +19,29 @@ _PRIOR = 50.0  # calls: what the layer's own averages weigh against those of a s
 
 
 class Blend(IndependentSamples):
-    """Straight-through and score function, mixed by what is learned online of both: the paper's Sec. 3.2.2, done properly.
+    """Straight-through and score function, blended by what is learned online of both: the paper's Sec. 3.2.2, done properly.
+
+    >>> import torch, dither
+    >>> _ = torch.manual_seed(0)
+    >>> node, logits = dither.Bernoulli(), torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    >>> blend = dither.Blend(node)
+    >>> for _ in range(100):
+    ...     _ = blend(lambda: (node(logits).sum(1) - 1.5).square())
+    >>> {name: round(weight, 1) for name, weight in blend.report()[0]["weights"].items()}
+    {'unbiased': 0.2, 'biased': 0.8}
+    >>> blend.unbiased, dither.Blend(node, "control-variate").unbiased
+    (False, True)
 
     With u the unbiased estimate (score function, leave-one-out), s the biased one of little variance (straight-through, with
     the sigmoid' factor), both per unit and from the same runs, and G the gradient:
 
     kind="prediction" (biased)
     Estimates   G by a linear function of its inputs, w . (u, s, ...), with the weights that minimise E (w . v - G)^2 per unit.
-    Formula     w = E[v v']^-1 E[v] G over previous calls, v the batch means of the inputs. G is never seen; E[v] G is the mean
-                product of the inputs of one run and the unbiased estimate of *another*. So the noise of the target, which
-                a regression on the same run's estimate would fit, has no part in the weights.
+    Formula     w . v, v = (u, s, ...)                                                                   (1; Sec. 3.2.2)
+                w = E[v v']^-1 E[v] G over previous calls, v the batch means of the inputs                           (2)
+                G is never seen; E[v] G is the mean product of the inputs of one run and the unbiased estimate of
+                *another*. So the noise of the target, which a regression on the same run's estimate would fit, has no
+                part in the weights.
     inputs      of "unbiased", "biased" (the default: both), "logit" (s (1 - 2 sigmoid(a)), its change with the logit),
                 "layer" (the mean of s over the layer) and "constant". Without "unbiased" it is the paper's: a function of the
                 biased estimate and auxiliary inputs that predicts the unbiased one.
@@ -37,10 +50,12 @@ class Blend(IndependentSamples):
                 the estimate shorter where it is uncertain: as if the learning rate were lowered there.
 
     kind="control-variate" (unbiased)
-    Formula     (L - b - c T) d log P / d a + c s' dm / da, T = s' (h - m) summed over the layer (over the
-                units that share a term with it, where credit is local), with s' the mean of d L / d h
-                in the *other* runs, by straight-through, m the mean of the node and c, per unit, of minimum variance over
-                previous calls. The expectation of what is taken off is added back, so it is unbiased for every c and s'.
+    Formula     (L - b - c T) d log P / d a + c s' dm / da                                                           (3)
+                T = s' (h - m), summed over the layer; with local credit over the units that share a term with it    (4)
+                c = E[u v] / E[v^2] over previous calls, with v = T d log P / d a - s' dm / da                       (5)
+                s' is the mean of d L / d h in the *other* runs, by straight-through, m the mean of the node, and c has
+                minimum variance per unit. The expectation of what is taken off is added back, so it is unbiased for
+                every c and s'.
 
     Requires    samples >= 2 evaluations of the closure and one backward pass; Bernoulli and Categorical nodes. Where the cost
                 is not differentiable in the outputs, s is 0 and u alone is left.
@@ -99,6 +114,7 @@ class Blend(IndependentSamples):
         credit = site.credit(costs)
         score = site.score
         assert score is not None
+        # u: (L - b) d log P / d a
         unbiased = over_logits(credit - LeaveOneOut().value(site, credit), score) * score
         estimate = self._predicted if self.kind == "prediction" else self._controlled
         return site.along_logits(estimate(site, credit, score, unbiased) / self.samples)
@@ -111,8 +127,8 @@ class Blend(IndependentSamples):
             self._learn(site.name, self._products(inputs, unbiased))
         if known is None:
             return unbiased
-        weights = weights_of(*known, self._basis())
-        return torch.einsum("kb...f,...f->kb...", inputs, weights.to(inputs))
+        weights = weights_of(*known, self._basis())  # (2)
+        return torch.einsum("kb...f,...f->kb...", inputs, weights.to(inputs))  # (1)
 
     def _inputs(self, site: Site, unbiased: Tensor) -> Tensor:
         """(K, batch, *logits, F)."""
@@ -176,7 +192,7 @@ class Blend(IndependentSamples):
         gradient = others(site.sample_gradient)
         parts = gradient * (site.output - site.per_run(site.node.mean, site.logits.detach()))
         parts = parts.sum(-1) if parts.dim() > 2 + len(site.units) else parts
-        taken = _of_shared_terms(site, parts.flatten(2))
+        taken = _of_shared_terms(site, parts.flatten(2))  # (4)
         taken = taken - others(taken)  # its own leave-one-out, of mean 0 given this run
         control = over_logits(taken, score) * score - straight_through(site, gradient)
         known = self.averages.get(f"{site.name}.control")
@@ -188,6 +204,7 @@ class Blend(IndependentSamples):
         layer = known.flatten(1).mean(1).view(3, *[1] * (known.dim() - 1))
         calls = self.averages[f"{site.name}.calls"]
         both = known * calls / (calls + _PRIOR) + layer * (_PRIOR / (calls + _PRIOR))
+        # (5), then (3)
         c = both[0] / torch.where(both[1] > 0, both[1], torch.ones_like(both[1]))
         return unbiased - c.to(control) * control
 

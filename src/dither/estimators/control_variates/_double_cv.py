@@ -12,11 +12,20 @@ from dither.functional import widen
 class DoubleCV(IndependentSamples):
     """Double CV: leave-one-out, with the first-order expansion of the cost around the mean.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    >>> worth = torch.tensor([1.0, -2.0, 4.0], dtype=torch.float64)
+    >>> loss = dither.DoubleCV(node, samples=2)(lambda: node(logits) @ worth)
+    >>> torch.autograd.grad(loss, logits)[0]  # worth / 4, whatever the samples: the cost is linear
+    tensor([[ 0.2500, -0.5000,  1.0000]], dtype=torch.float64)
+
     Estimates   d E[L] / d a for every logit; unbiased at any depth.
-    Formula     1/K sum_k (L_k - alpha b_k - 1/(K-1) sum_{j != k} (L_j - alpha b_j)) d log P(x_k)/d a + alpha g_k' d m_k/d a,
-                b_k = g_k' (x_k - m_k), with x_k the output of run k, m_k its mean given the layers before, and g_k the mean of
-                d L_j / d x_j over the other runs j. Zero variance for a cost that is linear in the units of one layer, at
-                alpha = 1. The two control variates are b_k in sample k's own term and b_j in its baseline.
+    Formula     1/K sum_k (L_k - alpha b_k - 1/(K-1) sum_{j != k} (L_j - alpha b_j)) d log P(x_k)/d a                (1)
+                + 1/K sum_k alpha g_k' d m_k/d a                                                                     (2)
+                b_k = g_k' (x_k - m_k)                                                                               (3)
+                x_k is the output of run k, m_k its mean given the layers before, and g_k the mean of d L_j / d x_j over
+                the other runs j. Zero variance for a cost that is linear in the units of one layer, at alpha = 1. The
+                two control variates are b_k in sample k's own term and b_j in its baseline.
     alpha       a scale per node, of all constants the one with the minimum |gradient|^2 over previous calls (closed form); 1
                 at first. (The paper takes gradient steps on the same objective, with the other sign.) `decay` of the averages.
     Requires    samples >= 2 evaluations of the closure, and one backward pass. Any cost; one without a derivative in the units'
@@ -37,7 +46,7 @@ class DoubleCV(IndependentSamples):
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         plain, control = self._terms(site, widen(costs).sum(-1))
-        estimate = plain + self.scales.of(site) * control
+        estimate = plain + self.scales.of(site) * control  # (1) + (2), grouped by what alpha multiplies
         if self.learning and torch.is_grad_enabled():
             self.scales.learn(site, plain.sum(0, keepdim=True), control.sum(0, keepdim=True))
         return site.along_logits(estimate)
@@ -47,7 +56,7 @@ class DoubleCV(IndependentSamples):
         assert site.sample_gradient is not None and site.score is not None
         score, gradient = site.score, others(widen(site.sample_gradient))
         centred = site.output - site.per_run(site.node.mean, site.logits.detach())
-        linear = (gradient * centred).flatten(2).sum(-1)  # b_k, up to alpha
+        linear = (gradient * centred).flatten(2).sum(-1)  # (3)
         plain, control = (over_logits(c - others(c), score) * score for c in (cost, linear))
         return plain / self.samples, (site.mean_vjp(gradient) - control) / self.samples
 

@@ -14,9 +14,20 @@ from dither.estimators.core.site import Site, over_logits
 class RELAX(Relaxing):
     """RELAX: REBAR whose control variate has a learned part besides the cost of relaxed units.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.tensor([[0.0, 1.0]], requires_grad=True)
+    >>> relax, gradients = dither.RELAX(node), []
+    >>> for estimator in (relax, dither.REBAR(node)):  # before it has learned, it is REBAR with eta = 1
+    ...     _ = torch.manual_seed(0)
+    ...     gradients += torch.autograd.grad(estimator(lambda: (node(logits) - 0.4).square().sum(1)), logits)
+    >>> torch.equal(*gradients), len(list(relax.parameters()))  # those of the learned part, for your optimizer
+    (True, 4)
+
     Estimates   d E[L] / d a for every logit; unbiased at any depth, whatever the learned part is.
-    Formula     (L(b) - c(z~)) d log P(b) / d a + d c(z) / d a - d c(z~) / d a,  c(z) = L(soft(z)) + r(soft(z)); z, z~, soft
-                and the runs of a net with several layers as in `REBAR`; r is a net of the relaxed outputs of one node.
+    Formula     (L(b) - c(z~)) d log P(b) / d a + d c(z) / d a - d c(z~) / d a                          (1; Algorithm 1)
+                c(z) = L(soft(z)) + r(soft(z))                                                                       (2)
+                z, z~, soft and the runs of a net with several layers as in `REBAR`; r is a net of the relaxed outputs
+                of one node.
     Learning    the returned loss carries d |gradient|^2 / d phi, the single-sample gradient of the variance, onto r's
                 parameters phi, and onto nothing else. Give estimator.parameters() to an optimizer; without one the estimator
                 is REBAR with eta = 1. The update follows the call, so it does not bias the gradient.
@@ -72,7 +83,7 @@ class RELAX(Relaxing):
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         parts = self.parts(site, costs)
-        estimate = parts.reinforce + parts.control + self._learned(site, parts)
+        estimate = parts.reinforce + parts.control + self._learned(site, parts)  # (1), grouped by the two terms of (2)
         surrogate = site.along_logits(estimate / self.samples, self.role(site.logits, 0))
         if not estimate.requires_grad:
             return surrogate
@@ -99,6 +110,7 @@ class RELAX(Relaxing):
         along_free = torch.func.vjp(lambda a: r(parts.free(a)), parts.logits)[1]
         tied, along_tied = torch.func.vjp(lambda a: r(parts.tied(a)), parts.logits)[:2]
         ones = torch.ones_like(tied)
+        # d r(z) / d a - d r(z~) / d a - r(z~) d log P(b) / d a: (1) is linear in c
         return along_free(ones)[0] - along_tied(ones)[0] - over_logits(tied, parts.logits) * parts.score
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -24,16 +24,20 @@ class Episodes:
 
     >>> import torch, dither
     >>> policy = torch.nn.Sequential(torch.nn.Linear(4, 8), dither.Bernoulli(), torch.nn.Linear(8, 2), dither.Categorical())
-    >>> episodes, observation = dither.Episodes(policy, discount=0.9), torch.zeros(3, 4)
-    >>> for _ in range(5):
-    ...     with episodes.acting():                  # every decision of the policy is recorded, hidden units included
-    ...         action = policy(observation)         # three environments at once
-    ...     episodes.reward(action[:, 0], done=torch.zeros(3, dtype=torch.bool))
-    >>> episodes.loss().backward()
+    >>> episodes, observation = dither.Episodes(policy, discount=0.5), torch.zeros(3, 4)
+    >>> for _ in range(3):
+    ...     with episodes.acting():  # every decision of the policy is recorded, hidden units included
+    ...         action = policy(observation)  # three environments at once
+    ...     episodes.reward(action.sum(1), done=torch.zeros(3, dtype=torch.bool))  # 1 for each
+    >>> loss = episodes.loss()
+    >>> loss.item()  # -(1 + 0.5 + 0.25)
+    -1.75
+    >>> loss.backward()
 
     Estimates   d loss / d theta, loss = -E[sum_t discount^t r_t] per episode: rewards are maximised, the loss is minimised.
-    Formula     -1/envs sum over episodes, steps t and units i of w_t (G_t - b_i) d log P(h_ti) / d theta, with the return-to-go
-                G_t = sum_{s >= t} discount^(s - t) r_s: a decision is credited with what comes after it only.
+    Formula     -1/envs sum over episodes, steps t and units i of w_t (G_t - b_i) d log P(h_ti) / d theta            (1)
+                G_t = sum_{s >= t} discount^(s - t) r_s                                                              (2)
+                G_t is the return-to-go: a decision is credited with what comes after it only.
     discount_from  "start": w_t = discount^t, which makes the estimate unbiased for the discounted return of the episode.
                 "decision" (usual): w_t = 1, every step counts like a first one; not the gradient of any one objective
                 (Thomas 2014), but late decisions are learned too. The same for discount=1.

@@ -19,9 +19,18 @@ from dither.nodes import in_region
 class ForwardOnly(ScoreFunction):
     """The score function's gradient for feed-forward stochastic nets, with samples as bits and nothing sent backward.
 
+    >>> import torch, dither
+    >>> from dither.models.mlp import StochasticMLP
+    >>> net, x, gradients = StochasticMLP((8, 20, 20, 1)).double(), torch.randn(4, 8, dtype=torch.float64), []
+    >>> for estimator in (dither.ForwardOnly(net, keep="bits"), dither.ScoreFunction(net)):
+    ...     _ = torch.manual_seed(0)  # the same samples
+    ...     gradients += torch.autograd.grad(estimator(lambda: net(x).square().sum(1)), net.linears[0].weight)
+    >>> torch.allclose(*gradients)
+    True
+
     Estimates   what ScoreFunction estimates, from the same noise: d E[L] / d theta; unbiased. "The unbiased estimator only
                 requires broadcasting L, no back-propagation and only local computation" (Bengio 2013, Sec. 3.1).
-    Formula     for a layer a = W h + c: d / d W = (L - b) (h' - sigmoid(a)) h^T, mean over K samples and the batch.
+    Formula     d / d W = (L - b) (h' - sigmoid(a)) h^T of a layer a = W h + c, mean over K samples and the batch    (1)
     How         a `torch.nn.Linear` behind a `Bernoulli` works on packed bits, 1/32 of the bytes and a quarter of the additions;
                 where it also stands before one, that layer keeps the bits of its input and output and no graph. Other segments
                 (convolutions, several layers, what leads to the cost) keep their own local graph, as under ScoreFunction.
@@ -76,6 +85,7 @@ class ForwardOnly(ScoreFunction):
 
     # --- the gradient -------------------------------------------------------------------------------------------------
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
+        # (1): `broadcast` sends L - b, divided by K batch, to a layer, which has its bits h' and h, and its logits
         shared = self._shared_advantage(costs.detach(), sites)
         if shared is None:
             parts = [part for site in sites if (part := self.surrogate(site, costs.detach())) is not None]

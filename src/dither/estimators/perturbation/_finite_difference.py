@@ -12,8 +12,17 @@ from dither.estimators.perturbation.perturbing import Perturbing, with_gradient
 class FiniteDifference(Perturbing):
     """Central differences of the cost, one parameter at a time: the plain yardstick, for small models.
 
+    >>> import torch, dither
+    >>> net = torch.nn.Sequential(dither.Bernoulli(), torch.nn.Linear(2, 1)).double()
+    >>> _ = torch.nn.init.constant_(net[1].weight, 3), torch.nn.init.constant_(net[1].bias, 1)
+    >>> certain = torch.tensor([[torch.inf, -torch.inf]], dtype=torch.float64)
+    >>> estimator = dither.FiniteDifference(net)
+    >>> estimator(lambda: net(certain).square().sum(1).detach()).backward()  # what is detached counts too
+    >>> net[1].weight.grad.round(decimals=6), estimator.evaluations  # two evaluations for each of three parameters
+    (tensor([[8., 0.]], dtype=torch.float64), 6)
+
     Estimates   d E[L] / d theta for every parameter of the model with requires_grad; bias O(scale^2).
-    Formula     (L(theta + c e_i) - L(theta - c e_i)) / (2 c) for each i, c = scale; mean over the batch.
+    Formula     (L(theta + c e_i) - L(theta - c e_i)) / (2 c) for each i, c = scale; mean over the batch             (1)
     Noise       all evaluations have the same noise in the nodes (common random numbers); as with SPSA the variance grows like
                 1 / scale where units are hard, but not with the number of parameters.
     Value       the mean cost of the perturbed nets.
@@ -59,4 +68,5 @@ class FiniteDifference(Perturbing):
         finally:
             p[index] = before
         step = high.double() - low.double()  # as it was rounded
+        # (1), and the cost in between
         return (plus - minus).double().sum(-1).mean() / step, (plus + minus).sum(-1).mean() / 2

@@ -22,11 +22,20 @@ _LOGITS = 1  # the stream of the noise on the logits
 class NodePerturbation(Estimator):
     """Node perturbation: noise on the logits, and how much worse the cost was with it than without.
 
+    >>> import torch, dither
+    >>> node = dither.Bernoulli()
+    >>> node.logits = torch.nn.Parameter(torch.tensor([[1.0]], dtype=torch.float64))
+    >>> cost = lambda: node(node.logits).sum(1)
+    >>> estimators = [dither.NodePerturbation(node, scale) for scale in (0.4, 0.2)]
+    >>> [round(dither.testing.bias(estimator, cost)["logits"].item(), 4) for estimator in estimators]  # O(scale^2)
+    [-0.003, -0.0007]
+
     Estimates   d E[L] / d theta of the net whose logits carry that noise, a + scale xi, xi standard normal: exactly unbiased
                 for that smoothed net, through every discrete node; for the net itself the bias is O(scale^2).
-    Formula     (L(a + scale xi) - L(a)) xi / scale for the logits a of the *perturbed* run; mean over the batch and K samples.
-                Both runs draw their units by the same uniforms, so L(a) takes much of the variance away.
-    Why         z = a + scale xi is a Gaussian decision with score xi / scale with respect to a, given all decisions before it:
+    Formula     (L(a + scale xi) - L(a)) xi / scale                                                                  (1)
+                for the logits a of the *perturbed* run; mean over the batch and K samples. Both runs sample their units
+                by the same uniforms, so L(a) takes much of the variance away.
+    Why         z = a + scale xi is a Gaussian sample with score xi / scale with respect to a, given all samples before it:
                 by Stein's lemma E[L xi_i / scale | prefix] = d/da_i E[L | prefix], and the chain rule of scores sums it over
                 units and layers, where the prefix, and d a / d theta with it, is the perturbed run's own. L(a) depends on no
                 xi, so it subtracts nothing on average. With the base run's a in the product, deeper layers would be biased:
@@ -70,6 +79,7 @@ class NodePerturbation(Estimator):
         logits = site.logits.unflatten(0, (self.samples, 2))[:, 1]
         normal = site.sample.unflatten(0, (self.samples, 2))[:, 1]
         change = change.view(*change.shape, *[1] * (normal.dim() - change.dim()))
+        # (1), along the logits of the perturbed run
         estimate = (change * normal / self.scale).detach() * without_infinities(widen(logits))
         return estimate.sum() / logits.shape[:2].numel()
 

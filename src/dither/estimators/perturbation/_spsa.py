@@ -17,15 +17,25 @@ _CHUNK = 1 << 20  # elements of a direction that are drawn at once: the generato
 class SPSA(Perturbing):
     """Simultaneous perturbation: the derivative of the cost along a random direction of all parameters, times that direction.
 
+    >>> import torch, dither
+    >>> net = torch.nn.Sequential(dither.Bernoulli(), torch.nn.Linear(1, 1, bias=False)).double()
+    >>> _ = torch.nn.init.constant_(net[1].weight, 3)
+    >>> certain = torch.full((1, 1), torch.inf, dtype=torch.float64)
+    >>> estimator = dither.SPSA(net)
+    >>> estimator(lambda: torch.tensor([net(certain).item() ** 2], dtype=torch.float64)).backward()  # it has left torch
+    >>> round(net[1].weight.grad.item(), 6), net[1].weight.item(), estimator.evaluations  # exact for a quadratic cost
+    (6.0, 3.0, 2)
+
     Estimates   d E[L] / d theta for every parameter of the model with requires_grad; bias O(scale^2) (central differences).
-    Formula     (L(theta + c D) - L(theta - c D)) / (2 c) D,  c = scale, D of independent +-1 ("rademacher") or standard
-                normal entries; mean over the batch and K samples, each with a direction of its own. With the normal it is
-                exactly unbiased for the cost smoothed by that noise, E_D[E[L(theta + c D)]].
+    Formula     (L(theta + c D) - L(theta - c D)) / (2 c) D                                                          (1)
+                c = scale, D of independent +-1 ("rademacher") or standard normal entries; mean over the batch and K
+                samples, each with a direction of its own. With the normal it is exactly unbiased for the cost smoothed
+                by that noise, E_D[E[L(theta + c D)]].
     Noise       both evaluations of a pair have the same noise in the nodes. Hard units flip with probability O(c), so the
                 variance grows like 1 / scale (it would be 1 / scale^2 with fresh noise), and like the number of parameters:
                 prefer a larger scale than for a smooth net. In half precision scale must exceed the parameters' resolution.
     Value       the loss's value is the mean cost of the perturbed nets, not of theta itself.
-    Memory      that of inference: the closure runs without a graph, D is drawn anew from its key whenever it is needed,
+    Memory      that of inference: the closure runs without a graph, D is sampled anew from its key whenever it is needed,
                 also in the backward pass, one tensor at a time.
     exact_restore  True: a copy of the parameters is kept during the call and they come back bit by bit, also when the closure
                 raises. False: no copy; the steps +c D, -2 c D, +c D are undone by replay, and what remains is rounded to
@@ -66,6 +76,7 @@ class SPSA(Perturbing):
                 plus = self._cost(closure, k)
                 move_to(-self.scale)
                 minus = self._cost(closure, k)
+            # (1) without its last factor, a number; `replayed` multiplies by D in the backward pass
             derivatives.append((plus - minus).double().sum(-1).mean() / (2 * self.scale))
             values.append((plus + minus).sum(-1).mean() / 2)
         seed = int(self._seed)

@@ -19,10 +19,22 @@ _GIVEN_SAMPLE = 1  # the stream of noise that is drawn given the sample
 class GumbelRao(Estimator):
     """Gumbel-Rao: straight-through Gumbel-softmax, averaged over the noise that would have given the same sample.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.zeros(1000, 1, dtype=torch.float64, requires_grad=True)
+    >>> estimators = dither.GumbelSoftmax(node), dither.GumbelRao(node, draws=20), dither.GumbelRao(node, draws=1000)
+    >>> for estimator in estimators:
+    ...     _ = torch.manual_seed(0)  # the same samples
+    ...     gradient = 1000 * torch.autograd.grad(estimator(lambda: node(logits).sum(1)), logits)[0]
+    ...     round(gradient.mean().item(), 2), round(gradient.std().item(), 2), estimator.evaluations
+    (0.22, 0.18, 1)
+    (0.22, 0.04, 1)
+    (0.21, 0.01, 1)
+
     Estimates   d E[L] / d theta, with the expectation of GumbelSoftmax at this temperature (for one layer of units), and less
                 variance: the average is over noise alone, and costs no evaluation of the closure. As the temperature goes to
                 0 with many draws it becomes ReinMax at temperature 1 (ZGR), which needs neither.
-    Formula     d L / d a := mean over k draws of (d softmax((a + G_k) / temperature) / d a)' d L / d z, with G_k given z.
+    Formula     d L / d a := mean over k draws of (d softmax((a + G_k) / temperature) / d a)' d L / d z      (1; Sec. 3)
+                with the Gumbel noise G_k given z, held constant.
     Requires    samples evaluations of the closure; a cost differentiable in the units' outputs; nodes with a relaxation.
     draws       k, 10 to 100 are usual; memory of k times the logits.
     Oracles     dither.exact sees the outcomes exactly and the draws as fixed quadrature nodes, evenly spread.
@@ -63,7 +75,7 @@ class GumbelRao(Estimator):
         extra = replace(call, logits=wide).noise(stream=_GIVEN_SAMPLE).movedim(1, 0).to(a.dtype)
         # the noise given the sample is held constant: see functional.gumbel_rao
         relaxed = node.relaxation_given(logits.detach(), hard, extra) + (a - a.detach())
-        path = node.soften(relaxed, self.temperature).mean(0)
+        path = node.soften(relaxed, self.temperature).mean(0)  # (1)
         return call.output(functional.attach(hard, path.to(logits.dtype))), None
 
 

@@ -18,11 +18,23 @@ from dither.nodes import Node
 class GumbelSoftmax(Estimator):
     """Gumbel-softmax (the concrete distribution): back-propagation through a tempered softmax of the noisy logits.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Categorical(), torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64)
+    >>> cost = lambda: node(logits).square().sum(1)
+    >>> estimator = dither.GumbelSoftmax(node, temperature=1e9, hard=False)
+    >>> round(estimator(cost).item(), 4)  # the net sees y: here 1/3 for each category
+    0.3333
+    >>> estimator.temperature = 1e-6  # y becomes the one-hot sample, which the net sees with hard=True
+    >>> round(estimator(cost).item(), 4), dither.GumbelSoftmax(node)(cost).item()
+    (1.0, 1.0)
+
     Estimates   d E[L] / d theta, biased; less so at a low temperature, where the variance grows.
-    Formula     y = softmax((a + G) / temperature) with Gumbel noise G; for a binary unit sigmoid((a - logit u) / temperature).
+    Formula     y = softmax((a + G) / temperature) with Gumbel noise G                                               (1)
+                y = sigmoid((a - logit u) / temperature) for a binary unit                                           (2)
                 hard    the net sees the one-hot argmax z of a + G (straight-through Gumbel-softmax, STGS):
-                        d L / d a := (d y / d a)' d L / d z.
-                soft    (hard=False) the net sees y itself, so the loss is that of another, continuous net, without bias for it.
+                        d L / d a := (d y / d a)' d L / d z                                                          (3)
+                soft    (hard=False) the net sees y itself, so the loss is that of another, continuous net, without bias
+                        for it.
     Requires    samples evaluations of the closure; a cost differentiable in the units' outputs; nodes with a relaxation.
     temperature > 0; may be changed between calls (`estimator.temperature = ...`), as annealing does.
     Oracles     dither.exact weighs outcomes exactly, but knows the noise behind each by two quadrature nodes only: the
@@ -62,7 +74,8 @@ class GumbelSoftmax(Estimator):
         node, logits, noise = call.node, call.logits, call.noise()
         if not node.discrete:
             return node.propagate(logits, noise), None
-        soft = node.soften(node.relaxation(logits, noise), self.temperature).to(logits.dtype)
+        soft = node.soften(node.relaxation(logits, noise), self.temperature).to(logits.dtype)  # (1), (2)
+        # hard: (3), the value of z with the derivative of y
         return call.output(functional.attach(node.sample(logits, noise), soft) if self.hard else soft), None
 
 

@@ -17,10 +17,20 @@ from dither.nodes import Node
 class PathSampleAnalytic(Estimator):
     """Path sample-analytic (PSA): what flipping each unit would do to the next layer's probabilities, summed analytically.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.tensor([[0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    >>> estimator = dither.PathSampleAnalytic(node)
+    >>> torch.autograd.grad(estimator(lambda: node(logits).sum(1).round()), logits)[0]  # s (1 - s), no variance
+    tensor([[0.2500, 0.1966]], dtype=torch.float64)
+    >>> net = torch.nn.Sequential(dither.Bernoulli(), torch.nn.Linear(2, 3), dither.Bernoulli(), torch.nn.Linear(3, 1))
+    >>> estimator = dither.PathSampleAnalytic(net)
+    >>> _ = estimator(lambda: net(torch.zeros(1, 2)).squeeze(1)); estimator.evaluations  # 1 + 3 units of the last layer
+    4
+
     Estimates   d E[L] / d theta of a chain of binary layers; unbiased for one layer, a small bias and variance for more.
-    Formula     d L / d a_i := -s_i sigmoid'(a_i) g_i, s = 2 h - 1, where g_i is what a flip of unit i is worth:
-                last layer  g_i = L(h with i flipped) - L(h), by evaluations of the closure;
-                before it   g_i = sum_j D_ij g_j with D_ij = -s_j (sigmoid(a_j after the flip of i) - sigmoid(a_j)).
+    Formula     d L / d a_i := -s_i sigmoid'(a_i) g_i, s = 2 h - 1, where g_i is what a flip of unit i is worth:     (1)
+                last layer  g_i = L(h with i flipped) - L(h), by evaluations of the closure                          (2)
+                before it   g_i = sum_j D_ij g_j with D_ij = -s_j (sigmoid(a_j after the flip of i) - sigmoid(a_j))  (3)
                 Made linear in the flip, D_ij and L give straight-through with sigmoid' (`StraightThrough(model, "sigmoid")`).
     Requires    1 + (units of the last layer) evaluations of the closure, of which only what follows that layer differs; a table
                 (batch, units, next units) per layer. Any cost. The model is an nn.Sequential of Linear, Bernoulli, Linear,
@@ -48,7 +58,7 @@ class PathSampleAnalytic(Estimator):
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         sample = call.node.sample(call.logits, call.noise(0))
-        if call.index == len(call.layout) - 1:
+        if call.index == len(call.layout) - 1:  # the runs of (2)
             units = torch.arange(sample[0].numel(), device=sample.device).view(sample.shape[1:])
             sample = torch.where(units == call.run - 1, 1 - sample, sample)
         return call.output(sample), sample
@@ -59,7 +69,7 @@ class PathSampleAnalytic(Estimator):
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         self._require_chain(sites)
         totals, loss = widen(costs.detach()).sum(-1), self.value(costs).mean()
-        worth = (totals[1:] - totals[:1]).T  # of flips of the last layer, (batch, units)
+        worth = (totals[1:] - totals[:1]).T  # (2), of flips of the last layer, (batch, units)
         for i in reversed(range(len(sites))):
             if i + 1 < len(sites):
                 worth = _through(self._linears[i], sites[i], sites[i + 1], worth)
@@ -76,14 +86,14 @@ class PathSampleAnalytic(Estimator):
 
 
 def _of_layer(site: Site, worth: Tensor) -> Tensor:
-    """-s_i sigmoid'(a_i) g_i along the logits."""
+    """(1), -s_i sigmoid'(a_i) g_i along the logits."""
     logits, sample = site.logits[0], site.sample[0]
     p = torch.sigmoid(widen(logits.detach()))
     return site.along_logits(-(2 * sample - 1) * p * (1 - p) * worth, logits)
 
 
 def _through(linear: nn.Linear, before: Site, after: Site, worth: Tensor) -> Tensor:
-    """The worth of flips of the layer before, (batch, units), from that of the layer after it."""
+    """(3): the worth of flips of the layer before, (batch, units), from that of the layer after it."""
     sample, logits = before.sample[0], before.logits[0].detach()
     step = before.node.output(logits, 1 - sample) - before.node.output(logits, sample)
     a = widen(after.logits[0].detach())

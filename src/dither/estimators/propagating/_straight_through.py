@@ -21,12 +21,20 @@ Variant = Literal["identity", "sigmoid", "clipped"]
 class StraightThrough(Estimator):
     """Straight-through: back-propagation as if a hard sample were its logit, or its mean.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.tensor([[0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    >>> for variant in ("sigmoid", "identity", "clipped"):  # d L / d h is 1
+    ...     torch.autograd.grad(dither.StraightThrough(node, variant)(lambda: node(logits).sum(1)), logits)[0]
+    tensor([[0.2500, 0.1050]], dtype=torch.float64)
+    tensor([[1., 1.]], dtype=torch.float64)
+    tensor([[1., 0.]], dtype=torch.float64)
+
     Estimates   d E[L] / d theta, biased; exact when the cost is linear in each unit ("sigmoid") and nothing lies between.
-    Formula     sigmoid   d L / d a := sigmoid'(a) d L / d h   (the derivative of the mean; the default)
-                identity  d L / d a := d L / d h               (the paper's, Sec. 3.2.1)
-                clipped   d L / d a := d L / d h where |a| <= 1, else 0   (Hubara et al. 2016)
-                Other units always use the Jacobian of their mean, categorical ones that of their softmax.
-    Why         the factor holds back units that are decided already: without it, at a learning rate that suits the rest of
+    Formula     sigmoid   d L / d a := sigmoid'(a) d L / d h, by the derivative of the mean; the default             (1)
+                identity  d L / d a := d L / d h                                                         (2; Sec. 3.2.1)
+                clipped   d L / d a := d L / d h where |a| <= 1, else 0                          (3; Hubara et al. 2016)
+                others    d L / d a := (d mean / d a)' d L / d h, of categorical units by the softmax                (4)
+    Why         the factor holds back units that are nearly certain: without it, at a learning rate that suits the rest of
                 the net, weights grow and accuracy falls (measured on MNIST: docs/experiments/first-demo.md).
     Requires    samples evaluations of the closure; a cost differentiable in the units' outputs.
     vectorize   run the samples as one vmap over the closure.
@@ -57,4 +65,5 @@ class StraightThrough(Estimator):
         return {f"{cls.__name__}-{v}-{k}": partial(cls, variant=v, samples=k) for v in variants for k in (1, 2)}
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        # (1), (2) or (3) for binary units, else (4)
         return call.propagate(_SAMPLERS[self.variant] if call.node.binary else type(call.node).straight_through), None

@@ -18,8 +18,16 @@ from dither.nodes import Node
 class LocalExpectation(Estimator):
     """Local expectation gradients: each unit's outcomes summed over exactly, all other units sampled.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Categorical(), torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    >>> table = torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64)
+    >>> estimator = dither.LocalExpectation(node)
+    >>> estimator(lambda: table[node(logits).argmax(1)]).backward()  # any cost; of one unit the gradient is exact
+    >>> logits.grad, estimator.evaluations
+    (tensor([[-0.6667, -0.3333,  1.0000]], dtype=torch.float64), 3)
+
     Estimates   d E[L] / d a for every logit; unbiased at any depth. For one unit it is the exact gradient.
-    Formula     sum over outcomes c of (d p_c / d a) L[h_i = c], for a unit with outcomes of probability p_c:
+    Formula     sum over outcomes c of (d p_c / d a) L[h_i = c], for a unit with outcomes of probability p_c         (1)
                 binary       s (1 - s) (L[h_i = 1] - L[h_i = 0])
                 categorical  p_k (L[h_i = k] - sum_j p_j L[h_i = j])
                 where every L has the other units of the layer, and the noise of the layers behind it, in common.
@@ -82,6 +90,7 @@ class LocalExpectation(Estimator):
         start, stop = own_runs(self, call)
         unit, number = (call.run - start) // self.tried(p.shape[-1]), (call.run - start) % self.tried(p.shape[-1])
         units = torch.arange(math.prod(p.shape[1:-1]), device=p.device).view(*p.shape[1:-1], 1)
+        # One unit of this layer takes another outcome, L[h_i = c] of (1); all else is as in the first run.
         here = (units == unit) & (call.run >= start) & (call.run < stop)
         indicator = torch.where(here, self.other(call, p, first, number), first)
         sample = node.sample_of(logits, indicator.to(logits.dtype))
@@ -98,6 +107,7 @@ class LocalExpectation(Estimator):
         indicator = self._of_units(site, site.per_run(site.node.indicator, site.logits.detach(), site.sample))
         p = probabilities.detach().view(indicator.shape[1:])
         weight, baseline = self.weighed(p, indicator, cost)
+        # (1) as the sum of p_c (L_c - b) d log p_c. The baseline drops out where every outcome is summed over.
         per_outcome = ((weight * (cost - baseline)).unsqueeze(-1) * indicator).sum(0)  # what multiplies d log p_c
         per_outcome = torch.where(p > 0, per_outcome / torch.where(p > 0, p, 1), 0).detach()
         return (per_outcome.view(probabilities.shape) * probabilities).sum() / len(logits)

@@ -14,9 +14,18 @@ from dither.estimators.core.site import Site
 class MuProp(Estimator):
     """MuProp: the score function with the first-order Taylor expansion of the cost around the mean-field network.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Categorical(), torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    >>> worth = torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64)
+    >>> estimator = dither.MuProp(node)
+    >>> estimator(lambda: node(logits) @ worth).backward()  # one sample, and no variance: the cost is linear
+    >>> logits.grad, estimator.evaluations
+    (tensor([[-0.6667, -0.3333,  1.0000]], dtype=torch.float64), 2)
+
     Estimates   d E[L] / d a for every logit; unbiased at any depth.
-    Formula     (L(h) - L(m) - L'(m) (h - m)) d log P(h) / d a + L'(m) d E[h | parents] / d a, with m the outputs of a run in
-                which every node gives its mean, and L' its derivative there by ordinary back-propagation.
+    Formula     (L(h) - L(m) - L'(m) (h - m)) d log P(h) / d a + L'(m) d E[h | parents] / d a                 (1; Eq. 7)
+                with m the outputs of a run in which every node gives its mean, and L' its derivative there by ordinary
+                back-propagation.
     Requires    samples + 1 evaluations of the closure, and one backward pass. The cost should be differentiable in the nodes'
                 outputs; where it is not, L' is zero there and the estimate stays unbiased.
     Raises      TypeError for discrete nodes without a score in closed form.
@@ -50,8 +59,9 @@ class MuProp(Estimator):
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         assert site.sample_gradient is not None
         k = self.samples
-        gradient, output = site.sample_gradient[k:], site.output[:k]
+        gradient, output = site.sample_gradient[k:], site.output[:k]  # L'(m), of the last run; h, of the others
         mean = site.per_run(site.node.mean, site.logits)
+        # (1): L(m) + L'(m) (h - m), then what it leaves over times the score, then the second term
         expansion = costs.sum(-1)[k:] + ((output - mean.detach()[k:]) * gradient).flatten(2).sum(-1)
         score = (site.over_units(costs.sum(-1)[:k] - expansion).detach() * site.log_prob[:k]).sum()
         return (score + (gradient * mean[:k]).sum()) / (k * site.shape[1])

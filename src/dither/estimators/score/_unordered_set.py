@@ -20,10 +20,19 @@ _RAREST = -100.0  # log-probabilities below this one count as this one where a r
 class UnorderedSet(Estimator):
     """The unordered-set estimator: k different categories, drawn without replacement, with a baseline from within the set.
 
+    >>> import torch, dither
+    >>> node, logits = dither.Categorical(), torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    >>> cost = lambda: node(logits) @ torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64)
+    >>> torch.autograd.grad(dither.UnorderedSet(node, samples=3)(cost), logits)[0]  # a set of all three: exact
+    tensor([[-0.1480,  0.5765, -0.4285]], dtype=torch.float64)
+    >>> torch.autograd.grad(dither.Exact(node)(cost), logits)[0]
+    tensor([[-0.1480,  0.5765, -0.4285]], dtype=torch.float64)
+
     Estimates   d E[L] / d a for every logit of one categorical unit; unbiased, and exact where k is the number of categories.
-    Formula     sum over s in S of p_s R(S, s) (L_s - sum over s' in S of p_s' R(S\\s, s') L_s') d log p_s / d a, with the
-                leave-one-out ratios R(S, s) = P(S\\s without s in the domain) / P(S), R(S\\s, s) = 1, and P(S) the probability
-                of drawing the set S in any order.
+    Formula     sum over s in S of p_s R(S, s) (L_s - b_s) d log p_s / d a                                           (1)
+                b_s = sum over s' in S of p_s' R(S\\s, s') L_s'                                                      (2)
+                R(S, s) = P(S\\s without s in the domain) / P(S), R(S\\s, s) = 1: leave-one-out ratios               (3)
+                P(S) the probability of sampling the set S in any order.
     Sampling    Gumbel top-k of the node's own noise: the first run is the node's own sample, each other takes the next best.
     Value       the mean cost of the first run.
     Limits      a closure that calls one Categorical node once, with one unit per example, (batch, K) or (batch, 1, K): a set of
@@ -93,10 +102,10 @@ class UnorderedSet(Estimator):
         log_p = torch.log_softmax(proper_logits(logits.detach()), -1).view(batch, -1)
         p, floored = log_p.exp(), log_p.clamp(min=_RAREST)
         log_p_in_set, outside = (sample * floored).sum(-1), _mass(floored, sample.sum(0) < 0.5)
-        ratio, second, other = _leave_out(log_p_in_set.T, outside)  # (batch, k), (batch, k, k - 1)
+        ratio, second, other = _leave_out(log_p_in_set.T, outside)  # (3): (batch, k), (batch, k, k - 1)
         cost, own = widen(costs).sum(-1).T, (sample * p).sum(-1).T
-        baseline = own * cost + (second * (own * cost)[:, other]).sum(-1)
-        weight = own * ratio * (cost - baseline)
+        baseline = own * cost + (second * (own * cost)[:, other]).sum(-1)  # (2), s' = s by itself
+        weight = own * ratio * (cost - baseline)  # (1), before d log p_s / d a = one-hot - p
         estimate = (weight.T.unsqueeze(-1) * (sample - p)).sum(0)
         return site.along_logits(estimate.view(logits.shape), logits)
 
