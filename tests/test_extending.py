@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import dither
-from dither import estimators, methods
+from dither import methods
 from dither.nodes import CAPABILITIES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 LISTED = {kind.__name__: kind for kind in map(methods.class_of, methods.names())}
-DOCUMENTED = [v for v in vars(estimators).values() if inspect.isclass(v) and v is not dither.Estimator] + [dither.Auto]
+DOCUMENTED = [*LISTED.values(), dither.PerNode, dither.Episodes]
 NODES = ("Bernoulli", "Categorical", "StochasticPool2d")
 LABEL = re.compile(r" {2}\((\d)(?:; [^)]*)?\)$", re.MULTILINE)  # of a line of a formula, at its end
 

@@ -30,7 +30,8 @@ class Binomial(Node):
 
     def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
         below = self.probabilities(logits.detach()).cumsum(-1)[..., :-1]
-        return (noise.unsqueeze(-1) >= below).sum(-1).to(logits.dtype)
+        count = (noise.unsqueeze(-1) >= below).sum(-1)
+        return torch.add(count, self.mean(logits.detach()), alpha=0)  # carries NaN
 
     def log_prob(self, logits: Tensor, sample: Tensor) -> Tensor:
         n, ways = torch.tensor(float(self.count), dtype=logits.dtype), torch.lgamma

@@ -50,13 +50,6 @@ class Auto(Estimator):
     unbiased_only  leave out biased candidates.
     Raises      ValueError when no candidate takes the model.
     Reference   the audit's error at equal time: see `dither.audit`.
-
-    >>> import torch, dither
-    >>> net = nn.Sequential(nn.Linear(2, 3), dither.Bernoulli())
-    >>> auto = Auto(net, {"disarm": DisARM, "reinmax": ReinMax}, by="evaluations")
-    >>> loss = auto(lambda: net(torch.ones(4, 2)).sum(1) ** 2)
-    >>> auto.choice in ("disarm", "reinmax"), auto.audits
-    (True, 1)
     """
 
     reference = "the audit"

@@ -65,8 +65,10 @@ def _reason(ranked: list[Row], ranking: list[Row], price: str, steps: float) -> 
         "are averaged"
     )
     if len(ranked) > 1:
-        ratio = ranking[1]["error"] / ranking[0]["error"] if ranking[0]["error"] > 0 else float("inf")
-        text += f"; next is {ranking[1]['estimator']}, {ratio:.3g} times that"
+        best, second = ranking[0]["error"], ranking[1]["error"]
+        text += f"; next is {ranking[1]['estimator']}, " + (
+            f"{second / best:.3g} times that" if best > 0 else f"with {second:.0%}"
+        )
     return f"{text}; {_about_bias(ranked)}"
 
 

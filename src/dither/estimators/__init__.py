@@ -16,7 +16,9 @@ from dither.estimators.control_variates._double_cv import DoubleCV as DoubleCV
 from dither.estimators.control_variates._rebar import REBAR as REBAR
 from dither.estimators.control_variates._relax import RELAX as RELAX
 from dither.estimators.control_variates._rodeo import RODEO as RODEO
+from dither.estimators.core import Call as Call
 from dither.estimators.core import Estimator as Estimator
+from dither.estimators.core import Site as Site
 from dither.estimators.episodes._episodes import Episodes as Episodes
 from dither.estimators.forward_only._forward_only import ForwardOnly as ForwardOnly
 from dither.estimators.perturbation._finite_difference import FiniteDifference as FiniteDifference

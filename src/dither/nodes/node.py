@@ -150,7 +150,8 @@ class Node(nn.Module):
         return logit_shape
 
     def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """The hard sample, without a gradient."""
+        """The hard sample, without a gradient. A NaN logit gives a NaN sample: where Python may not look at values, inside a
+        vmap or on a GPU, it has to be seen in the cost."""
         raise NotImplementedError(f"{type(self).__name__} is not discrete")
 
     def output(self, logits: Tensor, sample: Tensor) -> Tensor:

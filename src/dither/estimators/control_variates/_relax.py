@@ -55,7 +55,8 @@ class RELAX(Relaxing):
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, temperature, samples, vectorize=vectorize)
-        self.control = self._nets(hidden) if control is None else control
+        with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
+            self.control = self._nets(hidden) if control is None else control
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -95,6 +95,11 @@ class Episodes:
         patterns = ("*",) if nodes is None else (nodes,) if isinstance(nodes, str) else tuple(nodes)
         for pattern in patterns:
             if not any(node.discrete and fnmatchcase(name, pattern) for name, node in self.nodes.items()):
+                if not any(node.discrete for node in self.nodes.values()):
+                    raise ValueError(
+                        f"{type(self.model).__name__} has no discrete node to take decisions: put a dither.Bernoulli() or "
+                        "dither.Categorical() into the policy"
+                    )
                 raise ValueError(f"no discrete node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
         return {
             id(node): name

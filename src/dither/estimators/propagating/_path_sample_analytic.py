@@ -47,6 +47,8 @@ class PathSampleAnalytic(Estimator):
 
     def __init__(self, model: nn.Module, *, vectorize: bool = True) -> None:
         super().__init__(model, vectorize=vectorize)
+        if continuous := [name for name, node in self.nodes.items() if not node.discrete]:
+            raise TypeError(f"node '{continuous[0]}' is not binary: PathSampleAnalytic takes nets of Bernoulli layers only")
         self._linears = _between(model)
 
     @classmethod

@@ -114,9 +114,18 @@ class _Constant(nn.Module):
         return self.constant.expand(len(logits))
 
 
+class _Linear(nn.Module):
+    """A linear map of a node's logits, (batch, ...) of any dtype, to one value; the first call gives it its size."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.linear = nn.LazyLinear(1, dtype=dtype, device=device)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.linear(logits.reshape(len(logits), -1).to(self.linear.weight.dtype))
+
+
 def _linear_per_node(model: nn.Module) -> nn.ModuleDict:
-    """A linear map of each discrete node's logits to one value, whose size the first call gives it."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    of = {"dtype": like.dtype, "device": like.device}
     discrete = [name for name, node in named_nodes(model).items() if node.discrete]
-    return nn.ModuleDict({name.replace(".", "_"): nn.LazyLinear(1, **of) for name in discrete})
+    return nn.ModuleDict({name.replace(".", "_"): _Linear(like.dtype, like.device) for name in discrete})
