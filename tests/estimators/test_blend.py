@@ -26,8 +26,9 @@ def net(depth: int, seed: int):
 def test_prediction_errs_less_than_both_parents(depth: int, seed: int) -> None:
     problem = net(depth, seed)
     torch.manual_seed(0)
-    blend = Blend(problem.model, decay=0.9995)  # 600 calls at .998 err too much to be sure: .86 to 1.4 over five seeds
-    for _ in range(2500):
+    # 600 calls at .998 err too much to be sure, .86 to 1.4 over five seeds; these: at most .998 over two
+    blend = Blend(problem.model, decay=0.9992, vectorize=False)
+    for _ in range(1500):
         blend(problem.closure)
     parents = [ScoreFunction(problem.model, "leave-one-out", samples=2), StraightThrough(problem.model, samples=2)]
     assert sum(error(blend, problem)) < 0.999 * min(sum(error(parent, problem)) for parent in parents)
