@@ -18,10 +18,12 @@ HIDDEN = ("target", "out", "json", "quiet")  # where and how, not what
 def write(rows: list[Row], recommendations: list[Row], run: Row, command: Command, folder: Path, out: Out) -> list[Path]:
     """Writes folder/audit.json and report.html, and figures/audit where matplotlib is installed."""
     from dither import files
+    from dither.training.environment import environment
 
     folder.mkdir(parents=True, exist_ok=True)
     config = {k: v for k, v in to_json(command).items() if k not in HIDDEN}
-    files.write_json(folder / "audit.json", {"config": config, "rows": rows, "recommendations": recommendations})
+    stored = {"environment": environment(), "config": config, "rows": rows, "recommendations": recommendations}
+    files.write_json(folder / "audit.json", stored)
     files.write_atomic(folder / "report.html", page(rows, recommendations, about(run, config, command)).encode())
     paths = [folder / "audit.json", folder / "report.html"]
     try:
