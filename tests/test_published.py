@@ -25,7 +25,6 @@ UNTRACEABLE = {
     "blend-error": MINUTES,
     "cartpole": "36 minutes",
     "categorical-vae": MINUTES,
-    "demo-audit": "a minute, when dither audit records its commit",
     "first-demo": HOURS,
     "gdae-consistency": MINUTES,
     "gsn-digits": MINUTES,
