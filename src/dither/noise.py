@@ -28,6 +28,7 @@ from torch import Tensor
 
 from dither import kernels
 from dither.kernels import philox_words
+from dither.scoped import Scoped
 
 _MASK = 0xFFFFFFFF
 _FIRST = torch.tensor(0)  # the sample number of noise that is not of an estimator's run
@@ -68,8 +69,8 @@ traced_call._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def draw_seed() -> Tensor:
     """A 64-bit seed (0-d int64, on the CPU) from torch's default generator."""
-    if _SOURCE is not None:
-        return next(_SOURCE)
+    if (source := _SOURCE.get()) is not None:
+        return next(source)
     if kernels.plain():
         return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
     # By `device` compiled checkpointing knows which generator's state to replay.
@@ -81,22 +82,18 @@ def draw_seeds(out: Tensor) -> Tensor:
     return torch.randint(-(2**63), 2**63 - 1, out.shape, dtype=torch.int64, out=out)
 
 
-_SOURCE: Iterator[Tensor] | None = None
+_SOURCE: Scoped[Iterator[Tensor] | None] = Scoped(None)
 
 
 @contextmanager
 def seeds_from(source: Iterator[Tensor]) -> Iterator[None]:
     """Within it `draw_seed` gives the seeds of `source`. They may be on the GPU, for kernels that find them there."""
-    global _SOURCE
-    before, _SOURCE = _SOURCE, source
-    try:
+    with _SOURCE.set(source):
         yield
-    finally:
-        _SOURCE = before
 
 
 # --- the interface ------------------------------------------------------------------------------------------------------
-_EXAMPLES: Tensor | None = None
+_EXAMPLES: Scoped[Tensor | None] = Scoped(None)
 
 
 @contextmanager
@@ -105,7 +102,6 @@ def examples(ids: Tensor) -> Iterator[None]:
 
     ids: (batch,) int64, 0 <= id < 2^48. Without it the ids are 0, 1, ... (plus rank * batch under torch.distributed).
     """
-    global _EXAMPLES
     if ids.dim() != 1 or ids.dtype != torch.int64:
         raise ValueError(
             f"ids has shape {tuple(ids.shape)} and dtype {ids.dtype}: one int64 id per example of the batch is needed, "
@@ -116,22 +112,19 @@ def examples(ids: Tensor) -> Iterator[None]:
             f"ids run from {int(ids.min())} to {int(ids.max())}: an id is at least 0 and below 2^48, or two examples could "
             "share noise; number the examples of the data set, or take hashes modulo 2**48"
         )
-    before, _EXAMPLES = _EXAMPLES, ids
-    try:
+    with _EXAMPLES.set(ids):
         yield
-    finally:
-        _EXAMPLES = before
 
 
 def example_ids(batch: int, device: torch.device) -> Tensor:
     """The ids of the rows of a batch of this size: those of `examples`, else consecutive ones that no rank shares."""
-    if _EXAMPLES is not None:
-        if len(_EXAMPLES) != batch:
+    if (ids := _EXAMPLES.get()) is not None:
+        if len(ids) != batch:
             raise ValueError(
-                f"a node got a batch of {batch} rows inside noise.examples(ids) with {len(_EXAMPLES)} ids: the first "
+                f"a node got a batch of {batch} rows inside noise.examples(ids) with {len(ids)} ids: the first "
                 "dimension of logits must be the batch; reshape (batch * time, units) to (batch, time, units)"
             )
-        return _EXAMPLES.to(device)
+        return ids.to(device)
     if kernels.plain():
         return _consecutive(batch, device, _rank())
     return torch.arange(batch, device=device) + _rank() * batch

@@ -21,7 +21,7 @@ def every(model: nn.Module, make, starts: list[int], horizon: int, units: int, b
     """(probability, gradient, loss) of every joint outcome. Steps of ended episodes are enumerated too, to weights of 1."""
     for digits in product((0, 1), repeat=units * horizon * len(starts)):
         source, episodes = Forced(digits), make()
-        with taken_over(named_nodes(model).values(), _source=source):
+        with taken_over(named_nodes(model).values(), source=source):
             play(model, episodes, starts, horizon)
         loss = episodes.loss(bootstrap)
         assert source.at == len(digits)
@@ -144,7 +144,7 @@ def test_a_batch_is_the_mean_of_its_environments_each_to_its_own_end() -> None:
 
     def one(starts: list[int], digits: tuple[int, ...]) -> Tensor:
         episodes = Episodes(model, 0.8, None)
-        with taken_over(named_nodes(model).values(), _source=Forced(digits)):
+        with taken_over(named_nodes(model).values(), source=Forced(digits)):
             play(model, episodes, starts, horizon)
         return flat(model, episodes.loss())
 

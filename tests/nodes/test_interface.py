@@ -192,9 +192,9 @@ def test_scales_are_checked(bad):
 def test_taken_over_is_undone_on_error():
     node, inner = dither.Bernoulli(), dither.NoisyReLU()
     x = torch.full((2, 3), 7.0)
-    with pytest.raises(KeyError), taken_over([node, inner, node], _handler=lambda node, logits: logits + 1):
+    with pytest.raises(KeyError), taken_over([node, inner, node], handler=lambda node, logits: logits + 1):
         assert node(x).eq(8).all() and inner(x).eq(8).all()
-        with taken_over([node], _handler=lambda node, logits: logits - 1, _source=lambda *_: torch.zeros(2, 3)):
+        with taken_over([node], handler=lambda node, logits: logits - 1, source=lambda *_: torch.zeros(2, 3)):
             assert node(x).eq(6).all() and inner(x).eq(8).all()
         assert node(x).eq(8).all() and node._source is None
         raise KeyError
@@ -203,7 +203,7 @@ def test_taken_over_is_undone_on_error():
 
 def test_a_source_replaces_the_noise():
     node = dither.Bernoulli()
-    with taken_over([node], _source=lambda node, logits: torch.tensor([[0.1, 0.9]])):
+    with taken_over([node], source=lambda node, logits: torch.tensor([[0.1, 0.9]])):
         assert node(torch.zeros(1, 2)).tolist() == [[1, 0]]
 
 

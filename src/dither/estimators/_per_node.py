@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.execution import Run
 from dither.estimators.core.site import Site
 from dither.estimators.propagating._straight_through import StraightThrough
 from dither.estimators.score._score_function import ScoreFunction
@@ -40,16 +41,16 @@ class PerNode(Estimator):
     ) -> None:
         super().__init__(model, vectorize=vectorize)
         self.children: dict[str, Estimator] = {}
-        self._owner: dict[int, Estimator] = {}
+        self._owner: dict[Node, Estimator] = {}
         for pattern, build in estimators.items():
             matched = {n: node for n, node in self.nodes.items() if n == pattern or fnmatchcase(n, pattern)}
             if not matched and pattern != "*":
                 raise ValueError(f"no node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
-            child = build(model)
-            if not child.composable:
+            child = build(self.model)
+            if not child.composable or _takes_all(child):
                 raise TypeError(f"{type(child).__name__} for {pattern!r} takes all nodes of a model together: use it by itself")
-            child.nodes = {n: node for n, node in matched.items() if id(node) not in self._owner}
-            self._owner.update({id(node): child for node in child.nodes.values()})
+            child.nodes = {n: node for n, node in matched.items() if node not in self._owner}
+            self._owner.update(dict.fromkeys(child.nodes.values(), child))
             self.children[pattern] = child
         counts = {pattern: child.samples for pattern, child in self.children.items()}
         if len(set(counts.values())) > 1:
@@ -68,16 +69,20 @@ class PerNode(Estimator):
 
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
-        left_over = [node for node in self.nodes.values() if node.discrete and id(node) not in self._owner]
+        left_over = [node for node in self.nodes.values() if node.discrete and node not in self._owner]
         return not left_over and all(child.unbiased for child in self.children.values())
 
     def owner(self, node: Node) -> Estimator | None:
         """The estimator that has this node."""
-        return self._owner.get(id(node))
+        return self._owner.get(node)
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         owner = self.owner(call.node)
         return owner.sample(call) if owner else (call.propagate(), None)
+
+    @property
+    def split_sums(self) -> bool:  # type: ignore[override]
+        return any(child.split_sums for child in self.children.values())
 
     @property
     def local_credit(self) -> bool:  # type: ignore[override]
@@ -112,6 +117,12 @@ class PerNode(Estimator):
     def parameters(self) -> Iterator[nn.Parameter]:
         for child in self.children.values():
             yield from child.parameters()
+
+
+def _takes_all(child: Estimator) -> bool:
+    """Whether it is more than `sample` and `surrogate`: PerNode asks for nothing else of its parts."""
+    own = ("__call__", "runs", "value")
+    return child.run_type is not Run or any(getattr(type(child), name) is not getattr(Estimator, name) for name in own)
 
 
 # --- for oracles ----------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def expectation(
 
     def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
         source.start(row)
-        with taken_over(nodes.values(), _handler=_plain, _source=source):
+        with taken_over(nodes.values(), handler=_plain, source=source, only="dither.exact"):
             cost = closure()
         source.finish()
         if cost.dim() == 0:

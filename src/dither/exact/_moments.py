@@ -108,7 +108,7 @@ def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[
 
     def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
         source.start(row)
-        with taken_over(nodes.values(), _source=source):
+        with taken_over(nodes.values(), source=source):
             loss = estimator(closure)
         source.finish()
         return loss, torch.as_tensor(source.log_weight).sum().detach()

@@ -16,5 +16,7 @@ from dither.nodes.determinism import deterministic as deterministic
 from dither.nodes.node import CAPABILITIES as CAPABILITIES
 from dither.nodes.node import Node as Node
 from dither.nodes.node import Sampler as Sampler
+from dither.nodes.node import as_module as as_module
 from dither.nodes.node import named_nodes as named_nodes
-from dither.nodes.node import taken_over as taken_over
+from dither.nodes.takeover import running as running
+from dither.nodes.takeover import taken_over as taken_over

@@ -43,7 +43,7 @@ def noted(compute: Compute) -> Compute:
                 "a stochastic node lies in an activation checkpoint that torch.func.vmap runs: at backward it could not be "
                 "recomputed with the same samples; use vectorize=False in the estimator"
             )
-        vars(region).setdefault(_NOTES, []).append(partial(_repeat, compute, noise._EXAMPLES))
+        vars(region).setdefault(_NOTES, []).append(partial(_repeat, compute, noise._EXAMPLES.get()))
     return compute
 
 
@@ -112,11 +112,8 @@ def compiled_seed() -> Tensor:
 
 
 def _repeat(compute: Compute, ids: Tensor | None, logits: Tensor) -> Tensor:
-    before, noise._EXAMPLES = noise._EXAMPLES, ids
-    try:
+    with noise._EXAMPLES.set(ids):
         output = compute(logits)
-    finally:
-        noise._EXAMPLES = before
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -6,26 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-_KIND: str | None = None
+from dither.scoped import Scoped
+
+_KIND: Scoped[str | None] = Scoped(None)
 
 
 @contextmanager
 def deterministic(kind: Literal["mean", "mode"] = "mean") -> Iterator[None]:
-    """Within it every node is deterministic: `with dither.deterministic("mean"): net(x)`.
+    """Within it every node is deterministic, in this thread: `with dither.deterministic("mean"): net(x)`.
 
     "mean": the expected output (sigmoid, softmax), through which gradients flow as in an ordinary network.
     "mode": the most probable output, hard; ties give the first category, and 0 for a binary unit.
     """
-    global _KIND
     if kind not in ("mean", "mode"):
         raise ValueError(f'deterministic({kind!r}): the kind must be "mean" or "mode"')
-    before, _KIND = _KIND, kind
-    try:
+    with _KIND.set(kind):
         yield
-    finally:
-        _KIND = before
 
 
 def current() -> str | None:
     """The kind in force, or None while nodes are random."""
-    return _KIND
+    return _KIND.get()

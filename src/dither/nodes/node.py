@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dither import noise
 from dither.kernels import Key
-from dither.nodes import checkpoint, determinism
+from dither.nodes import checkpoint, determinism, takeover
 from dither.nodes.checks import check_logits
 from dither.noise import Keyed
 
@@ -33,7 +32,7 @@ class Node(nn.Module):
     """Base of the stochastic nodes: `logits (batch, *units) -> hard sample`, fresh noise at every call, also in `.eval()`.
 
     With no estimator running, a node backpropagates by `propagate`. While an estimator runs its closure it takes the node
-    over (`_handler`), and an oracle may replace the noise (`_source`); both are set by `taken_over`, and undone by it.
+    over, and an oracle may replace its noise (`takeover`).
 
     What estimators, `dither.exact` and `dither.testing` may ask of a node stands here, and is all that they ask. Every node has
     `propagate`, `mean`, `mode`, `partition`; a discrete one also `sample`, `output`, `log_prob`. The rest are *capabilities*
@@ -50,8 +49,7 @@ class Node(nn.Module):
     binary: ClassVar[bool] = False
     one_hot: ClassVar[bool] = False
     straight_through: ClassVar[Sampler | None] = None  # the sampler with the derivative of the mean; None: `propagate`'s own
-    _handler: Callable[[Node, Tensor], Tensor] | None = None
-    _source: Callable[..., Tensor] | None = None
+    _compiled_handler: Callable[[Node, Tensor], Tensor] | None = None  # what compiled code sees of a takeover
     _name: str = ""  # its name in the model in which it was last looked up, for messages
     _unseen: bool = False  # an estimator's last call ran it without a graph, as reentrant checkpointing does
 
@@ -63,13 +61,22 @@ class Node(nn.Module):
         kind = determinism.current()
         if kind is not None:
             return checkpoint.noted(self.mean if kind == "mean" else self.mode)(logits)
-        if self._source is not None:
+        role = takeover.role_of(self)
+        if role.source is not None:
             checkpoint.refuse_oracle(self)
-        if self._handler is not None:
-            return self._handler(self, logits)
+        if role.handler is not None:
+            return role.handler(self, logits)
         if torch.compiler.is_compiling():
             return self._by_itself(checkpoint.compiled_seed(), logits)
         return checkpoint.noted(partial(self._by_itself, noise.draw_seed()))(logits)
+
+    @property
+    def _handler(self) -> Callable[[Node, Tensor], Tensor] | None:
+        return takeover.role_of(self).handler
+
+    @property
+    def _source(self) -> Callable[..., Tensor] | None:
+        return takeover.role_of(self).source
 
     @property
     def label(self) -> str:
@@ -207,6 +214,12 @@ class Node(nn.Module):
         return indicator @ outcomes
 
 
+def as_module(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
+    """The model itself, or one module of several; what is neither is returned as it is."""
+    several = isinstance(model, (list, tuple)) and len(model) > 0 and all(isinstance(part, nn.Module) for part in model)
+    return nn.ModuleList(model) if several else model  # type: ignore[return-value]
+
+
 def named_nodes(model: nn.Module) -> dict[str, Node]:
     """The nodes of a model by module name; wrappers' prefixes (compile, DistributedDataParallel, in any order) are left
     out, so that state saved from a wrapped model loads into a plain one. A node reached by two names has the first."""
@@ -218,17 +231,3 @@ def named_nodes(model: nn.Module) -> dict[str, Node]:
             module._name = ".".join(part for part in name.split(".") if part != "_orig_mod") or "node"
             nodes[module._name] = module
     return nodes
-
-
-@contextmanager
-def taken_over(nodes: Iterable[Node], **roles: Any) -> Iterator[None]:
-    """Give each node a `_handler` and/or a `_source`; on leaving, by return or exception, each has its former one back."""
-    nodes = list(nodes)
-    before = [{role: getattr(node, role) for role in roles} for node in nodes]
-    try:
-        for node in nodes:
-            vars(node).update(roles)  # Module.__setattr__ takes ten times as long
-        yield
-    finally:
-        for node, roles_before in zip(nodes, before, strict=True):
-            vars(node).update(roles_before)

@@ -16,6 +16,7 @@ from dither.estimators import ScoreFunction, StraightThrough
 from dither.estimators.core import Call, Estimator, Site
 from dither.estimators.core.baselines import LeaveOneOut, Optimal, RunningMean
 from dither.functional import bernoulli_log_prob
+from dither.nodes import taken_over
 
 
 def _score(credit: Tensor, log_prob: Tensor) -> Tensor:
@@ -218,8 +219,7 @@ class LeavesNodesTakenOver(ScoreFunction):
     def __call__(self, closure):
         with suppress(KeyError):
             return super().__call__(closure)
-        for node in self.nodes.values():
-            node._handler = self.handler
+        taken_over(self.nodes.values(), handler=self.handler).__enter__()
         raise KeyError("planned")
 
 

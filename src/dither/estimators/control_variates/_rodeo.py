@@ -76,7 +76,7 @@ class RODEO(IndependentSamples):
 
     def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
         super().__init__(model, samples, vectorize=vectorize)
-        like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+        like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(()))
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
             self.nets = nn.ModuleDict({n.replace(".", "_"): _Surrogate(like) for n, v in self.nodes.items() if v.discrete})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -16,11 +16,11 @@ from dither.estimators.core.locality import Locality
 from dither.estimators.core.site import Closure, Site, check_costs
 from dither.exact import Oracle
 from dither.functional import attach, widen
-from dither.nodes import CAPABILITIES, named_nodes
+from dither.nodes import CAPABILITIES, as_module, named_nodes
 
 
 class Estimator(ABC):
-    """Base of the estimators: built on a model, called on a closure, returns the loss.
+    """Base of the estimators: built on a model, or a list of several, called on a closure, returns the loss.
 
     The loss's value is the mean cost; its gradient is the estimate. A subclass says how a node samples in a run of the closure
     (`sample`) and what each of its calls adds to the loss (`surrogate`), and declares its facts, which the conformance suite
@@ -51,10 +51,12 @@ class Estimator(ABC):
     local_credit: bool = False  # whether surrogates use Site.influence
     split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
 
-    def __init__(self, model: nn.Module, *, samples: int = 1, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: bool = True) -> None:
+        model = as_module(model)
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"model is {type(model).__name__}: an estimator is built on a torch.nn.Module, {type(self).__name__}(net)"
+                f"model is {type(model).__name__}: an estimator is built on a torch.nn.Module, {type(self).__name__}(net), or "
+                f"on several, {type(self).__name__}([encoder, decoder])"
             )
         if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= noise.MAX_SAMPLES:
             raise ValueError(f"samples is {samples!r}: it must be an integer from 1 to {noise.MAX_SAMPLES}")

@@ -11,13 +11,14 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.sample_gradients import Graph, sample_gradients
 from dither.estimators.core.site import Closure, Site, checked_cost
 from dither.estimators.core.sums import with_terms
-from dither.nodes import Node, noted, taken_over
+from dither.nodes import Node, noted, running, taken_over
 
 FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
 
@@ -55,6 +56,7 @@ class Run:
         self.graph = Graph(index, plan.nodes.values())
         self.calls = 0
         self.records: list[Record] = []
+        self.versions: list[tuple[Node, Tensor, int]] = []
 
     def on_node(self, node: Node, logits: Tensor) -> Tensor:
         """The output of a node's call, which is recorded if it is to be credited."""
@@ -65,8 +67,20 @@ class Run:
         self.calls += 1
         output, credited = sample(logits)
         if credited is not None:
+            if not self.plan.needs_sample_gradients and _shares_memory(output, credited):
+                output = output.clone()  # what the user changes in place is not the record
             self.records.append(Record(node, logits, credited, output if self.plan.needs_sample_gradients else None))
+            self.versions.append((node, logits, version(logits)))
         return output
+
+    def check_unchanged(self) -> None:
+        """Raise if the closure has changed in place what a node was given: credit is computed from it."""
+        for node, logits, before in self.versions:
+            if version(logits) != before:
+                raise RuntimeError(
+                    f"the logits of {node.label} were changed in place after the node sampled from them (relu_, +=, index_put_ "
+                    "...): credit would be computed from other logits; change a copy, or give the node one: node(a.clone())"
+                )
 
     def call(self, node: Node, logits: Tensor) -> Call:
         """What the estimator is told of a node's call."""
@@ -79,12 +93,32 @@ class Run:
     def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):
         """Run it: (cost (batch, terms), logits, samples, sample gradients), lists with an entry for each record."""
         plan = self.plan
-        with taken_over(plan.nodes.values(), _handler=handler):
+        with taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__):
             cost = checked_cost(with_terms(closure) if plan.split_sums else closure())
+        self.check_unchanged()
         outputs = [record.output for record in self.records if record.output is not None]
         gradients = sample_gradients(cost, outputs) if plan.needs_sample_gradients and self.differentiating else []
         self.graph.cut()
         return cost, [r.logits for r in self.records], [r.sample for r in self.records], gradients
+
+
+def version(tensor: Tensor) -> int:
+    """How often it was changed in place; the wrapper that a vmap puts around it does not count."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor._version if not tensor.is_inference() else 0
+
+
+def _shares_memory(output: Tensor, sample: Tensor) -> bool:
+    if output is sample:
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    while _functorch.is_functorch_wrapped_tensor(output):
+        output = _functorch.get_unwrapped(output)
+    while _functorch.is_functorch_wrapped_tensor(sample):
+        sample = _functorch.get_unwrapped(sample)
+    return output.untyped_storage().data_ptr() == sample.untyped_storage().data_ptr() and output.numel() > 0
 
 
 def _sample(sample: Callable[[Call], Any], node: Node, key: tuple[Any, ...], logits: Tensor) -> Any:
@@ -107,6 +141,12 @@ class Execution:
 
     def __init__(self, plan: Plan, closure: Closure, layout: Layout, run_type: type[Run] = Run) -> None:
         self.plan, self.closure, self.layout, self.run_type = plan, closure, layout, run_type
+        shared = [name for name, node in plan.nodes.items() if running() and node._handler is not None]
+        if shared:
+            raise RuntimeError(
+                f"{type(plan).__name__} is called in the closure of {running()}, and both cover node '{shared[0]}': which of "
+                "them credits it? Build each on modules of its own, or use dither.PerNode, which gives each node its estimator"
+            )
         self.seed, self.differentiating = noise.draw_seed(), torch.is_grad_enabled()
 
     def run(self, index: Tensor, run_type: type[Run] | None = None) -> Run:

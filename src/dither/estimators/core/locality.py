@@ -77,7 +77,7 @@ def _trace(execution: Execution, sites: list[Site]) -> list[Tensor | None]:
             taint.mark(output, logits, own, node.elementwise, sites[count - 1].units if own else ())
         return output
 
-    no_oracle = taken_over(execution.plan.nodes.values(), _source=None)  # which must not count these samples
+    no_oracle = taken_over(execution.plan.nodes.values(), source=None)  # which must not count these samples
     with torch.no_grad(), torch.random.fork_rng(devices=[]), no_oracle, taint.leaks, taint:
         cost, *_ = run.over(execution.closure, handler)
         with taint.paused():

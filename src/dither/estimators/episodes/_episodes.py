@@ -143,7 +143,7 @@ class Episodes:
             decisions.append(Decision(f"{name}:{nth}" if nth else name, node, logits, sample))
             return node.output(logits, sample)
 
-        with taken_over(self.nodes.values(), _handler=handler):
+        with taken_over(self.nodes.values(), handler=handler, only="Episodes"):
             yield
         if not decisions:
             raise ValueError(

@@ -62,7 +62,7 @@ class ForwardOnly(ScoreFunction):
             raise ValueError(f"keep is {keep!r}: it must be 'logits' (faster) or 'bits' (less memory)")
         self.keep = keep
         # The same objects for good, so that compiled models are not compiled again.
-        self.linears = {m: partial(self._linear, m) for m in model.modules() if type(m) is nn.Linear}
+        self.linears = {m: partial(self._linear, m) for m in self.model.modules() if type(m) is nn.Linear}
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -11,10 +11,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch  # type: ignore[attr-defined]
 
 from dither import kernels
-from dither.estimators.core.execution import Plan, Record, Run
+from dither.estimators.core.execution import Plan, Record, Run, version
 from dither.estimators.core.site import Closure, Site
 from dither.estimators.forward_only.packed_site import PackedSite, Segment
 from dither.nodes import Bernoulli, Node, in_region
@@ -125,16 +124,9 @@ class PackedRun(Run):
         return output
 
     def _note(self, tensor: Tensor, **by: Any) -> None:
-        self._sources[id(tensor)] = _Source(weakref.ref(tensor), _version(tensor), **by)
+        self._sources[id(tensor)] = _Source(weakref.ref(tensor), version(tensor), **by)
 
     def _source(self, tensor: Tensor) -> _Source | None:
         """What computed this very tensor, if nothing has changed it since."""
         source = self._sources.get(id(tensor))
-        return source if source is not None and source.tensor() is tensor and source.version == _version(tensor) else None
-
-
-def _version(tensor: Tensor) -> int:
-    """How often it was changed in place; the wrapper that a vmap puts around it does not count."""
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
-    return tensor._version
+        return source if source is not None and source.tensor() is tensor and source.version == version(tensor) else None

@@ -78,7 +78,7 @@ class Perturbing(Estimator):
                 return node.propagate_keyed(logits, noise)
             return node.output(logits, node.sample_keyed(logits, noise))
 
-        with taken_over(self.nodes.values(), _handler=handler):
+        with taken_over(self.nodes.values(), handler=handler, only=type(self).__name__):
             cost = widen(checked_cost(closure()).detach())
         require_called(called > 0, self)
         if not bool(torch.isfinite(cost).all()):

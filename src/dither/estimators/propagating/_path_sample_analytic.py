@@ -49,7 +49,7 @@ class PathSampleAnalytic(Estimator):
         super().__init__(model, vectorize=vectorize)
         if continuous := [name for name, node in self.nodes.items() if not node.discrete]:
             raise TypeError(f"node '{continuous[0]}' is not binary: PathSampleAnalytic takes nets of Bernoulli layers only")
-        self._linears = _between(model)
+        self._linears = _between(self.model)
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

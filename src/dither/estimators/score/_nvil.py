@@ -10,7 +10,7 @@ from dither.estimators.core.baselines import Learned, RunningMean
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.site import Site
 from dither.estimators.score._score_function import ScoreFunction
-from dither.nodes import named_nodes
+from dither.nodes import as_module, named_nodes
 
 
 class NVIL(ScoreFunction):
@@ -56,7 +56,7 @@ class NVIL(ScoreFunction):
         decay: float = 0.8,
         vectorize: bool = True,
     ) -> None:
-        baseline = _linear_per_node(model) if baseline is None else baseline
+        baseline = _linear_per_node(as_module(model)) if baseline is None else baseline
         if not isinstance(baseline, nn.Module):
             raise TypeError(
                 f"baseline is {type(baseline).__name__}: NVIL learns a torch.nn.Module of the node's logits, such as "
