@@ -120,6 +120,7 @@ class Estimator(ABC):
         self.calls += 1
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
+        execution.watching = self.local_credit and self.locality.watching
         costs, sites = execution.runs()
         if (layout := layout_of(sites)) != self.layout:
             self.layout = layout
@@ -127,8 +128,10 @@ class Estimator(ABC):
                 execution.layout = layout
                 costs, sites = execution.runs()
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
-        if self.local_credit and costs.shape[-1] > 1:
-            self.locality.mark(execution, sites, costs.shape[-1])
+        if self.local_credit:
+            self.locality.watching = costs.shape[-1] > 1
+            if self.locality.watching:
+                self.locality.mark(execution, sites, costs.shape[-1])
         return self.assemble(costs, sites) if execution.differentiating else self.value(costs).mean()
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:

@@ -11,13 +11,14 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch._C import _functorch  # type: ignore[attr-defined]
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.sample_gradients import Graph, sample_gradients
 from dither.estimators.core.site import Closure, Site, checked_cost
+from dither.estimators.core.structure import Randomness, Watch
 from dither.estimators.core.sums import with_terms
+from dither.estimators.core.versions import shares_memory, version
 from dither.nodes import Node, noted, running, taken_over
 
 FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
@@ -53,6 +54,7 @@ class Run:
     def __init__(self, plan: Plan, index: Tensor, seed: Tensor, layout: Layout, differentiating: bool) -> None:
         self.plan, self.index, self.seed, self.layout = plan, index, seed, layout
         self.differentiating = differentiating
+        self.watch: Watch | None = None
         self.graph = Graph(index, plan.nodes.values())
         self.calls = 0
         self.records: list[Record] = []
@@ -66,12 +68,18 @@ class Run:
         node._unseen = self.differentiating and not torch.is_grad_enabled()
         self.calls += 1
         output, credited = sample(logits)
-        if credited is not None:
-            if not self.plan.needs_sample_gradients and _shares_memory(output, credited):
-                output = output.clone()  # what the user changes in place is not the record
-            self.records.append(Record(node, logits, credited, output if self.plan.needs_sample_gradients else None))
-            self.versions.append((node, logits, version(logits)))
-        return output
+        if credited is None:
+            return output
+        leaf = output if self.plan.needs_sample_gradients else None
+        self.records.append(Record(node, logits, credited, leaf))
+        self.versions.append((node, logits, version(logits)))
+        # What the user changes in place may be neither the record nor the leaf of the sample gradients.
+        return output.clone() if leaf is not None or shares_memory(output, credited) else output
+
+    @property
+    def structure(self) -> Any:
+        """What the closure did, if it was watched; None else."""
+        return None if self.watch is None else self.watch.structure()
 
     def check_unchanged(self) -> None:
         """Raise if the closure has changed in place what a node was given: credit is computed from it."""
@@ -93,32 +101,14 @@ class Run:
     def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):
         """Run it: (cost (batch, terms), logits, samples, sample gradients), lists with an entry for each record."""
         plan = self.plan
-        with taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__):
-            cost = checked_cost(with_terms(closure) if plan.split_sums else closure())
+        with taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__), self.watch or nullcontext():
+            cost = with_terms(closure) if plan.split_sums else closure()
+        cost = checked_cost(cost)
         self.check_unchanged()
         outputs = [record.output for record in self.records if record.output is not None]
         gradients = sample_gradients(cost, outputs) if plan.needs_sample_gradients and self.differentiating else []
         self.graph.cut()
         return cost, [r.logits for r in self.records], [r.sample for r in self.records], gradients
-
-
-def version(tensor: Tensor) -> int:
-    """How often it was changed in place; the wrapper that a vmap puts around it does not count."""
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
-    return tensor._version if not tensor.is_inference() else 0
-
-
-def _shares_memory(output: Tensor, sample: Tensor) -> bool:
-    if output is sample:
-        return True
-    if torch.compiler.is_compiling():
-        return False
-    while _functorch.is_functorch_wrapped_tensor(output):
-        output = _functorch.get_unwrapped(output)
-    while _functorch.is_functorch_wrapped_tensor(sample):
-        sample = _functorch.get_unwrapped(sample)
-    return output.untyped_storage().data_ptr() == sample.untyped_storage().data_ptr() and output.numel() > 0
 
 
 def _sample(sample: Callable[[Call], Any], node: Node, key: tuple[Any, ...], logits: Tensor) -> Any:
@@ -132,8 +122,14 @@ class Handler:
         self.run: Run | None = None
 
     def __call__(self, node: Node, logits: Tensor) -> Tensor:
-        assert self.run is not None
-        return self.run.on_node(node, logits)
+        run = self.run
+        assert run is not None
+        if run.watch is None:
+            return run.on_node(node, logits)
+        with torch._C.DisableTorchFunction():
+            output = run.on_node(node, logits)
+        run.watch.note("node", logits, {}, output)
+        return output
 
 
 class Execution:
@@ -148,6 +144,9 @@ class Execution:
                 "them credits it? Build each on modules of its own, or use dither.PerNode, which gives each node its estimator"
             )
         self.seed, self.differentiating = noise.draw_seed(), torch.is_grad_enabled()
+        self.watching = False
+        self.structures: list[Any] = []  # of each run, or of all in one vmap
+        self.random = Randomness()
 
     def run(self, index: Tensor, run_type: type[Run] | None = None) -> Run:
         return (run_type or self.run_type)(self.plan, index, self.seed, self.layout, self.differentiating)
@@ -155,15 +154,20 @@ class Execution:
     def runs(self) -> tuple[Tensor, list[Site]]:
         """Costs (runs, batch, terms) and the sites, for all runs that the plan has for the layout."""
         count, last = self.plan.runs(self.layout), []
+        self.structures, self.random = [], Randomness()
 
         def once(index: Tensor):
             run = self.run(index)
             last[:] = [run]
-            self.plan.handler.run = run
+            if self.watching:
+                run.watch = Watch()
+                self.random.remember()
+            outer, self.plan.handler.run = self.plan.handler.run, run
             try:
                 return run.over(self.closure, self.plan.handler)
             finally:
-                self.plan.handler.run = None
+                self.plan.handler.run = outer
+                self.structures.append(run.structure)
 
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         if count == 1:

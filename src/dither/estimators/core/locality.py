@@ -1,4 +1,4 @@
-"""Which terms of a cost can a unit influence? Found by tracing the closure once, never by looking at gradients.
+"""Which terms of a cost can a unit influence? Known by tracing what the closure does, never by looking at gradients.
 
 A gradient of zero does not prove that nothing depends on a unit: a cost may compare, round or take an argmax. So taint is
 followed through every operation: element by element where the operation is known to act so (pointwise, reductions, matrix
@@ -20,26 +20,34 @@ from torch.utils._pytree import tree_leaves
 
 from dither.estimators.core.execution import Execution, Run
 from dither.estimators.core.site import Site
+from dither.estimators.core.structure import Watch
 from dither.nodes import Node, taken_over
 
 _NOISE = {"dither::draw_seed", "dither::compiled_seed", "dither::uniform", "dither::normal"}
 MAX_UNITS = 1024  # beyond it the units of a node are traced as one
+MAX_KNOWN = 256  # structures
 
 _REDUCE = {"sum", "mean", "prod", "amax", "amin", "max", "min", "argmax", "argmin", "logsumexp", "any", "all", "var", "std"}
 _ALONG = {"_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "flip"}
 _SAME = {"clone", "_to_copy", "copy", "detach", "alias", "contiguous", "nan_to_num"}
 _PRODUCT = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot", "addmv"}
-_LEAVES = ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__", "data_ptr")
+_LEAVES = {
+    *("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__array__", "data_ptr"),
+    *("__repr__", "__str__", "__format__", "__contains__", "__dlpack__", "untyped_storage", "storage"),
+}
 
 
 class Locality:
-    """The influences of one estimator, by the structure of its closure: its sites, their shapes, its number of terms.
+    """The influences of an estimator's units on the terms of its cost, by what the runs of its closure did (`structure`).
 
-    A closure that changes its connections but neither sites nor shapes between calls needs `forget()`.
+    Every call is watched; one that does what an earlier one did has its influences. Another is run once more, with the same
+    samples and the same random numbers of torch, numpy and Python, and traced. If it then does something else, nothing is
+    known of its connections, and every unit is credited with every term.
     """
 
     def __init__(self) -> None:
         self._known: dict[Any, list[Tensor | None]] = {}
+        self.watching = True  # until a call has had one term only
 
     def forget(self) -> None:
         """Trace the closure anew at the next call."""
@@ -47,25 +55,48 @@ class Locality:
 
     def mark(self, execution: Execution, sites: list[Site], terms: int) -> None:
         """Set `influence` of every site."""
-        key = (terms, tuple((site.name, site.units) for site in sites))
+        shapes = (terms, tuple((site.name, site.units) for site in sites))
+        influences = [self._of_run(execution, sites, shapes, index) for index in range(len(execution.structures))]
+        for number, site in enumerate(sites):
+            site.influence = _any([influence[number] for influence in influences])
+            if site.influence is not None:
+                site.influence = site.influence.to(site.sample.device)
+
+    def _of_run(self, execution: Execution, sites: list[Site], shapes: Any, index: int) -> list[Tensor | None]:
+        structure = execution.structures[index]
+        if structure is None:
+            return [None] * len(sites)
+        key = (shapes, structure)
         if key not in self._known:
-            self._known[key] = _trace(execution, sites)
-        for site, influence in zip(sites, self._known[key], strict=True):
-            site.influence = None if influence is None else influence.to(site.sample.device)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            influences, repeated = _trace(execution, sites, index)
+            if repeated != structure:
+                return [None] * len(sites)
+            self._known[key] = influences
+        return self._known[key]
 
 
-def _trace(execution: Execution, sites: list[Site]) -> list[Tensor | None]:
+def _any(influences: list[Tensor | None]) -> Tensor | None:
+    """A unit that can change a term in one run is credited with it in all."""
+    known = [influence for influence in influences if influence is not None]
+    return torch.stack(known).any(0) if known and len(known) == len(influences) else None
+
+
+def _trace(execution: Execution, sites: list[Site], index: int) -> tuple[list[Tensor | None], Any]:
+    """(influences, structure) of run `index`, made once more under the eyes of `_Taint`."""
     units = [math.prod(site.units) for site in sites]
     fine = sum(units) <= MAX_UNITS
     widths = units if fine else [1] * len(sites)
     starts = [sum(widths[:i]) for i in range(len(widths))]
     taint = _Taint(sum(widths))
-    run = execution.run(torch.tensor(0), Run)  # ordinary operations, whatever the estimator makes of them
+    run = execution.run(torch.tensor(index), Run)  # ordinary operations, whatever the estimator makes of them
+    watch = run.watch = Watch()
     count = 0
 
     def handler(node: Node, logits: Tensor) -> Tensor:
         nonlocal count
-        with taint.paused():
+        with taint.paused(), torch._C.DisableTorchFunction():
             before = len(run.records)
             output = run.on_node(node, logits)
             if output.untyped_storage().data_ptr() == logits.untyped_storage().data_ptr():
@@ -75,17 +106,22 @@ def _trace(execution: Execution, sites: list[Site]) -> list[Tensor | None]:
                 own = range(starts[count], starts[count] + widths[count])
                 count += 1
             taint.mark(output, logits, own, node.elementwise, sites[count - 1].units if own else ())
+        watch.note("node", logits, {}, output)
         return output
 
     no_oracle = taken_over(execution.plan.nodes.values(), source=None)  # which must not count these samples
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), no_oracle, taint.leaks, taint:
-        cost, *_ = run.over(execution.closure, handler)
-        with taint.paused():
-            reached = taint.of(cost)
+    try:
+        with execution.random.repeated(index), torch.no_grad(), no_oracle, taint.leaks, taint:
+            cost, *_ = run.over(execution.closure, handler)
+            with taint.paused():
+                reached = taint.of(cost)
+    except Exception:  # the run itself went well: what cannot be traced is credited with everything
+        return [None] * len(sites), run.structure
     if taint.leaked or count != len(sites):
-        return [None] * len(sites)
+        return [None] * len(sites), run.structure
     table = torch.zeros(sum(widths), cost.shape[1], dtype=torch.bool) if reached is None else reached.any(1).cpu()
-    return [table[start : start + width].expand(n, -1) for start, width, n in zip(starts, widths, units, strict=True)]
+    influences = [table[start : start + width].expand(n, -1) for start, width, n in zip(starts, widths, units, strict=True)]
+    return influences, run.structure
 
 
 class _Leaks(TorchFunctionMode):
@@ -111,6 +147,7 @@ class _Taint(TorchDispatchMode):
         self.leaked = False
         self.leaks = _Leaks(self)
         self._masks: dict[int, Tensor] = {}
+        self._sizes: dict[int, int] = {}  # bytes of an element when the mask was made
         self._alive: list[Any] = []  # storages, so that no address is reused
         self._paused = 0
 
@@ -128,9 +165,12 @@ class _Taint(TorchDispatchMode):
 
     def of(self, tensor: Tensor) -> Tensor | None:
         """The mask of a tensor, (sources, *shape), a view; None if nothing tainted it."""
-        mask = self._masks.get(tensor.untyped_storage().data_ptr())
+        address = tensor.untyped_storage().data_ptr()
+        mask = self._masks.get(address)
         if mask is None or tensor.numel() == 0:
             return None
+        if tensor.element_size() != self._sizes[address]:  # seen as another type: all of it
+            return mask.any(1).view(-1, *[1] * tensor.dim()).expand(self.sources, *tensor.shape)
         strides = (mask.shape[1], *tensor.stride())
         return mask.as_strided((self.sources, *tensor.shape), strides, tensor.storage_offset())
 
@@ -141,8 +181,12 @@ class _Taint(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._masks:
             self._alive.append(storage)
+            self._sizes[storage.data_ptr()] = tensor.element_size()
             size = storage.nbytes() // tensor.element_size()
             self._masks[storage.data_ptr()] = torch.zeros(self.sources, size, dtype=torch.bool, device=tensor.device)
+        if tensor.element_size() != self._sizes[storage.data_ptr()]:
+            self._masks[storage.data_ptr()] |= mask.reshape(self.sources, -1).any(1, keepdim=True)
+            return
         own = self.of(tensor)
         assert own is not None
         own.copy_(own | mask)
@@ -182,13 +226,28 @@ class _Taint(TorchDispatchMode):
         if not masks:
             return
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        if not outputs and result is not None:
-            self.leaked = True  # a Python number: control flow may depend on it
+        if (not outputs and result is not None) or self._shapes_by_values(func, args):
+            self.leaked = True  # a Python number, or a length: control flow may depend on it
+            return
         mutated = func._schema.is_mutable
+        if mutated and not outputs:  # an operator that changes its arguments and returns nothing
+            everything = torch.stack([m.reshape(self.sources, -1).any(1) for _, m in masks]).any(0)
+            for argument, value in zip(func._schema.arguments, args, strict=False):
+                for written in tree_leaves(value) if argument.alias_info is not None and argument.alias_info.is_write else ():
+                    self.add(written, everything.view(-1, *[1] * written.dim()))
         held = {t.untyped_storage().data_ptr() for t in inputs}
         for output in outputs:
             if mutated or output.untyped_storage().data_ptr() not in held:
                 self.add(output, self._rule(func, args, kwargs, output, masks))
+
+    def _shapes_by_values(self, func, args) -> bool:
+        """Whether the shape of the result depends on tainted values."""
+        if torch.Tag.dynamic_output_shape not in func.tags and torch.Tag.data_dependent_output not in func.tags:
+            return False
+        if func._schema.name.startswith("aten::index") and len(args) > 1:  # by integers it does not
+            masks = [t for t in tree_leaves(args[1]) if isinstance(t, Tensor) and t.dtype in (torch.bool, torch.uint8)]
+            return any(self.of(t) is not None for t in masks)
+        return True
 
     def _rule(self, func, args, kwargs, output: Tensor, masks) -> Tensor:
         """The taint of one output, broadcastable to (sources, *output.shape)."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dither import kernels
-from dither.estimators.core.execution import Plan, Record, Run, version
+from dither.estimators.core.execution import Plan, Record, Run
 from dither.estimators.core.site import Closure, Site
+from dither.estimators.core.versions import version
 from dither.estimators.forward_only.packed_site import PackedSite, Segment
 from dither.nodes import Bernoulli, Node, in_region
 
@@ -119,7 +120,10 @@ class PackedRun(Run):
             if plain and x.dtype == output.dtype == linear.weight.dtype:
                 self._note(output, segment=Segment(linear, values=x))
             return output
-        output = kernels.packed_linear(source.packed, linear.weight, linear.bias)
+        with torch._C.DisableTorchFunction():
+            output = kernels.packed_linear(source.packed, linear.weight, linear.bias)
+        if self.watch is not None:
+            self.watch.note("linear", (x, linear.weight, linear.bias), {}, output)
         self._note(output, segment=Segment(linear, site=source.site))
         return output
 
