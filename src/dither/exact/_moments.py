@@ -119,7 +119,7 @@ def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[
 def _laid_out(estimator: Any, source: Enumeration, run: Callable[[None], Any]) -> Enumeration:
     """The source after a run that noted its layout; a first one lets the estimator learn how many runs it will make."""
     with torch.no_grad() if not getattr(estimator, "needs_sample_gradients", False) else torch.enable_grad():
-        if getattr(estimator, "runs_depend_on_layout", False):
+        if getattr(estimator, "runs_depend_on_layout", False) or getattr(estimator, "local_credit", False):
             run(None)
         run(None)
     return source

@@ -27,12 +27,17 @@ def check_logits(node: Labelled, logits: Tensor) -> None:
         raise ValueError(f"{node.label}: logits has shape {tuple(logits.shape)}, an empty batch; skip the step instead")
     # Inside a transform or on a GPU the test would break the graph or wait for the device: there NaN stays visible,
     # because it passes into the sample, and the estimator finds it in the cost.
-    if logits.device.type == "cpu" and is_concrete(logits) and math.isnan(logits.detach().sum()) and logits.isnan().any():
+    if logits.device.type == "cpu" and is_concrete(logits) and _has_nan(logits):
         count = int(logits.isnan().sum())
         raise ValueError(
             f"{node.label}: {count} of {logits.numel()} logits are NaN (shape {tuple(logits.shape)}); a probability must be a "
             "number (infinite logits are legal). Look for a diverged parameter: lower the learning rate, clip gradients"
         )
+
+
+def _has_nan(logits: Tensor) -> bool:
+    with torch._C.DisableTorchFunction():  # what is watched is the user's closure
+        return math.isnan(logits.detach().sum()) and bool(logits.isnan().any())
 
 
 def is_concrete(tensor: Tensor) -> bool:

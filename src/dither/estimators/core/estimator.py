@@ -120,18 +120,21 @@ class Estimator(ABC):
         self.calls += 1
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
-        execution.watching = self.local_credit and self.locality.watching
+        execution.watching = self.local_credit and self.locality.watching and not self.locality.static
         costs, sites = execution.runs()
         if (layout := layout_of(sites)) != self.layout:
             self.layout = layout
             if self.runs_depend_on_layout:  # the first call, or a change of shapes: made once more, by the right plan
                 execution.layout = layout
                 costs, sites = execution.runs()
-        check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
         if self.local_credit:
             self.locality.watching = costs.shape[-1] > 1
-            if self.locality.watching:
-                self.locality.mark(execution, sites, costs.shape[-1])
+            if self.locality.watching and not execution.watching and not self.locality.static:  # the first call of its kind
+                execution.watching = True
+                costs, sites = execution.runs()
+        check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
+        if self.local_credit and self.locality.watching:
+            self.locality.mark(execution, sites, costs.shape[-1])
         return self.assemble(costs, sites) if execution.differentiating else self.value(costs).mean()
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:

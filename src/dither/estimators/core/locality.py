@@ -43,11 +43,16 @@ class Locality:
     Every call is watched; one that does what an earlier one did has its influences. Another is run once more, with the same
     samples and the same random numbers of torch, numpy and Python, and traced. If it then does something else, nothing is
     known of its connections, and every unit is credited with every term.
+
+    static: set it to True (`estimator.locality.static = True`) for a closure that connects the same samples with the same
+    terms in every call: it is traced once for its shapes and not watched. torch.compile cannot look into what is watched, so
+    a compiled closure with several terms needs it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, static: bool = False) -> None:
         self._known: dict[Any, list[Tensor | None]] = {}
-        self.watching = True  # until a call has had one term only
+        self.watching = False  # whether the last call had several terms
+        self.static = static
 
     def forget(self) -> None:
         """Trace the closure anew at the next call."""
@@ -63,7 +68,7 @@ class Locality:
                 site.influence = site.influence.to(site.sample.device)
 
     def _of_run(self, execution: Execution, sites: list[Site], shapes: Any, index: int) -> list[Tensor | None]:
-        structure = execution.structures[index]
+        structure = "static" if self.static else execution.structures[index]
         if structure is None:
             return [None] * len(sites)
         key = (shapes, structure)
@@ -71,7 +76,7 @@ class Locality:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             influences, repeated = _trace(execution, sites, index)
-            if repeated != structure:
+            if repeated != structure and not self.static:
                 return [None] * len(sites)
             self._known[key] = influences
         return self._known[key]

@@ -28,6 +28,8 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor) and getattr(func, "__name__", "") == "__get__":
+            return result  # a shape, a dtype, a device: what depends on it is a call of its own
         self.note(_name(func), args, kwargs or {}, result)
         return result
 
@@ -86,7 +88,8 @@ class Randomness:
     def repeated(self, index: int) -> Iterator[None]:
         """Within it they are those of run `index`; afterwards as they were before."""
         before = _states()
-        _restore(self._states[index])
+        if index < len(self._states):
+            _restore(self._states[index])
         try:
             yield
         finally:
