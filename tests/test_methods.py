@@ -37,8 +37,10 @@ def test_arguments_reach_the_class():
     ("method", "words"),
     [("score", "there is no estimator 'score'"), ("dis-arm", "perhaps you meant disarm"),
      ("score-function:best", "'best' is no word that ScoreFunction knows; it takes mean, optimal"),
-     ("score-function:baseline=mean", "takes no baseline="), ("disarm:temperature=1", "DisARM takes no temperature="),
+     ("score-function:baseline=mean", "write 'mean' alone"), ("disarm:temperature=1", "DisARM takes no temperature="),
      ("disarm:samples=2,samples=3", "gives samples twice"), ("score-function:mean,optimal", "gives baseline twice"),
+     ("gumbel-softmax:hard=False", "hard is 'False', it must be true or false"),
+     ("disarm:samples=ten", "samples is 'ten', it must be an integer"), ("rebar:temperature=warm", "it must be a number"),
      ("exact:", None), ("", "there is no estimator ''")],
 )  # fmt: skip
 def test_what_means_nothing_is_refused(method, words):

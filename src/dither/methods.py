@@ -83,10 +83,17 @@ def _argument(method: str, kind: type[Estimator], part: str) -> tuple[str, Value
             raise ValueError(f"{method!r}: {part!r} is no word that {kind.__name__} knows; {_takes(kind, listed)}")
         return keys[0], part
     key, _, text = part.partition("=")
+    if text in words.get(key, ()):
+        raise ValueError(f"{method!r}: write {text!r} alone: only one argument of {kind.__name__} knows that word")
     if key in words or key not in _plain(kind):
         listed = [word for known in words.values() for word in known]
         raise ValueError(f"{method!r}: {kind.__name__} takes no {key}=; {_takes(kind, listed)}")
-    return key, _value(text)
+    value, hint = _value(text), get_type_hints(kind.__init__)[key]
+    kinds = {hint, *get_args(hint)}
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        expected = "true or false" if bool in kinds else "an integer" if int in kinds else "a number"
+        raise ValueError(f"{method!r}: {key} is {text!r}, it must be {expected}")
+    return key, value
 
 
 def _takes(kind: type[Estimator], words: list[str]) -> str:

@@ -102,7 +102,7 @@ class Setup:
             torch.manual_seed(dither.noise.step_seed(dither.noise.step_seed(self.config.seed, key), samples))
         self.model.eval()  # no change for a stochastic node, but for layers such as dropout
         with torch.no_grad():
-            if self.config.estimator == "deterministic":
+            if self.config.estimator.partition(":")[0] == "deterministic":
                 with dither.deterministic("mean"):
                     votes = self.model(x)
             else:

@@ -72,11 +72,11 @@ class Node(nn.Module):
 
     @property
     def _handler(self) -> Callable[[Node, Tensor], Tensor] | None:
-        return takeover.role_of(self).handler
+        return takeover.present_role(self).handler
 
     @property
     def _source(self) -> Callable[..., Tensor] | None:
-        return takeover.role_of(self).source
+        return takeover.present_role(self).source
 
     @property
     def label(self) -> str:

@@ -67,6 +67,13 @@ def _shown_to_compiled_code(nodes: list[nn.Module], taken: dict[nn.Module, Role]
             vars(node)["_compiled_handler"] = handler
 
 
+def present_role(node: nn.Module) -> Role:
+    """The node's role, whoever runs a closure."""
+    if torch.compiler.is_compiling():
+        return Role(node._compiled_handler)
+    return _TAKEN.get().roles.get(node, _NO_ROLE)
+
+
 def role_of(node: nn.Module) -> Role:
     """The node's role in the present takeover. Raises RuntimeError for a node outside of a closure's takeover."""
     if torch.compiler.is_compiling():

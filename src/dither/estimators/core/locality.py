@@ -137,7 +137,8 @@ class _Leaks(TorchFunctionMode):
         self.taint = taint
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in _LEAVES and args and isinstance(args[0], Tensor):
+        named = getattr(func, "__name__", "") in _LEAVES and not self.taint._paused
+        if named and args and isinstance(args[0], Tensor):
             with self.taint.paused():
                 self.taint.leaked |= self.taint.of(args[0]) is not None
         return func(*args, **(kwargs or {}))

@@ -33,11 +33,16 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in _SUMS and isinstance(result, Tensor) and isinstance(args[0], Tensor):
             summed = args[0]
-            own = _over_all_but_the_first(summed, args[1:], kwargs or {})
-            self.last = (result, summed, not _SUMS[func], _versions(result, summed)) if own else None
+            with torch._C.DisableTorchFunction():  # what is looked up here is no part of the closure
+                own = _over_all_but_the_first(summed, args[1:], kwargs or {})
+                self.last = (result, summed, not _SUMS[func], _versions(result, summed)) if own else None
         return result
 
     def terms_of(self, cost: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return self._terms_of(cost)
+
+    def _terms_of(self, cost: Tensor) -> Tensor:
         if self.last is None or cost is not self.last[0] or cost.dim() != 1:
             return cost
         _, summed, mean, versions = self.last
