@@ -71,14 +71,14 @@ class Moving(MovingAverages, Baseline):
         averages = self.known(site)
         if averages is None:
             return 0.0
-        require_units(site.name, self.units(site, credit), averages)
+        require_units(site.name, self.units(site), averages, shared=True)
         numerator, denominator = averages.unbind()
         known = denominator > 0  # a unit that has only ever been certain has no score to weigh costs by
         return torch.where(known, numerator / torch.where(known, denominator, 1), 0)
 
-    def units(self, site: Site, credit: Tensor) -> tuple[int, ...]:
-        """The shape of a baseline of this site."""
-        return tuple(credit.shape[2:])
+    def units(self, site: Site) -> tuple[int, ...]:
+        """The shape of a site's baseline; ones where units share it."""
+        return site.units
 
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
@@ -129,12 +129,13 @@ def _named(prefix: str, pair: Tensor) -> list[tuple[str, Tensor]]:
     return [(prefix + part, tensor) for part, tensor in zip(_PARTS, pair.unbind(), strict=True)]
 
 
-def require_units(name: str, units: tuple[int, ...], averages: Tensor) -> None:
-    """Raise unless averages, (2, *units), are of these units: what belongs to one unit says nothing of another."""
-    if averages.shape[1:] != units:
+def require_units(name: str, units: tuple[int, ...], averages: Tensor, *, shared: bool = False) -> None:
+    """Raise unless averages, (2, *units), are of these units, or shared by them: a unit's say nothing of another unit."""
+    kept = tuple(averages.shape[1:])
+    if len(kept) != len(units) or any(k != u and not (shared and k == 1) for k, u in zip(kept, units, strict=True)):
         raise ValueError(
             f"node '{name}' has units of shape {units}, but its baseline was kept for "
-            f"{tuple(averages.shape[1:])}: use baseline='leave-one-out' for units whose number changes, or 'mean' with costs "
+            f"{kept}: use baseline='leave-one-out' for units whose number changes, or 'mean' with costs "
             "of shape (batch,), which has one baseline for all units"
         )
 
@@ -160,7 +161,7 @@ class Optimal(Moving):
         super().__init__(decay)
         self.per_logit = per_logit
 
-    def units(self, site: Site, credit: Tensor) -> tuple[int, ...]:
+    def units(self, site: Site) -> tuple[int, ...]:
         return site.shape[2:] if self.per_logit and site.node.has("score") else site.units
 
     def weight(self, site: Site, credit: Tensor) -> Tensor:

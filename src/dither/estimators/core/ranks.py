@@ -62,5 +62,5 @@ def call_averaged(module: nn.Module, *inputs: Tensor) -> Tensor:
     that equal modules stay equal: in every backward pass, whatever is accumulated, also by torch.autograd.grad."""
     if world() == 1:
         return module(*inputs)
-    named = {n: _Averaged.apply(p) if p.requires_grad else p for n, p in module.named_parameters()}
+    named: dict[str, Tensor] = {n: _Averaged.apply(p) if p.requires_grad else p for n, p in module.named_parameters()}
     return torch.func.functional_call(module, named, inputs)

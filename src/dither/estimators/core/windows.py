@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.ranks import mean_over_ranks
+from dither.estimators.core.ranks import mean_over_ranks, world
 from dither.estimators.core.site import Site
 
 _VISITS, _ENOUGH = 64, 4  # functions of the graph to look at, and parameters to watch: an optimizer moves them together
@@ -72,7 +72,8 @@ class MovingAverages:
     def move(self, name: str, new: Tensor, rows: float = 1.0, site: Site | None = None) -> None:
         """Move the averages of a node towards this call's. rows: how many examples `new` is the mean of, which weighs it
         within a window; site: shows whether the window goes on, without it the call is a window of its own."""
-        new, window = mean_over_ranks(new), self._windows.get(name)
+        new, rows = _over_ranks(new, rows)
+        window = self._windows.get(name)
         if site is None or window is None or not window.is_open(site):
             window = Window(self.averages.get(name), new, 0.0)
         self._check(name, new, window)
@@ -102,6 +103,14 @@ class MovingAverages:
         """Take over a state: averages and pending windows by node, names as a model without wrappers has them."""
         self.averages = {plain_name(name): tensor.clone() for name, tensor in averages.items()}
         self._windows = {plain_name(name): window for name, window in windows.items()}
+
+
+def _over_ranks(new: Tensor, rows: float) -> tuple[Tensor, float]:
+    """The ranks' mean statistics and all their rows: the same on all ranks, whose batches may differ in size."""
+    if world() == 1:
+        return new, rows
+    both = mean_over_ranks(torch.cat((new.flatten(), new.new_full((1,), rows))))
+    return both[:-1].view(new.shape), float(both[-1]) * world()
 
 
 def seen(parameters: tuple[nn.Parameter, ...]) -> Seen:
