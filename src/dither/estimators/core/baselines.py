@@ -64,6 +64,8 @@ class Moving(MovingAverages, Baseline):
     one backward pass, or whose gradients are taken by torch.autograd.grad, each call is a step of the averages.
     """
 
+    shared = False  # whether units that share their credit share one baseline
+
     def weight(self, site: Site, credit: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -71,13 +73,13 @@ class Moving(MovingAverages, Baseline):
         averages = self.known(site)
         if averages is None:
             return 0.0
-        require_units(site.name, self.units(site), averages, shared=True)
+        require_units(site.name, self.units(site), averages, self.shared)
         numerator, denominator = averages.unbind()
         known = denominator > 0  # a unit that has only ever been certain has no score to weigh costs by
         return torch.where(known, numerator / torch.where(known, denominator, 1), 0)
 
     def units(self, site: Site) -> tuple[int, ...]:
-        """The shape of a site's baseline; ones where units share it."""
+        """The shape of a site's baseline, unless its units share one."""
         return site.units
 
     @torch.no_grad()
@@ -129,10 +131,10 @@ def _named(prefix: str, pair: Tensor) -> list[tuple[str, Tensor]]:
     return [(prefix + part, tensor) for part, tensor in zip(_PARTS, pair.unbind(), strict=True)]
 
 
-def require_units(name: str, units: tuple[int, ...], averages: Tensor, *, shared: bool = False) -> None:
+def require_units(name: str, units: tuple[int, ...], averages: Tensor, shared: bool = False) -> None:
     """Raise unless averages, (2, *units), are of these units, or shared by them: a unit's say nothing of another unit."""
     kept = tuple(averages.shape[1:])
-    if len(kept) != len(units) or any(k != u and not (shared and k == 1) for k, u in zip(kept, units, strict=True)):
+    if kept != units and not (shared and kept == (1,) * len(units)):
         raise ValueError(
             f"node '{name}' has units of shape {units}, but its baseline was kept for "
             f"{kept}: use baseline='leave-one-out' for units whose number changes, or 'mean' with costs "
@@ -142,6 +144,8 @@ def require_units(name: str, units: tuple[int, ...], averages: Tensor, *, shared
 
 class RunningMean(Moving):
     """The moving average of the cost over previous calls (per unit when credit is local)."""
+
+    shared = True
 
     def weight(self, site: Site, credit: Tensor) -> Tensor:
         return torch.ones_like(credit)
