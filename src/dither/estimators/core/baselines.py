@@ -21,6 +21,7 @@ class Baseline(ABC):
     """credit (K, batch, *units or ones) -> what to subtract from it, broadcastable to it."""
 
     minimum_samples = 1
+    nodes: tuple[str, ...] = ()  # the model's, which a state may name; none: any
 
     @abstractmethod
     def value(self, site: Site, credit: Tensor) -> Tensor | float:
@@ -133,11 +134,11 @@ def _named(prefix: str, pair: Tensor) -> list[tuple[str, Tensor]]:
 
 def require_units(name: str, units: tuple[int, ...], averages: Tensor, shared: bool = False) -> None:
     """Raise unless averages, (2, *units), are of these units, or shared by them: a unit's say nothing of another unit."""
-    kept = tuple(averages.shape[1:])
-    if kept != units and not (shared and kept == (1,) * len(units)):
+    former = tuple(averages.shape[1:])
+    if former != units and not (shared and former == (1,) * len(units)):
         raise ValueError(
             f"node '{name}' has units of shape {units}, but its baseline was kept for "
-            f"{kept}: use baseline='leave-one-out' for units whose number changes, or 'mean' with costs "
+            f"{former}: use baseline='leave-one-out' for units whose number changes, or 'mean' with costs "
             "of shape (batch,), which has one baseline for all units"
         )
 

@@ -62,6 +62,7 @@ class MovingAverages:
             raise ValueError(f"decay is {decay}: the moving average needs 0 <= decay < 1, such as 0.99")
         self.decay = decay
         self.averages: dict[str, Tensor] = {}  # those that a call after the next step sees
+        self.nodes: tuple[str, ...] = ()  # those that a state may name; none: any
         self._windows: dict[str, Window] = {}
 
     def known(self, site: Site) -> Tensor | None:
@@ -100,9 +101,21 @@ class MovingAverages:
         }
 
     def load(self, averages: dict[str, Tensor], windows: dict[str, Window]) -> None:
-        """Take over a state: averages and pending windows by node, names as a model without wrappers has them."""
-        self.averages = {plain_name(name): tensor.clone() for name, tensor in averages.items()}
-        self._windows = {plain_name(name): window for name, window in windows.items()}
+        """Take over a state: averages and pending windows by node, under the names that they have here."""
+        own = {name: self._own_name(name) for name in averages}
+        self.averages = {own[name]: tensor.clone() for name, tensor in averages.items()}
+        self._windows = {own[name]: window for name, window in windows.items()}
+
+    def _own_name(self, name: str) -> str:
+        """What a node of a state is called here, whatever wrappers the models were or are in."""
+        plain = plain_name(name)
+        for candidate in (plain, plain.removeprefix("module."), f"module.{plain}"):
+            if not self.nodes or candidate.partition(":")[0] in self.nodes:
+                return candidate
+        raise ValueError(
+            f"the state has averages of a node '{name}', but the nodes of the model are {', '.join(self.nodes)}: load it into "
+            "an estimator of the model that it was saved with, or rename its keys"
+        )
 
 
 def _over_ranks(new: Tensor, rows: float) -> tuple[Tensor, float]:
@@ -125,16 +138,16 @@ def parameters_behind(site: Site) -> tuple[nn.Parameter, ...]:
     linear = getattr(site, "linear", None)  # of a packed site, which has no graph
     if isinstance(linear, nn.Linear) and isinstance(linear.weight, nn.Parameter):
         return (linear.weight,)
-    visited, found = [site.logits.grad_fn], []
+    visited, parameters = [site.logits.grad_fn], []
     for function in visited:
         parameter = getattr(function, "variable", None)
         if isinstance(parameter, nn.Parameter):
-            found.append(parameter)
-        if len(found) == _ENOUGH:
+            parameters.append(parameter)
+        if len(parameters) == _ENOUGH:
             break
         if function is not None and len(visited) < _VISITS:
             visited += [f for f, _ in function.next_functions if f is not None]
-    return tuple(found)
+    return tuple(parameters)
 
 
 def plain_name(name: str) -> str:
