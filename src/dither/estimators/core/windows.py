@@ -2,7 +2,10 @@
 
 The calls between two steps of the optimizer are a window. Their statistics are pooled, as if they had been one call of the
 concatenated batch, and count after the step. An estimator does not see the optimizer, but it sees the parameters behind a
-node's logits: a window goes on while none of them was changed and their `.grad` has grown since the last call.
+node's logits: a window goes on while none of them was changed and their `.grad` has grown since the last call. So a warm-up
+without a backward pass is no window, and neither are calls whose losses are summed before one backward pass, or whose
+gradients torch.autograd.grad takes. Where no parameter is to be seen behind the logits (logits that are plain tensors, code
+inside torch.compile, a reentrant checkpoint), each call is a window of its own: unbiased, but not frozen.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 from dither.estimators.core.ranks import mean_over_ranks, world
 from dither.estimators.core.site import Site
 
-_VISITS, _ENOUGH = 64, 4  # functions of the graph to look at, and parameters to watch: an optimizer moves them together
+_VISITS, _ENOUGH = 256, 4  # functions of the graph to look at, and parameters to watch: an optimizer moves them together
 
 Seen = tuple[tuple[int, tuple[int, int] | None], ...]
 
