@@ -18,7 +18,21 @@ ESTIMATORS = {
     "score-optimal": lambda net: dither.ScoreFunction(net, "optimal", decay=0.5),
     "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
     "score-optimal, K=3, loop": lambda net: dither.ScoreFunction(net, "optimal", 3, decay=0.5, vectorize=False),
+    "learned baseline": lambda net: dither.ScoreFunction(net, _modules()),
+    "learned baseline, lazy": dither.NVIL,
+    "node perturbation": dither.NodePerturbation,
+    "SPSA": dither.SPSA,
+    "SPSA, normal, K=2": lambda net: dither.SPSA(net, 0.1, 2, "normal"),
+    "finite difference": dither.FiniteDifference,
 }
+
+
+def _modules() -> nn.ModuleDict:
+    """Other ones on every rank, until the first rank's are taken."""
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    with torch.random.fork_rng():
+        torch.manual_seed(rank)
+        return nn.ModuleDict({"1": nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1)), "3": nn.Linear(4, 1)}).double()
 
 
 def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
@@ -30,7 +44,7 @@ def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
     if world > 1:
         net = nn.parallel.DistributedDataParallel(net)
     estimator = ESTIMATORS[name](net)
-    optimizer = torch.optim.SGD(net.parameters(), 0.3)
+    optimizer = torch.optim.SGD([*net.parameters(), *estimator.parameters()], 0.3)
     x, y = torch.randn(STEPS, BATCH, 4, dtype=torch.float64), torch.randint(3, (STEPS, BATCH))
     rows = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     results = {}
@@ -38,7 +52,7 @@ def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
         torch.manual_seed(dither.noise.step_seed(0, step))
         optimizer.zero_grad()
         estimator(lambda step=step: F.cross_entropy(net(x[step, rows]), y[step, rows], reduction="none")).backward()
-        for i, p in enumerate(net.parameters()):
+        for i, p in enumerate([*net.parameters(), *estimator.parameters()]):
             results[f"{name}/{step}/gradient {i}"] = p.grad.numpy().copy()
         for key, tensor in estimator.state_dict().items():
             results[f"{name}/{step}/{key}"] = tensor.numpy().copy()

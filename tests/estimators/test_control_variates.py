@@ -150,7 +150,7 @@ def test_double_cv_has_no_variance_for_a_linear_cost(node: nn.Module, samples: i
 
 
 def test_the_scale_is_the_best_of_previous_calls_only() -> None:
-    site: Any = type("Site", (), {"name": "node"})()
+    site: Any = type("Site", (), {"name": "node", "logits": torch.zeros(1, 50, 3)})()
     scales, g0, g1 = Scales(0.0), torch.randn(1, 50, 3, dtype=F64), torch.randn(1, 50, 3, dtype=F64)
     assert scales.of(site) == 1.0
     scales.learn(site, g0, g1)

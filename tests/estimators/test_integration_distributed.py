@@ -44,12 +44,25 @@ def ranks(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    ["straight-through", "score", "score-mean", "score-optimal", "score-leave-one-out", "score-optimal, K=3, loop"],
+    [
+        "straight-through",
+        "score",
+        "score-mean",
+        "score-optimal",
+        "score-leave-one-out",
+        "score-optimal, K=3, loop",
+        "learned baseline",
+        "learned baseline, lazy",
+        "node perturbation",
+        "SPSA",
+        "SPSA, normal, K=2",
+        "finite difference",
+    ],
 )
 def test_two_processes_equal_one(ranks, name):
     first, second, alone = ({k: v for k, v in results.items() if k.startswith(f"{name}|")} for results in ranks)
     assert len(first) >= 4 * 6 and first.keys() == second.keys() == alone.keys()
-    assert any("baseline" in key for key in first) == ("mean" in name or "optimal" in name)
+    assert any("baseline" in key for key in first) == any(kind in name for kind in ("mean", "optimal", "baseline"))
     for key, value in alone.items():
         assert np.array_equal(first[key], second[key]), key  # the state of a baseline too
         np.testing.assert_allclose(first[key], value, rtol=1e-12, atol=1e-12, err_msg=key)

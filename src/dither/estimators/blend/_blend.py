@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from dither.estimators.blend.least_squares import outer, pairs, quality, weights_of
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
-from dither.estimators.core.baselines import LeaveOneOut, mean_over_ranks
+from dither.estimators.core.baselines import LeaveOneOut
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.ranks import mean_over_ranks
 from dither.estimators.core.site import Site, over_logits
 
 INPUTS = ("unbiased", "biased", "logit", "layer", "constant")

@@ -4,21 +4,24 @@ subtracted from, so none biases the gradient (an in-sample mean would make a one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.site import Site
+from dither.estimators.core.windows import MovingAverages, Window
 
 BaselineName = Literal["mean", "optimal", "leave-one-out"]
+_PARTS = ("numerator", "denominator")
 
 
 class Baseline(ABC):
     """credit (K, batch, *units or ones) -> what to subtract from it, broadcastable to it."""
 
     minimum_samples = 1
+    nodes: tuple[str, ...] = ()  # the model's, which a state may name; none: any
 
     @abstractmethod
     def value(self, site: Site, credit: Tensor) -> Tensor | float:
@@ -54,61 +57,96 @@ class LeaveOneOut(Baseline):
         return (credit.sum(0, keepdim=True) - credit) / (len(credit) - 1)
 
 
-class Moving(Baseline):
-    """A ratio of two moving averages per site, x and w: b = E[w L] / E[w] over previous calls."""
+class Moving(MovingAverages, Baseline):
+    """A ratio of two moving averages per site, x and w: b = E[w L] / E[w] over previous calls.
 
-    def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay}: the moving average needs 0 <= decay < 1, such as 0.99")
-        self.decay = decay
-        self.averages: dict[str, Tensor] = {}  # (2, *units): of w L and of w
+    The averages stand still while gradients are accumulated: calls between two steps of the optimizer count together, as one
+    call of the concatenated batch, and after the step (`windows`). That is seen by `.grad`: of losses that are summed before
+    one backward pass, or whose gradients are taken by torch.autograd.grad, each call is a step of the averages.
+    """
+
+    shared = False  # whether units that share their credit share one baseline
 
     def weight(self, site: Site, credit: Tensor) -> Tensor:
         raise NotImplementedError
 
     def value(self, site: Site, credit: Tensor) -> Tensor | float:
-        if site.name not in self.averages:
+        averages = self.known(site)
+        if averages is None:
             return 0.0
-        numerator, denominator = self.averages[site.name].unbind()
+        require_units(site.name, self.units(site), averages, self.shared)
+        numerator, denominator = averages.unbind()
         known = denominator > 0  # a unit that has only ever been certain has no score to weigh costs by
         return torch.where(known, numerator / torch.where(known, denominator, 1), 0)
+
+    def units(self, site: Site) -> tuple[int, ...]:
+        """The shape of a site's baseline, unless its units share one."""
+        return site.units
 
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
         weight = self.weight(site, credit)
         weighted = weight * credit
-        self.learn(site.name, torch.stack((weighted.mean((0, 1)), weight.expand_as(weighted).mean((0, 1)))))
+        new = torch.stack((weighted.mean((0, 1)), weight.expand_as(weighted).mean((0, 1))))
+        self.move(site.name, new, credit.shape[1], site)
 
     def learn(self, name: str, new: Tensor) -> None:
-        """Move the averages of a node towards this call's, (2, *units): of w L and of w."""
-        new = mean_over_ranks(new)
-        old = self.averages.get(name)
-        if old is not None and old.shape != new.shape:
-            raise ValueError(
-                f"node '{name}' has units of shape {tuple(new.shape[1:])}, but its baseline was kept for "
-                f"{tuple(old.shape[1:])}: use baseline='leave-one-out' for units whose number changes"
-            )
-        self.averages[name] = torch.lerp(new, torch.zeros_like(new) if old is None else old.to(new), self.decay)
+        """Move the averages of a node towards new ones, (2, *units): of w L and of w."""
+        self.move(name, new)
+
+    def _check(self, name: str, new: Tensor, window: Window) -> None:
+        for old in (window.before, window.mean):
+            if old is not None:
+                require_units(name, tuple(new.shape[1:]), old)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
-            f"{name}.{part}": tensor
-            for name, pair in self.averages.items()
-            for part, tensor in zip(("numerator", "denominator"), pair.unbind(), strict=True)
-        }
+        """Per node: numerator and denominator; of a window that the optimizer has not closed also its own, how many
+        examples they are of, and what was before it."""
+        state = {f"{name}.{part}": tensor for name, pair in self.averages.items() for part, tensor in _named("", pair)}
+        for name, window in self.pending().items():
+            parts = dict(_named("window_", window.mean)) | {"window_rows": torch.tensor(window.rows, dtype=torch.float64)}
+            parts |= {} if window.before is None else dict(_named("before_", window.before))
+            state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         names = sorted({key.rpartition(".")[0] for key in state})
-        expected = {f"{name}.{part}" for name in names for part in ("numerator", "denominator")}
-        if set(state) != expected:
+        pending = [name for name in names if f"{name}.window_rows" in state]
+        earlier = [name for name in pending if f"{name}.before_numerator" in state]
+        prefixes = {"": names, "window_": pending, "before_": earlier}
+        expected = {f"{n}.{prefix}{part}" for prefix, of in prefixes.items() for n in of for part in _PARTS}
+        if set(state) != expected | {f"{name}.window_rows" for name in pending}:
             raise ValueError(
                 f"the state of a {type(self).__name__} baseline holds numerator and denominator per node, got {sorted(state)}"
             )
-        self.averages = {n: torch.stack((state[f"{n}.numerator"], state[f"{n}.denominator"])) for n in names}
+
+        def pairs(prefix: str) -> dict[str, Tensor]:
+            return {n: torch.stack([state[f"{n}.{prefix}{part}"] for part in _PARTS]) for n in prefixes[prefix]}
+
+        means, before = pairs("window_"), pairs("before_")
+        rows = {name: float(state[f"{name}.window_rows"]) for name in pending}
+        self.load(pairs(""), {name: Window(before.get(name), means[name], rows[name]) for name in pending})
+
+
+def _named(prefix: str, pair: Tensor) -> list[tuple[str, Tensor]]:
+    return [(prefix + part, tensor) for part, tensor in zip(_PARTS, pair.unbind(), strict=True)]
+
+
+def require_units(name: str, units: tuple[int, ...], averages: Tensor, shared: bool = False) -> None:
+    """Raise unless averages, (2, *units), are of these units, or shared by them: a unit's say nothing of another unit."""
+    former = tuple(averages.shape[1:])
+    if former != units and not (shared and former == (1,) * len(units)):
+        raise ValueError(
+            f"node '{name}' has units of shape {units}, but its baseline was kept for "
+            f"{former}: use baseline='leave-one-out' for units whose number changes, or 'mean' with costs "
+            "of shape (batch,), which has one baseline for all units"
+        )
 
 
 class RunningMean(Moving):
     """The moving average of the cost over previous calls (per unit when credit is local)."""
+
+    shared = True
 
     def weight(self, site: Site, credit: Tensor) -> Tensor:
         return torch.ones_like(credit)
@@ -116,7 +154,7 @@ class RunningMean(Moving):
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
         mean = credit.mean((0, 1))
-        self.learn(site.name, torch.stack((mean, torch.ones_like(mean))))
+        self.move(site.name, torch.stack((mean, torch.ones_like(mean))), credit.shape[1], site)
 
 
 class Optimal(Moving):
@@ -127,6 +165,9 @@ class Optimal(Moving):
     def __init__(self, decay: float, per_logit: bool = True) -> None:
         super().__init__(decay)
         self.per_logit = per_logit
+
+    def units(self, site: Site) -> tuple[int, ...]:
+        return site.shape[2:] if self.per_logit and site.node.has("score") else site.units
 
     def weight(self, site: Site, credit: Tensor) -> Tensor:
         own = site.score if self.per_logit else None
@@ -149,22 +190,37 @@ class Learned(Baseline):
     It sees what the sample was drawn from and nothing of the sample itself, so the gradient stays unbiased. The module
     maps logits (batch, *units) to (batch,), (batch, 1) or one value per unit; a ModuleDict has one module per node, under
     the node's name with "." written as "_". Its parameters are in `estimator.parameters()`.
+
+    Where torch.distributed is initialised, all ranks start from rank 0's parameters and average their gradients over the
+    ranks in the backward pass, as DistributedDataParallel does for the model: do not wrap the module in it.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self._shared: set[str] = set()  # the modules, by key, whose parameters the ranks have in common
+        for key, part in module.items() if isinstance(module, nn.ModuleDict) else (("", module),):
+            self._share(key, part)
 
-    def _module(self, site: Site) -> Callable[[Tensor], Tensor]:
+    def _share(self, key: str, module: nn.Module) -> None:
+        """Rank 0's parameters on all ranks, once; those of a lazy module when they have their shapes."""
+        if world() > 1 and key not in self._shared and not _is_lazy(module):
+            broadcast_module(module)
+            self._shared.add(key)
+
+    def _module(self, site: Site) -> tuple[str, nn.Module]:
         if not isinstance(self.module, nn.ModuleDict):
-            return self.module
+            return "", self.module
         key = site.name.partition(":")[0].replace(".", "_")
         if key not in self.module:
             raise ValueError(f"baseline has no module for node '{key}': its keys are {', '.join(self.module)}")
-        return self.module[key]
+        return key, self.module[key]
 
     def value(self, site: Site, credit: Tensor) -> Tensor:
-        logits = site.logits.detach()
-        value = self._module(site)(logits.flatten(0, 1)).unflatten(0, site.shape[:2])
+        logits, (key, module) = site.logits.detach().flatten(0, 1), self._module(site)
+        if world() > 1 and _is_lazy(module):
+            module(logits)
+        self._share(key, module)
+        value = self._called(site, module, logits).unflatten(0, site.shape[:2])
         units = (*site.shape[:2], *site.units)
         if value.shape == units:
             return value
@@ -174,6 +230,17 @@ class Learned(Baseline):
             f"the baseline module gave shape {tuple(value.shape[1:])} for node '{site.name}': one value per example, "
             f"(batch,), or one per unit, {tuple(units[1:])}, is needed"
         )
+
+    def _called(self, site: Site, module: nn.Module, logits: Tensor) -> Tensor:
+        try:
+            return call_averaged(module, logits)
+        except RuntimeError as error:
+            error.add_note(
+                f"dither: the baseline module raised for node '{site.name}' with logits of shape {tuple(logits.shape)}; where "
+                "the number of units changes from call to call, give a module that takes any (a mean over units first, a "
+                "recurrent net), or use baseline='leave-one-out'"
+            )
+            raise
 
     def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
         assert isinstance(value, Tensor)
@@ -186,13 +253,8 @@ class Learned(Baseline):
         self.module.load_state_dict(state)
 
 
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """Every data-parallel rank keeps the same baseline, that of the whole batch."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return values
-    distributed.all_reduce(values)
-    return values / distributed.get_world_size()
+def _is_lazy(module: nn.Module) -> bool:
+    return any(isinstance(p, nn.UninitializedParameter) for p in module.parameters())
 
 
 def make_baseline(baseline: BaselineName | nn.Module | Baseline | None, decay: float, per_logit: bool = True) -> Baseline:

@@ -27,6 +27,7 @@ class FiniteDifference(Perturbing):
                 1 / scale where units are hard, but not with the number of parameters.
     Value       the mean cost of the perturbed nets.
     Requires    2 evaluations per parameter; any cost. Parameters come back bit by bit.
+    Ranks       data-parallel ranks average their differences; all must make the call.
     Raises      ValueError above max_parameters.
     Reference   the approximation that "appear[s] hopelessly inefficient" in Bengio 2013, Sec. 1; Kiefer & Wolfowitz 1952.
     """
@@ -53,6 +54,7 @@ class FiniteDifference(Perturbing):
             for index in product(*map(range, p.shape)):
                 gradient[index], value = self._difference(closure, p, index)
                 values.append(value)
+            gradient = self._over_ranks(gradient)
             gradients.append((p, lambda gradient=gradient: gradient))
         return with_gradient(torch.stack(values).mean(), gradients)
 

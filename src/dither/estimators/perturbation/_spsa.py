@@ -43,6 +43,7 @@ class SPSA(Perturbing):
                 thousand: rounded values come back).
     Requires    2 samples evaluations of the closure; any cost, differentiable or not. Everything that depends on a parameter's
                 value counts, also through .detach() or .item(); parameters outside the model get no gradient.
+    Ranks       data-parallel ranks share the direction, that of rank 0, and average the difference; all must make the call.
     Reference   Spall 1992; Malladi et al. 2023 (MeZO) for the replayed direction; Nesterov & Spokoiny 2017 for the normal.
     """
 
@@ -79,13 +80,13 @@ class SPSA(Perturbing):
             # (1) without its last factor, a number; `replayed` multiplies by D in the backward pass
             derivatives.append((plus - minus).double().sum(-1).mean() / (2 * self.scale))
             values.append((plus + minus).sum(-1).mean() / 2)
-        seed = int(self._seed)
+        seed, along = int(self._seed), self._over_ranks(torch.stack(derivatives) / self.samples)
 
         def replayed(number: int, p: Tensor) -> Tensor:
             with torch.no_grad():
                 total = torch.zeros_like(p)
-                for k, derivative in enumerate(derivatives):
-                    total.add_(self.direction(seed, number, p, k).mul_((derivative / len(derivatives)).to(p)))
+                for k, derivative in enumerate(along):
+                    total.add_(self.direction(seed, number, p, k).mul_(derivative.to(p)))
                 return total
 
         gradients = [(p, lambda i=i, p=p: replayed(i, p)) for i, p in enumerate(parameters)]

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from dither import noise
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
+from dither.estimators.core.ranks import mean_over_ranks, seed_of_first_rank
 from dither.estimators.core.site import Closure, checked_cost
 from dither.functional import widen
 from dither.nodes import Node, taken_over
@@ -42,7 +43,12 @@ def with_gradient(value: Tensor, gradients: Sequence[tuple[Tensor, Callable[[], 
 
 
 class Perturbing(Estimator):
-    """Base of FiniteDifference and SPSA: runs the closure at moved parameters, with the same noise in the nodes each time."""
+    """Base of FiniteDifference and SPSA: runs the closure at moved parameters, with the same noise in the nodes each time.
+
+    Data-parallel ranks take rank 0's seed, so that they move their equal parameters alike, and average the differences of
+    the cost over the ranks' examples: every rank has the gradient of the whole batch, wrapped in DistributedDataParallel or
+    not, which cannot do it, because the closure runs without a graph. All ranks must make the call.
+    """
 
     unbiased = False
     composable = False
@@ -64,7 +70,14 @@ class Perturbing(Estimator):
 
     def _begin(self) -> None:
         self.calls += 1
-        self._seed = noise.draw_seed()  # of the present call, and of what its backward pass draws anew
+        # Of the present call, and of what its backward pass draws anew. Without gradients nothing must agree, and a rank may
+        # evaluate by itself.
+        self._seed = noise.draw_seed()
+        if torch.is_grad_enabled():
+            self._seed = seed_of_first_rank(self._seed, self._parameters()[0].device)
+
+    def _over_ranks(self, derivatives: Tensor) -> Tensor:
+        return mean_over_ranks(derivatives) if torch.is_grad_enabled() else derivatives
 
     def _cost(self, closure: Closure, sample: int) -> Tensor:
         """The closure's costs, (batch, terms), with this sample's noise in the nodes, whatever the parameters are."""
