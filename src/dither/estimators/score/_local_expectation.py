@@ -122,7 +122,9 @@ class LocalExpectation(Estimator):
         dims = len(site.units)
         values = values.flatten(2, 1 + dims) if dims else values.unsqueeze(2)
         start, stop = self.starts(self.layout)[site.index : site.index + 2]
-        own = values[start:stop].unflatten(0, (values.shape[2], -1)).diagonal(dim1=0, dim2=3).movedim(-1, 2)
+        units = values.shape[2]
+        tried = (stop - start) // max(units, 1)
+        own = values[start:stop].unflatten(0, (units, tried)).diagonal(dim1=0, dim2=3).movedim(-1, 2)
         return torch.cat((values[:1], own))
 
 
@@ -147,7 +149,8 @@ def _cdf(p: Tensor) -> Tensor:
 
 def inverse_cdf(p: Tensor, noise: Tensor) -> Tensor:
     """The one-hot outcome in whose interval of cumulative probability a unit's first uniform falls."""
-    uniform = noise.reshape(*p.shape[:-1], -1)[..., :1]
+    units = p.dim() - 1
+    uniform = noise.unsqueeze(-1) if noise.dim() == units else noise.flatten(units)[..., :1]
     hard = one_hot((uniform >= _cdf(p)).sum(-1), p)
     return torch.add(hard, p, alpha=0)  # carries NaN
 

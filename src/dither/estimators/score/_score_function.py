@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline, per_logit
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site
 from dither.functional import score_function_surrogate, widen
 
@@ -131,7 +132,7 @@ class ScoreFunction(Estimator):
             return super().assemble(costs, sites)
         log_prob: Tensor | float = 0.0
         for site in sites:
-            units = site.log_prob.flatten(2)
+            units = flat_units(site.log_prob)
             log_prob = log_prob + (units.sum(-1, True) if site.influence is None else units @ site.influence.to(units.dtype))
         if isinstance(log_prob, Tensor):  # (3)
             costs = widen(costs) * (log_prob - log_prob.detach()).exp()
