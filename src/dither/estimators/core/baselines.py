@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dither.estimators.core.shapes import mean_over_examples
 from dither.estimators.core.site import Site
 
 BaselineName = Literal["mean", "optimal", "leave-one-out"]
@@ -77,7 +78,7 @@ class Moving(Baseline):
     def update(self, site: Site, credit: Tensor) -> None:
         weight = self.weight(site, credit)
         weighted = weight * credit
-        self.learn(site.name, torch.stack((weighted.mean((0, 1)), weight.expand_as(weighted).mean((0, 1)))))
+        self.learn(site.name, torch.stack([mean_over_examples(v) for v in (weighted, weight.expand_as(weighted))]))
 
     def learn(self, name: str, new: Tensor) -> None:
         """Move the averages of a node towards this call's, (2, *units): of w L and of w."""
@@ -115,8 +116,7 @@ class RunningMean(Moving):
 
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
-        mean = credit.mean((0, 1))
-        self.learn(site.name, torch.stack((mean, torch.ones_like(mean))))
+        self.learn(site.name, torch.stack([mean_over_examples(v) for v in (credit, torch.ones_like(credit))]))
 
 
 class Optimal(Moving):
@@ -177,7 +177,7 @@ class Learned(Baseline):
 
     def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
         assert isinstance(value, Tensor)
-        return (value - credit.expand(torch.broadcast_shapes(value.shape, credit.shape))).square().mean()
+        return mean_over_examples((value - credit).square()).mean()
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.module.state_dict())
