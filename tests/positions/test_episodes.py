@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_refused() -> None:
             model(observe([0, 1]))
 
     act()
-    with pytest.raises(ValueError, match="bootstrap is missing: give both"):
+    with pytest.raises(ValueError, match=r"environments \[0\] were cut off, but bootstrap is missing"):
         episodes.reward([1.0, 1.0], truncated=[True, False])
     with pytest.raises(ValueError, match="truncated is missing"):
         episodes.reward([1.0, 1.0], bootstrap=[1.0, 1.0])

@@ -195,16 +195,18 @@ class Episodes:
 
     def _cut_off(self, truncated: Any, bootstrap: Any, ended: Tensor, earned: Tensor) -> tuple[Tensor, Tensor]:
         """(who was cut off and had not ended, what would have followed)."""
-        if (truncated is None) != (bootstrap is None):
-            raise ValueError(
-                f"truncated is {'missing' if truncated is None else 'given'}, bootstrap is "
-                f"{'missing' if bootstrap is None else 'given'}: give both, the expected return from the last observation on "
-                "where an episode is cut off; or done=terminated | truncated, if nothing is to stand for what follows"
-            )
+        if truncated is None and bootstrap is not None:
+            raise ValueError("bootstrap is given, truncated is missing: say which environments were cut off with this step")
         if truncated is None:
             return torch.zeros_like(ended), torch.zeros_like(earned)
         cut = self._per_env("truncated", truncated, torch.bool) & ~ended
-        beyond = torch.where(cut, self._per_env("bootstrap", bootstrap, earned.dtype), 0)
+        if bootstrap is None and bool(cut.any()):
+            raise ValueError(
+                f"environments {cut.nonzero().flatten().tolist()} were cut off, but bootstrap is missing: give the expected "
+                "return from the last observation on, (envs,), or done=terminated | truncated if nothing is to stand for it"
+            )
+        beyond = self._per_env("bootstrap", torch.zeros_like(earned) if bootstrap is None else bootstrap, earned.dtype)
+        beyond = torch.where(cut, beyond, 0)
         if not bool(torch.isfinite(beyond).all()):
             raise FloatingPointError(f"the bootstrap of step {self.steps} since the last loss is not finite: {beyond.tolist()}")
         return cut, beyond
