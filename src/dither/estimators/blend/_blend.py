@@ -12,7 +12,7 @@ from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
 from dither.estimators.core.baselines import LeaveOneOut, mean_over_ranks
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.shapes import flat_units
+from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site, over_logits
 
 INPUTS = ("unbiased", "biased", "logit", "layer", "constant")
@@ -153,10 +153,10 @@ class Blend(IndependentSamples):
         E[u_k v_j] = G E[v_j] all the same, and E[u_k u_j] = G^2 (1 + 1 / (K - 1)^2), of one example; that factor is taken off.
         """
         z = torch.cat((inputs, unbiased.unsqueeze(-1)), -1)
-        mean = inputs.mean((0, 1))
-        across = pairs(z.mean(1))
+        mean = mean_over_examples(inputs)
+        across = pairs(z.sum(1) / max(z.shape[1], 1))
         square = (unbiased.sum(0).square() - unbiased.square().sum(0)) / (self.samples * (self.samples - 1))
-        excess = square.sum(0) / square.shape[0] ** 2 / (1 + (self.samples - 1) ** 2)
+        excess = square.sum(0) / max(len(square), 1) ** 2 / (1 + (self.samples - 1) ** 2)
         both = torch.tensor([name == "unbiased" for name in (*self.inputs, "unbiased")], dtype=mean.dtype, device=mean.device)
         return {"second": outer(mean), "across": across - excess[..., None, None] * outer(both)}
 
@@ -198,7 +198,7 @@ class Blend(IndependentSamples):
         control = over_logits(taken, score) * score - straight_through(site, gradient)
         known = self.averages.get(f"{site.name}.control")
         if self.learning:
-            u, v = unbiased.mean((0, 1)), control.mean((0, 1))
+            u, v = mean_over_examples(unbiased), mean_over_examples(control)
             self._learn(site.name, {"control": torch.stack((u * v, v * v, u * u))})
         if known is None or self.averages[f"{site.name}.calls"].min() < self.warmup:
             return unbiased

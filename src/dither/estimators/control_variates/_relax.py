@@ -89,7 +89,7 @@ class RELAX(Relaxing):
         surrogate = site.along_logits(estimate / self.samples, self.role(site.logits, 0))
         if not estimate.requires_grad:
             return surrogate
-        return surrogate + estimate.square().sum() / estimate.shape[:2].numel()
+        return surrogate + estimate.square().sum() / max(estimate.shape[:2].numel(), 1)
 
     def _learned(self, site: Site, parts: Relaxed) -> Tensor:
         """r's share of the gradient, a function of its parameters alone."""

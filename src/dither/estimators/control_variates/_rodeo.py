@@ -86,7 +86,7 @@ class RODEO(IndependentSamples):
         surrogate = site.along_logits(estimate)
         if not estimate.requires_grad:
             return surrogate
-        return surrogate + estimate.sum(0).square().sum() / estimate.shape[1]
+        return surrogate + estimate.sum(0).square().sum() / max(estimate.shape[1], 1)
 
     def _estimate(self, site: Site, cost: Tensor) -> Tensor:
         """Per sample and logit; a function of the surrogates' parameters alone."""

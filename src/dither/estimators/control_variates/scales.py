@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dither.estimators.core.baselines import mean_over_ranks
-from dither.estimators.core.shapes import flat_units
+from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site
 
 
@@ -45,7 +45,7 @@ class Scales:
     @torch.no_grad()
     def learn(self, site: Site, g0: Tensor, g1: Tensor) -> None:
         """Move the averages of a node towards this call's <g0, g1> and |g1|^2, (K, batch, ...) means over K and batch."""
-        new = torch.stack([flat_units(g0 * g1).sum(-1).mean(), flat_units(g1.square()).sum(-1).mean()])
+        new = torch.stack([mean_over_examples(flat_units(g).sum(-1)) for g in (g0 * g1, g1.square())])
         new = mean_over_ranks(new)
         old = self.averages.get(site.name)
         self.averages[site.name] = torch.lerp(new, torch.zeros_like(new) if old is None else old.to(new), self.decay)

@@ -13,3 +13,8 @@ def flat_units(values: Tensor) -> Tensor:
 def mean_over_examples(values: Tensor) -> Tensor:
     """The mean over (K, batch), the first two dimensions; of no examples 0, which moves no ratio of two averages."""
     return values.mean((0, 1)) if values.shape[1] else values.sum((0, 1))
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """The mean of values (batch,); of an empty batch 0, whose gradient is 0."""
+    return values.mean() if len(values) else values.sum()

@@ -110,7 +110,7 @@ class LocalExpectation(Estimator):
         # (1) as the sum of p_c (L_c - b) d log p_c. The baseline drops out where every outcome is summed over.
         per_outcome = ((weight * (cost - baseline)).unsqueeze(-1) * indicator).sum(0)  # what multiplies d log p_c
         per_outcome = torch.where(p > 0, per_outcome / torch.where(p > 0, p, 1), 0).detach()
-        return (per_outcome.view(probabilities.shape) * probabilities).sum() / len(logits)
+        return (per_outcome.view(probabilities.shape) * probabilities).sum() / max(len(logits), 1)
 
     def weighed(self, p: Tensor, indicator: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
         """(weight of each outcome sampled or tried, baseline). p: (batch, units, K); indicator: (tried + 1, *p.shape)."""

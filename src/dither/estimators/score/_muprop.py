@@ -65,4 +65,4 @@ class MuProp(Estimator):
         # (1): L(m) + L'(m) (h - m), then what it leaves over times the score, then the second term
         expansion = costs.sum(-1)[k:] + flat_units((output - mean.detach()[k:]) * gradient).sum(-1)
         score = (site.over_units(costs.sum(-1)[:k] - expansion).detach() * site.log_prob[:k]).sum()
-        return (score + (gradient * mean[:k]).sum()) / (k * site.shape[1])
+        return (score + (gradient * mean[:k]).sum()) / max(k * site.shape[1], 1)

@@ -125,7 +125,7 @@ class ScoreFunction(Estimator):
             if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
                 baseline = per_logit(baseline, site)  # one for all of a unit's logits
             return site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
-        return estimate.sum() / credit.shape[:2].numel()
+        return estimate.sum() / max(credit.shape[:2].numel(), 1)
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         if not self.any_order:
