@@ -159,9 +159,17 @@ def test_a_scalar_is_refused(node):
 
 
 @each_node
-def test_an_empty_batch_is_refused(node):
-    with pytest.raises(ValueError, match="empty batch; skip the step"):
-        node(logits_for(node)[:0])
+def test_an_empty_batch_gives_no_samples(node):
+    full = logits_for(node)
+    logits = full[:0].detach().requires_grad_()
+    h = node(logits)
+    assert h.shape == (0, *node(full).shape[1:]) and h.dtype == full.dtype
+    if h.requires_grad:
+        h.sum().backward()
+        assert logits.grad is not None and logits.grad.shape == logits.shape
+    for kind in ("mean", "mode"):
+        with dither.deterministic(kind):
+            assert node(logits).shape == h.shape
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 4, 1)])

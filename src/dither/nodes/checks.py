@@ -23,8 +23,6 @@ def check_logits(node: Labelled, logits: Tensor) -> None:
         raise TypeError(f"{node.label}: logits must be a floating-point tensor, got {kind}; convert with logits.float()")
     if logits.dim() == 0:
         raise ValueError(f"{node.label}: logits is a scalar, its first dimension must be the batch; use logits.reshape(1, 1)")
-    if logits.shape[0] == 0:
-        raise ValueError(f"{node.label}: logits has shape {tuple(logits.shape)}, an empty batch; skip the step instead")
     # Inside a transform or on a GPU the test would break the graph or wait for the device: there NaN stays visible,
     # because it passes into the sample, and the estimator finds it in the cost.
     if logits.device.type == "cpu" and is_concrete(logits) and _has_nan(logits):

@@ -9,6 +9,7 @@ from dither.testing._checks import (
     default_problems,
     fits,
 )
+from dither.testing._examples import assert_examples_separate
 from dither.testing._mutants import MUTANTS
 from dither.testing._zoo import Problem, random_problem, rectifier_problem, zoo
 
@@ -16,6 +17,7 @@ __all__ = [
     "MUTANTS",
     "CheckFailed",
     "Problem",
+    "assert_examples_separate",
     "assert_mean",
     "assert_unbiased",
     "bias",

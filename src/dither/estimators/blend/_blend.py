@@ -13,6 +13,7 @@ from dither.estimators.control_variates.scales import others
 from dither.estimators.core.baselines import LeaveOneOut
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.ranks import mean_over_ranks
+from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site, over_logits
 
 INPUTS = ("unbiased", "biased", "logit", "layer", "constant")
@@ -140,7 +141,7 @@ class Blend(IndependentSamples):
             "unbiased": unbiased,
             "biased": s,
             "logit": s * (1 - 2 * p),
-            "layer": s.flatten(2).mean(-1).view(*s.shape[:2], *[1] * (s.dim() - 2)).expand_as(s),
+            "layer": flat_units(s).mean(-1).view(*s.shape[:2], *[1] * (s.dim() - 2)).expand_as(s),
             "constant": torch.ones_like(s) * unbiased.abs().mean(),
         }
         return torch.stack([every[name] for name in self.inputs], -1).detach()
@@ -153,10 +154,10 @@ class Blend(IndependentSamples):
         E[u_k v_j] = G E[v_j] all the same, and E[u_k u_j] = G^2 (1 + 1 / (K - 1)^2), of one example; that factor is taken off.
         """
         z = torch.cat((inputs, unbiased.unsqueeze(-1)), -1)
-        mean = inputs.mean((0, 1))
-        across = pairs(z.mean(1))
+        mean = mean_over_examples(inputs)
+        across = pairs(z.sum(1) / max(z.shape[1], 1))
         square = (unbiased.sum(0).square() - unbiased.square().sum(0)) / (self.samples * (self.samples - 1))
-        excess = square.sum(0) / square.shape[0] ** 2 / (1 + (self.samples - 1) ** 2)
+        excess = square.sum(0) / max(len(square), 1) ** 2 / (1 + (self.samples - 1) ** 2)
         both = torch.tensor([name == "unbiased" for name in (*self.inputs, "unbiased")], dtype=mean.dtype, device=mean.device)
         return {"second": outer(mean), "across": across - excess[..., None, None] * outer(both)}
 
@@ -179,7 +180,7 @@ class Blend(IndependentSamples):
         for key in ("second", "across"):
             own = self.averages[f"{name}.{key}"]
             trust = (calls / (calls + _PRIOR)).to(own)
-            joint.append(trust * own + (1 - trust) * own.flatten(0, -3).mean(0))
+            joint.append(trust * own + (1 - trust) * own.reshape(-1, *own.shape[-2:]).mean(0))
         second, across = joint
         # What Cauchy and Schwarz demand of true moments, and noisy averages may lack: E[z_i]^2 <= E[v_i^2], |E[z_i z_j]| <= ...
         power = torch.cat((second.diagonal(dim1=-2, dim2=-1), across[..., -1:, -1]), -1)
@@ -193,16 +194,16 @@ class Blend(IndependentSamples):
         gradient = others(site.sample_gradient)
         parts = gradient * (site.output - site.per_run(site.node.mean, site.logits.detach()))
         parts = parts.sum(-1) if parts.dim() > 2 + len(site.units) else parts
-        taken = _of_shared_terms(site, parts.flatten(2))  # (4)
+        taken = _of_shared_terms(site, flat_units(parts))  # (4)
         taken = taken - others(taken)  # its own leave-one-out, of mean 0 given this run
         control = over_logits(taken, score) * score - straight_through(site, gradient)
         known = self.averages.get(f"{site.name}.control")
         if self.learning:
-            u, v = unbiased.mean((0, 1)), control.mean((0, 1))
+            u, v = mean_over_examples(unbiased), mean_over_examples(control)
             self._learn(site.name, {"control": torch.stack((u * v, v * v, u * u))})
         if known is None or self.averages[f"{site.name}.calls"].min() < self.warmup:
             return unbiased
-        layer = known.flatten(1).mean(1).view(3, *[1] * (known.dim() - 1))
+        layer = known.unsqueeze(-1).flatten(1).mean(1).view(3, *[1] * (known.dim() - 1))
         calls = self.averages[f"{site.name}.calls"]
         both = known * calls / (calls + _PRIOR) + layer * (_PRIOR / (calls + _PRIOR))
         # (5), then (3)
@@ -242,7 +243,7 @@ class Blend(IndependentSamples):
             ]
         rows = []
         for name in (n for n in names if self.averages[f"{n}.calls"] >= self.warmup):
-            cross, own, parent = self.averages[f"{name}.control"].flatten(1).sum(1).tolist()
+            cross, own, parent = self.averages[f"{name}.control"].unsqueeze(-1).flatten(1).sum(1).tolist()
             rows.append({"node": name, "coefficient": cross / (own or 1), "remaining": 1 - cross**2 / (own * parent or 1)})
         return rows
 

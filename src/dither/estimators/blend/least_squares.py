@@ -41,7 +41,7 @@ def quality(inputs: tuple[str, ...], second: Tensor, across: Tensor, basis: tupl
 
     weights = weights_of(second, across, basis)
     bias, variance = missed(weights)
-    mean = weights.flatten(0, -2).mean(0).tolist()
+    mean = weights.reshape(-1, len(inputs)).mean(0).tolist()
     row: dict[str, Any] = {"weights": dict(zip(inputs, mean, strict=True))}
     row |= {"bias2": bias, "variance": variance, "mse": bias + variance}
     for name in ("unbiased", "biased"):

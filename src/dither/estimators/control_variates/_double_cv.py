@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import Scales, others
+from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site, over_logits
 from dither.functional import widen
 
@@ -56,7 +57,7 @@ class DoubleCV(IndependentSamples):
         assert site.sample_gradient is not None and site.score is not None
         score, gradient = site.score, others(widen(site.sample_gradient))
         centred = site.output - site.per_run(site.node.mean, site.logits.detach())
-        linear = (gradient * centred).flatten(2).sum(-1)  # (3)
+        linear = flat_units(gradient * centred).sum(-1)  # (3)
         plain, control = (over_logits(c - others(c), score) * score for c in (cost, linear))
         return plain / self.samples, (site.mean_vjp(gradient) - control) / self.samples
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.relaxation import Relaxed, Relaxing
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site, over_logits
 
 
@@ -88,7 +89,7 @@ class RELAX(Relaxing):
         surrogate = site.along_logits(estimate / self.samples, self.role(site.logits, 0))
         if not estimate.requires_grad:
             return surrogate
-        return surrogate + estimate.square().sum() / estimate.shape[:2].numel()
+        return surrogate + estimate.square().sum() / max(estimate.shape[:2].numel(), 1)
 
     def _learned(self, site: Site, parts: Relaxed) -> Tensor:
         """r's share of the gradient, a function of its parameters alone."""
@@ -96,7 +97,7 @@ class RELAX(Relaxing):
         like = next(net.parameters(), parts.logits)
 
         def r(outputs: Tensor) -> Tensor:
-            flat = outputs.flatten(2).flatten(0, 1).to(like.dtype)
+            flat = flat_units(outputs).flatten(0, 1).to(like.dtype)
             value = net(flat)
             if value.numel() != len(flat):
                 raise ValueError(

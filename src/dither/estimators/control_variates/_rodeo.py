@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
+from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site
 from dither.functional import widen
 
@@ -85,11 +86,11 @@ class RODEO(IndependentSamples):
         surrogate = site.along_logits(estimate)
         if not estimate.requires_grad:
             return surrogate
-        return surrogate + estimate.sum(0).square().sum() / estimate.shape[1]
+        return surrogate + estimate.sum(0).square().sum() / max(estimate.shape[1], 1)
 
     def _estimate(self, site: Site, cost: Tensor) -> Tensor:
         """Per sample and logit; a function of the surrogates' parameters alone."""
-        s, x = torch.sigmoid(widen(site.logits.detach())).flatten(2), widen(site.sample).flatten(2)
+        s, x = flat_units(torch.sigmoid(widen(site.logits.detach()))), flat_units(widen(site.sample))
         flip = s * (1 - x) + (1 - s) * x
         before, after = self._surrogates(site, cost, x)
         change = (flip * (after - before)).mean(-1)  # (2), of h and of beta H_2
@@ -105,7 +106,7 @@ class RODEO(IndependentSamples):
         """(3), and (4) without its y - s: at x_k, (2, K, batch, 1), and with each unit flipped, (2, K, batch, units)."""
         assert site.sample_gradient is not None
         net, k = self.nets[site.name.partition(":")[0].replace(".", "_")], self.samples
-        gradient = widen(site.sample_gradient * _step(site)).flatten(2)  # with respect to the bits
+        gradient = flat_units(widen(site.sample_gradient * _step(site)))  # with respect to the bits
         here = torch.einsum("jbd,kbd->kjb", gradient, x) - (gradient * x).sum(-1)
         flipped = here.unsqueeze(-1) + gradient * (1 - 2 * x).unsqueeze(1)
         changes = torch.cat((here.unsqueeze(-1), flipped), -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site
 from dither.estimators.core.windows import MovingAverages, Window
 
@@ -44,7 +45,7 @@ class Scales(MovingAverages):
     @torch.no_grad()
     def learn(self, site: Site, g0: Tensor, g1: Tensor) -> None:
         """Move the averages of a node towards this call's <g0, g1> and |g1|^2, (K, batch, ...) means over K and batch."""
-        new = torch.stack([(g0 * g1).flatten(2).sum(-1).mean(), g1.square().flatten(2).sum(-1).mean()])
+        new = torch.stack([mean_over_examples(flat_units(g).sum(-1)) for g in (g0 * g1, g1.square())])
         self.move(site.name, new, g0.shape[1], site)
 
     def state_dict(self) -> dict[str, Tensor]:

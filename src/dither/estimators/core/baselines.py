@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.ranks import broadcast_module, call_averaged, world
+from dither.estimators.core.shapes import mean_over_examples
 from dither.estimators.core.site import Site
 from dither.estimators.core.windows import MovingAverages, Window
 
@@ -87,7 +88,7 @@ class Moving(MovingAverages, Baseline):
     def update(self, site: Site, credit: Tensor) -> None:
         weight = self.weight(site, credit)
         weighted = weight * credit
-        new = torch.stack((weighted.mean((0, 1)), weight.expand_as(weighted).mean((0, 1))))
+        new = torch.stack([mean_over_examples(v) for v in (weighted, weight.expand_as(weighted))])
         self.move(site.name, new, credit.shape[1], site)
 
     def learn(self, name: str, new: Tensor) -> None:
@@ -153,8 +154,8 @@ class RunningMean(Moving):
 
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor) -> None:
-        mean = credit.mean((0, 1))
-        self.move(site.name, torch.stack((mean, torch.ones_like(mean))), credit.shape[1], site)
+        new = torch.stack([mean_over_examples(v) for v in (credit, torch.ones_like(credit))])
+        self.move(site.name, new, credit.shape[1], site)
 
 
 class Optimal(Moving):
@@ -244,7 +245,7 @@ class Learned(Baseline):
 
     def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
         assert isinstance(value, Tensor)
-        return (value - credit.expand(torch.broadcast_shapes(value.shape, credit.shape))).square().mean()
+        return mean_over_examples((value - credit).square()).mean()
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.module.state_dict())

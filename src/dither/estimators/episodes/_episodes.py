@@ -54,8 +54,12 @@ class Episodes:
                 "mean" and "optimal".
     nodes       names or shell-style patterns of the discrete nodes that get a score, default all. The others back-propagate by
                 their own sampler (straight-through), which is biased. Continuous nodes do so always, which is not.
-    autoreset   False: an environment that is done takes no further part until `loss()`. True: its next step is the first of a
-                new episode (vector environments that reset themselves in the same step).
+    autoreset   False: an environment that is done takes no further part until `loss()`. The modes of gymnasium's vector
+                environments: "same-step" (or True), its next step is the first of a new episode; "next-step" (gymnasium's
+                default), its next step resets it: that action and reward are not credited, the step after is the first.
+                `loss()` remembers who is to be reset; if you reset all environments yourself, call `reset()` too.
+    Truncation  reward(..., done=terminated, truncated=truncated, bootstrap=values): where the time limit cuts an episode off,
+                the expected return from its last observation on stands for the rest, in (2), in that step.
     decay       of the moving averages, per loss.
     Raises      RuntimeError for calls out of order; ValueError for wrong shapes; FloatingPointError for a reward that is not
                 finite, naming the step.
@@ -72,15 +76,17 @@ class Episodes:
         discount_from: Literal["decision", "start"] = "decision",
         traces: bool = False,
         nodes: Collection[str] | None = None,
-        autoreset: bool = False,
+        autoreset: bool | Literal["same-step", "next-step"] = False,
         decay: float = 0.9,
     ) -> None:
         if not 0 <= discount <= 1:
             raise ValueError(f"discount is {discount}: it must be from 0 to 1, such as 0.99")
         if discount_from not in ("decision", "start"):
             raise ValueError(f"discount_from is {discount_from!r}: it must be 'decision' or 'start'")
+        if autoreset not in (False, True, "same-step", "next-step"):
+            raise ValueError(f"autoreset is {autoreset!r}: it must be False, 'same-step' or 'next-step'")
         self.model, self.discount, self.discount_from = model, discount, discount_from
-        self.autoreset, self.traces = autoreset, traces
+        self.autoreset, self.traces = "same-step" if autoreset is True else autoreset, traces
         self.nodes = named_nodes(model)
         self.credited = self._credited(nodes)
         self.leave_one_out = baseline == "leave-one-out"
@@ -89,7 +95,7 @@ class Episodes:
             raise ValueError(
                 f"baseline={baseline!r} needs the whole episode, traces=True forgets it: use traces=False or 'optimal'"
             )
-        self.reset()
+        self._start()
 
     def _credited(self, nodes: Collection[str] | None) -> dict[int, str]:
         patterns = ("*",) if nodes is None else (nodes,) if isinstance(nodes, str) else tuple(nodes)
@@ -109,10 +115,15 @@ class Episodes:
 
     # --- an episode ---------------------------------------------------------------------------------------------------
     def reset(self) -> None:
-        """Forget all steps since the last loss."""
+        """Forget all steps since the last loss: every environment begins an episode."""
+        self._start()
+
+    def _start(self, resetting: Tensor | None = None) -> None:
         self.steps = 0
         self._pending: list[Decision] = []
         self._running: Tensor | None = None  # (envs,) bool
+        self._resetting = resetting  # (envs,) bool: whose next step only resets it; None: nobody's
+        self._begun: Tensor | None = None  # (envs,) bool: who is in an episode of which a step has been credited
         self._weight: Tensor | None = None  # discount^(steps since the start of the episode)
         objective = Objective(self.model, self.discount, self.discount_from == "start", self.baseline, self.leave_one_out)
         self._record = (Traces if self.traces else Stored)(objective)
@@ -153,9 +164,11 @@ class Episodes:
         self._pending = decisions
 
     @torch.no_grad()
-    def reward(self, reward: Any, done: Any = None) -> None:
+    def reward(self, reward: Any, done: Any = None, *, truncated: Any = None, bootstrap: Any = None) -> None:
         """What the step's decisions led to. reward: (envs,), to be maximised; done: (envs,) bool, whether the episode ended
-        (terminated or cut off) with this step. Tensors or arrays."""
+        with this step, so that nothing follows; truncated: (envs,) bool, whether it was cut off with this step, and
+        bootstrap: (envs,), the expected return of what would have followed, looked at where it was cut off (and not done).
+        Tensors or arrays."""
         if not self._pending:
             raise RuntimeError("reward() before a decision: call the policy within `with episodes.acting():` first")
         logits = self._pending[0].logits
@@ -163,19 +176,52 @@ class Episodes:
         ended = self._per_env("done", torch.zeros(len(logits)) if done is None else done, torch.bool)
         if not bool(torch.isfinite(earned).all()):
             raise FloatingPointError(f"the reward of step {self.steps} since the last loss is not finite: {earned.tolist()}")
+        cut, beyond = self._cut_off(truncated, bootstrap, ended, earned)
         if self._running is None or self._weight is None:
             self._running, self._weight = torch.ones_like(ended), torch.ones_like(earned)
-        running = self._running
+        running = self._stepping(self._running, ended | cut)
+        # What would follow a cut, discounted, is a part of that step's reward: then (2) need not know of it.
+        earned = torch.where(running, earned + self.discount * beyond, 0)
+        ended = (ended | cut) & running
         weight = self._weight if self.discount_from == "start" else torch.ones_like(earned)
-        step = Step(self._pending, earned * running, running, ended & running, weight)
         with torch.enable_grad():
-            self._record.add(step, self._weight)
-        self._weight = self._weight * self.discount
-        if self.autoreset:
-            self._weight = torch.where(ended, 1.0, self._weight)
-        else:
-            self._running = running & ~ended
+            self._record.add(Step(self._pending, earned, running, ended, weight), self._weight)
+        self._begun = running & ~ended
+        self._weight = torch.where(self._begun, self._weight * self.discount, 1.0)
+        if not self.autoreset:
+            self._running = self._begun
+        self._resetting = ended if self.autoreset == "next-step" else None
         self._pending, self.steps = [], self.steps + 1
+
+    def _cut_off(self, truncated: Any, bootstrap: Any, ended: Tensor, earned: Tensor) -> tuple[Tensor, Tensor]:
+        """(who was cut off and had not ended, what would have followed)."""
+        if truncated is None and bootstrap is not None:
+            raise ValueError("bootstrap is given, truncated is missing: say which environments were cut off with this step")
+        if truncated is None:
+            return torch.zeros_like(ended), torch.zeros_like(earned)
+        cut = self._per_env("truncated", truncated, torch.bool) & ~ended
+        if bootstrap is None and bool(cut.any()):
+            raise ValueError(
+                f"environments {cut.nonzero().flatten().tolist()} were cut off, but bootstrap is missing: give the expected "
+                "return from the last observation on, (envs,), or done=terminated | truncated if nothing is to stand for it"
+            )
+        beyond = self._per_env("bootstrap", torch.zeros_like(earned) if bootstrap is None else bootstrap, earned.dtype)
+        beyond = torch.where(cut, beyond, 0)
+        if not bool(torch.isfinite(beyond).all()):
+            raise FloatingPointError(f"the bootstrap of step {self.steps} since the last loss is not finite: {beyond.tolist()}")
+        return cut, beyond
+
+    def _stepping(self, running: Tensor, ended: Tensor) -> Tensor:
+        """Whose decisions count: not those of environments that only reset themselves in this step."""
+        if self._resetting is None:
+            return running
+        if bool((wrong := self._resetting & ended).any()):
+            raise ValueError(
+                f"environments {wrong.nonzero().flatten().tolist()} ended in step {self.steps} since the last loss and in the "
+                "step before, but autoreset='next-step' says that this step resets them: if they reset in the same step use "
+                "autoreset='same-step'; if you have reset them yourself call episodes.reset() then"
+            )
+        return running & ~self._resetting
 
     def loss(self, bootstrap: Any = None) -> Tensor:
         """A scalar whose gradient is the estimate and whose value is minus the mean discounted return, over environments.
@@ -185,12 +231,13 @@ class Episodes:
         """
         if self._pending or not self.steps:
             raise RuntimeError("loss() needs reward() after every acting(), and at least one step")
-        assert self._running is not None and self._weight is not None
+        assert self._begun is not None and self._weight is not None
         beyond = torch.zeros_like(self._weight)
         if bootstrap is not None:
-            beyond = self._per_env("bootstrap", bootstrap, beyond.dtype, len(beyond)).to(beyond.device) * self._running
+            beyond = self._per_env("bootstrap", bootstrap, beyond.dtype, len(beyond)).to(beyond.device)
+            beyond = torch.where(self._begun, beyond, 0)
         loss = self._record.loss(beyond, self._weight)
-        self.reset()
+        self._start(self._resetting)
         return loss
 
     def _per_env(self, name: str, values: Any, dtype: torch.dtype, envs: int | None = None) -> Tensor:
@@ -198,8 +245,9 @@ class Episodes:
         plain = values if isinstance(values, Tensor) else np.asarray(values)  # which keeps the digits of Python's floats
         tensor = torch.as_tensor(plain, device=device).detach().to(dtype)
         decided = {len(d.logits) for d in self._pending} if envs is None else {envs}
-        if self._running is not None:
-            decided.add(len(self._running))
+        for known in (self._running, self._resetting):
+            if known is not None:
+                decided.add(len(known))
         if decided != {tensor.shape[0] if tensor.dim() == 1 else -1}:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, but the policy decided for {' and '.join(map(str, sorted(decided)))} "

@@ -25,8 +25,9 @@ class Decision:
 
 @dataclass
 class Step:
-    """One time step of all environments. reward: (envs,), 0 for those that had ended; running: which had not; done: which
-    end with this step; weight: of this step's decisions in the gradient."""
+    """One time step of all environments. reward: (envs,), with what stands for the rest of an episode that is cut off in this
+    step, 0 for those that take no part; running: which take part; done: which end with this step; weight: of this step's
+    decisions in the gradient."""
 
     decisions: list[Decision]
     reward: Tensor

@@ -75,7 +75,7 @@ class Traces:
         for name, (trace, numerator, denominator, rows) in self.averages.items():
             assert self.objective.moving is not None
             numerator = numerator + discount * (trace * beyond.view(-1, *[1] * (trace.dim() - 1))).sum(0)
-            self.objective.moving.learn(name, torch.stack((numerator, denominator)) / rows)
+            self.objective.moving.learn(name, torch.stack((numerator, denominator)) / max(rows, 1))
         pairs = zip(self.parameters, self.total, strict=True)
         value = -(self.value + from_start * beyond).mean()
         return with_gradient(value, [(p, lambda total=total: total / envs) for p, total in pairs])
@@ -89,6 +89,8 @@ def gradients(scalar: Tensor, parameters: list[Tensor] | list[torch.nn.Parameter
 
 def gradient_per_env(scores: Tensor, parameters: list[torch.nn.Parameter]) -> list[Tensor]:
     """d scores[e] / d parameter for every environment e, (envs, *parameter)."""
+    if not scores.requires_grad or not parameters:  # nothing that is trained lies before the nodes that are credited
+        return [p.new_zeros((len(scores), *p.shape)) for p in parameters]
     every = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)
     per_env = torch.autograd.grad(scores, parameters, every, is_grads_batched=True, retain_graph=True, allow_unused=True)
     return [p.new_zeros((len(scores), *p.shape)) if g is None else g for p, g in zip(parameters, per_env, strict=True)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.baselines import Baseline, BaselineName, LeaveOneOut, RunningMean, Zero, per_logit
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Site
 from dither.estimators.forward_only.packed_run import Keep, PackedRun
 from dither.estimators.forward_only.packed_site import PackedSite, broadcast
@@ -91,7 +92,7 @@ class ForwardOnly(ScoreFunction):
             parts = [part for site in sites if (part := self.surrogate(site, costs.detach())) is not None]
         else:
             parts = [broadcast(site, shared) for site in sites if isinstance(site, PackedSite)]
-        loss = self.value(costs).mean()
+        loss = batch_mean(self.value(costs))
         return attach(loss, torch.stack(parts).sum().to(loss.dtype)) if parts else loss
 
     def _shared_advantage(self, costs: Tensor, sites: list[Site]) -> Tensor | None:
@@ -103,7 +104,7 @@ class ForwardOnly(ScoreFunction):
         if any(len(s.shape) != len(first.shape) or averages.get(s.name) is not averages.get(first.name) for s in sites):
             return None
         credit = first.credit(costs)
-        advantage = (credit - self.baseline.value(first, credit)) / credit.numel()
+        advantage = (credit - self.baseline.value(first, credit)) / max(credit.numel(), 1)
         if self.learning and torch.is_grad_enabled():
             self.baseline.update(first, credit)
             if isinstance(self.baseline, RunningMean):
@@ -115,4 +116,4 @@ class ForwardOnly(ScoreFunction):
             return super()._surrogate(site, credit, baseline)
         if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
             baseline = per_logit(baseline, site)
-        return broadcast(site, ((credit - baseline) / credit.shape[:2].numel()).flatten(0, 1).flatten(1))
+        return broadcast(site, ((credit - baseline) / max(credit.shape[:2].numel(), 1)).flatten(0, 1).flatten(1))

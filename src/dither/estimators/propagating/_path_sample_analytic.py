@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Site
 from dither.functional import attach, widen
 from dither.nodes import Node
@@ -61,7 +62,7 @@ class PathSampleAnalytic(Estimator):
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         sample = call.node.sample(call.logits, call.noise(0))
         if call.index == len(call.layout) - 1:  # the runs of (2)
-            units = torch.arange(sample[0].numel(), device=sample.device).view(sample.shape[1:])
+            units = torch.arange(sample.shape[1:].numel(), device=sample.device).view(sample.shape[1:])
             sample = torch.where(units == call.run - 1, 1 - sample, sample)
         return call.output(sample), sample
 
@@ -70,7 +71,7 @@ class PathSampleAnalytic(Estimator):
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         self._require_chain(sites)
-        totals, loss = widen(costs.detach()).sum(-1), self.value(costs).mean()
+        totals, loss = widen(costs.detach()).sum(-1), batch_mean(self.value(costs))
         worth = (totals[1:] - totals[:1]).T  # (2), of flips of the last layer, (batch, units)
         for i in reversed(range(len(sites))):
             if i + 1 < len(sites):

@@ -110,7 +110,7 @@ class LocalExpectation(Estimator):
         # (1) as the sum of p_c (L_c - b) d log p_c. The baseline drops out where every outcome is summed over.
         per_outcome = ((weight * (cost - baseline)).unsqueeze(-1) * indicator).sum(0)  # what multiplies d log p_c
         per_outcome = torch.where(p > 0, per_outcome / torch.where(p > 0, p, 1), 0).detach()
-        return (per_outcome.view(probabilities.shape) * probabilities).sum() / len(logits)
+        return (per_outcome.view(probabilities.shape) * probabilities).sum() / max(len(logits), 1)
 
     def weighed(self, p: Tensor, indicator: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
         """(weight of each outcome sampled or tried, baseline). p: (batch, units, K); indicator: (tried + 1, *p.shape)."""
@@ -122,7 +122,9 @@ class LocalExpectation(Estimator):
         dims = len(site.units)
         values = values.flatten(2, 1 + dims) if dims else values.unsqueeze(2)
         start, stop = self.starts(self.layout)[site.index : site.index + 2]
-        own = values[start:stop].unflatten(0, (values.shape[2], -1)).diagonal(dim1=0, dim2=3).movedim(-1, 2)
+        units = values.shape[2]
+        tried = (stop - start) // max(units, 1)
+        own = values[start:stop].unflatten(0, (units, tried)).diagonal(dim1=0, dim2=3).movedim(-1, 2)
         return torch.cat((values[:1], own))
 
 
@@ -147,7 +149,8 @@ def _cdf(p: Tensor) -> Tensor:
 
 def inverse_cdf(p: Tensor, noise: Tensor) -> Tensor:
     """The one-hot outcome in whose interval of cumulative probability a unit's first uniform falls."""
-    uniform = noise.reshape(*p.shape[:-1], -1)[..., :1]
+    units = p.dim() - 1
+    uniform = noise.unsqueeze(-1) if noise.dim() == units else noise.flatten(units)[..., :1]
     hard = one_hot((uniform >= _cdf(p)).sum(-1), p)
     return torch.add(hard, p, alpha=0)  # carries NaN
 

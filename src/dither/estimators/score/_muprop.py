@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site
 
 
@@ -62,6 +63,6 @@ class MuProp(Estimator):
         gradient, output = site.sample_gradient[k:], site.output[:k]  # L'(m), of the last run; h, of the others
         mean = site.per_run(site.node.mean, site.logits)
         # (1): L(m) + L'(m) (h - m), then what it leaves over times the score, then the second term
-        expansion = costs.sum(-1)[k:] + ((output - mean.detach()[k:]) * gradient).flatten(2).sum(-1)
+        expansion = costs.sum(-1)[k:] + flat_units((output - mean.detach()[k:]) * gradient).sum(-1)
         score = (site.over_units(costs.sum(-1)[:k] - expansion).detach() * site.log_prob[:k]).sum()
-        return (score + (gradient * mean[:k]).sum()) / (k * site.shape[1])
+        return (score + (gradient * mean[:k]).sum()) / max(k * site.shape[1], 1)

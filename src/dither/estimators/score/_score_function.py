@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline, per_logit
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site
 from dither.functional import score_function_surrogate, widen
 
@@ -124,14 +125,14 @@ class ScoreFunction(Estimator):
             if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
                 baseline = per_logit(baseline, site)  # one for all of a unit's logits
             return site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
-        return estimate.sum() / credit.shape[:2].numel()
+        return estimate.sum() / max(credit.shape[:2].numel(), 1)
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         if not self.any_order:
             return super().assemble(costs, sites)
         log_prob: Tensor | float = 0.0
         for site in sites:
-            units = site.log_prob.flatten(2)
+            units = flat_units(site.log_prob)
             log_prob = log_prob + (units.sum(-1, True) if site.influence is None else units @ site.influence.to(units.dtype))
         if isinstance(log_prob, Tensor):  # (3)
             costs = widen(costs) * (log_prob - log_prob.detach()).exp()

@@ -74,7 +74,7 @@ class VIMCO(Estimator):
         without = _log_mean_exp(torch.where(own, others.unsqueeze(1), log_w).transpose(0, 1))  # (3)
         # (1): cost -B_K and baseline -B_K,-k
         signal = site.over_units(-_log_mean_exp(log_w).expand_as(log_w))
-        return score_function_surrogate(signal, site.log_prob, site.over_units(-without)).sum() / costs.shape[1]
+        return score_function_surrogate(signal, site.log_prob, site.over_units(-without)).sum() / max(costs.shape[1], 1)
 
 
 def _log_mean_exp(values: Tensor) -> Tensor:

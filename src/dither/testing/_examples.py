@@ -1,0 +1,64 @@
+"""Whether every example of a batch keeps to its own row: what credit by example takes for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dither.nodes import Node, named_nodes, taken_over
+from dither.noise import draw_seed
+from dither.testing._checks import CheckFailed
+
+
+def assert_examples_separate(model: nn.Module, closure: Callable[[], Tensor], *, draws: int = 8) -> None:
+    """Raise CheckFailed if what is sampled in row i of a node's logits changes the cost of another example than i.
+
+    >>> import torch, dither
+    >>> node, logits = dither.Bernoulli(), torch.zeros(2, 2)  # (time, batch), where time == batch: no shape tells
+    >>> dither.testing.assert_examples_separate(node, lambda: node(logits.T).sum(1))
+    >>> dither.testing.assert_examples_separate(node, lambda: node(logits).sum(0))  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    dither.testing._checks.CheckFailed: [examples] on this model: row 1 of the logits of node 'node' changes the cost ...
+
+    Estimators credit row i of all logits with cost i alone: costs of other rows are noise, or, where there is no check on the
+    shapes, a wrong gradient. The closure runs draws x (1 + examples) times: once by some noise, and once with the noise of one
+    row drawn anew. A row that matters only rarely takes more draws.
+    """
+    nodes = named_nodes(model)
+    for _ in range(draws):
+        seed, other = draw_seed(), draw_seed()
+        before = _cost(nodes, closure, seed, other, -1)
+        for row in range(len(before)):
+            changed = (_cost(nodes, closure, seed, other, row) != before).flatten(1).any(1)
+            changed[row] = False
+            if bool(changed.any()):
+                raise CheckFailed("examples", "this model", _message(list(nodes), row, int(changed.nonzero()[0])))
+
+
+def _message(nodes: list[str], row: int, example: int) -> str:
+    which = f"node '{nodes[0]}'" if len(nodes) == 1 else f"nodes {', '.join(nodes)}"
+    return (
+        f"row {row} of the logits of {which} changes the cost of example {example}: the first dimension of logits must be the "
+        "batch, in the order of the costs; give time-first logits (time, batch, units) as logits.transpose(0, 1), and keep "
+        "layers that mix examples (batch norm) before the nodes"
+    )
+
+
+@torch.no_grad()
+def _cost(nodes: dict[str, Node], closure: Callable[[], Tensor], seed: Tensor, other: Tensor, row: int) -> Tensor:
+    """The costs, (batch, terms), with the noise of one row drawn by another seed."""
+    calls = 0
+
+    def handler(node: Node, logits: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        noise, anew = (node.keyed(logits, s, calls - 1).draw(logits) for s in (seed, other))
+        here = torch.arange(len(noise), device=noise.device).view(-1, *[1] * (noise.dim() - 1)) == row
+        noise = torch.where(here, anew, noise)
+        return node.output(logits, node.sample(logits, noise)) if node.discrete else node.propagate(logits, noise)
+
+    with taken_over(nodes.values(), _handler=handler):
+        cost = closure()
+    return cost.reshape(len(cost), -1)
