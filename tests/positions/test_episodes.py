@@ -97,7 +97,7 @@ def expected(model: nn.Module, make: Callable[[], Episodes], mode, limit, envs: 
     total, mass = torch.zeros(1, dtype=F64), 0.0
     for digits in product((0, 1), repeat=steps * envs):
         source, episodes, environments = Forced(digits), make(), Environments(envs, mode, limit)
-        with taken_over(named_nodes(model).values(), _source=source):
+        with taken_over(named_nodes(model).values(), source=source):
             play(model, episodes, environments, steps)
         loss = episodes.loss(None if after is None else [after[s] for s in environments.states])
         total = total + source.probability * torch.cat((flat(model, loss), loss.detach().view(1)))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dither import exact
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
+from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, check_costs, checked_cost
 
 
@@ -48,7 +49,7 @@ class Exact(Estimator):
         result = exact.expectation(
             self.nodes, lambda: checked_cost(closure()), max_outcomes=self.max_outcomes, vectorize=self.vectorize
         )
-        require_called(result.outcomes > 1, self)
+        require_called(result.calls > 0, self)
         self.outcomes = result.outcomes
         check_costs(result.cost.unsqueeze(0), [], f"call {self.calls} of Exact", torch.zeros(()))
-        return result.cost.sum(-1).mean()
+        return batch_mean(result.cost.sum(-1))

@@ -97,7 +97,7 @@ class Enumeration:
         digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
         self.call, self.position = self.call + 1, self.position + count
         weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
-        self._weights.append(weight.reshape(len(weight), -1).sum(1))
+        self._weights.append(weight.unsqueeze(-1).flatten(1).sum(1))
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
 

@@ -16,10 +16,12 @@ Closure = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Expectation:
-    """cost: exact expected cost per example, (batch,) or (batch, terms), differentiable; outcomes: how many were summed."""
+    """cost: exact expected cost per example, (batch,) or (batch, terms), differentiable; outcomes: how many were summed;
+    calls: of nodes, in one run of the closure."""
 
     cost: Tensor
     outcomes: int
+    calls: int
 
 
 def _plain(node: Node, logits: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ def expectation(
     if weights.dim() > 1:
         weights = weights.view(*weights.shape, *[1] * (costs.dim() - 2))
     possible = (weights > 0).expand_as(costs)
-    return Expectation((weights * torch.where(possible, costs, 0)).sum(0), len(rows))
+    return Expectation((weights * torch.where(possible, costs, 0)).sum(0), len(rows), len(source.layout))
 
 
 def expected_cost(model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
@@ -78,7 +80,7 @@ def gradient(
     """The exact gradient of the mean expected cost (terms summed), per parameter name."""
     cost = expected_cost(model, closure, max_outcomes=max_outcomes, vectorize=vectorize)
     named = trainable(model)
-    return dict(zip(named, parameter_gradients(cost.sum() / cost.shape[0], named.values()), strict=True))
+    return dict(zip(named, parameter_gradients(cost.sum() / max(len(cost), 1), named.values()), strict=True))
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -44,6 +44,7 @@ class DoubleCV(IndependentSamples):
     def __init__(self, model: nn.Module, samples: int = 2, *, decay: float = 0.99, vectorize: bool = True) -> None:
         super().__init__(model, samples, vectorize=vectorize)
         self.scales = Scales(decay)
+        self.scales.nodes = tuple(self.nodes)
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         plain, control = self._terms(site, widen(costs).sum(-1))

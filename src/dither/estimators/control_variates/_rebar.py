@@ -56,6 +56,7 @@ class REBAR(Relaxing):
     ) -> None:
         super().__init__(model, temperature, samples, vectorize=vectorize)
         self.scales = Scales(decay)
+        self.scales.nodes = tuple(self.nodes)
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

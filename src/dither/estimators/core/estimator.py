@@ -13,6 +13,7 @@ from dither import noise
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.execution import FORESEEN, Execution, Handler, Run, layout_of
 from dither.estimators.core.locality import Locality
+from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, Site, check_costs
 from dither.exact import Oracle
 from dither.functional import attach, widen
@@ -32,6 +33,11 @@ class Estimator(ABC):
     requires       the capabilities that it needs of a discrete node (`nodes.CAPABILITIES`).
     needs_sample_gradients  whether it takes d cost / d output of each node (`Site.sample_gradient`): then the cost must be
                    differentiable in the nodes' outputs, unless `any_cost`.
+
+    The first dimension of every node's logits is that of the costs: the unit in row i is credited with cost i alone. Nobody
+    can see from shapes that time-first logits, (time, batch, units), are not (batch, time, units) where time == batch: give
+    them as logits.transpose(0, 1), and `testing.assert_examples_separate` says whether all is in its row. An empty batch,
+    costs of shape (0,), is legal: the loss is 0 and so is its gradient.
 
     Raises TypeError for a node that it cannot credit; ValueError for a model without nodes, a cost without a batch
     dimension and the like; FloatingPointError, naming call, node and seed, for a cost that is not finite.
@@ -135,11 +141,11 @@ class Estimator(ABC):
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
         if self.local_credit and self.locality.watching:
             self.locality.mark(execution, sites, costs.shape[-1])
-        return self.assemble(costs, sites) if execution.differentiating else self.value(costs).mean()
+        return self.assemble(costs, sites) if execution.differentiating else batch_mean(self.value(costs))
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         """The loss: the objective's value with its own gradient, and every site's surrogate attached."""
-        loss = self.value(costs).mean()
+        loss = batch_mean(self.value(costs))
         for site in sites:
             part = self.surrogate(site, costs.detach())
             if part is not None:

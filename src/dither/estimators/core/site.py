@@ -88,7 +88,7 @@ class Site:
         logits, batch, estimate = self.logits if logits is None else logits, self.logits.shape[1], estimate.detach()
         if is_concrete(logits) and len(logits) > 1 and logits.stride(0) == 0:
             estimate, logits = estimate.sum(0), logits[0]  # the same logits in all runs
-        return (estimate * without_infinities(widen(logits))).sum() / batch
+        return (estimate * without_infinities(widen(logits))).sum() / max(batch, 1)
 
     def over_units(self, values: Tensor) -> Tensor:
         """(K, batch) values with trailing dimensions that broadcast over units."""
@@ -114,8 +114,8 @@ def checked_cost(cost: Tensor) -> Tensor:
             f"the closure returned a cost of shape {tuple(cost.shape)} and dtype {cost.dtype}: floating-point costs of shape "
             "(batch,) or (batch, terms) are needed; sum over the other dimensions, e.g. cost.flatten(1).sum(1)"
         )
-    if 0 in cost.shape:
-        raise ValueError(f"the closure returned an empty cost, shape {tuple(cost.shape)}; skip the step for an empty batch")
+    if cost.dim() == 2 and cost.shape[1] == 0:
+        raise ValueError(f"the closure returned a cost of shape {tuple(cost.shape)}, without terms: return one term or more")
     return cost if cost.dim() == 2 else cost.unsqueeze(1)
 
 

@@ -91,6 +91,7 @@ class Episodes:
         self.credited = self._credited(nodes)
         self.leave_one_out = baseline == "leave-one-out"
         self.baseline = make_baseline(None if self.leave_one_out else baseline, decay, per_logit=False)
+        self.baseline.nodes = tuple(self.nodes)
         if traces and (self.leave_one_out or isinstance(self.baseline, Learned)):
             raise ValueError(
                 f"baseline={baseline!r} needs the whole episode, traces=True forgets it: use traces=False or 'optimal'"

@@ -5,6 +5,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure
 from dither.estimators.perturbation.perturbing import Perturbing, with_gradient
 
@@ -71,4 +72,4 @@ class FiniteDifference(Perturbing):
             p[index] = before
         step = high.double() - low.double()  # as it was rounded
         # (1), and the cost in between
-        return (plus - minus).double().sum(-1).mean() / step, (plus + minus).sum(-1).mean() / 2
+        return batch_mean((plus - minus).double().sum(-1)) / step, batch_mean((plus + minus).sum(-1)) / 2

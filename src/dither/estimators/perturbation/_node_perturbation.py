@@ -81,7 +81,7 @@ class NodePerturbation(Estimator):
         change = change.view(*change.shape, *[1] * (normal.dim() - change.dim()))
         # (1), along the logits of the perturbed run
         estimate = (change * normal / self.scale).detach() * without_infinities(widen(logits))
-        return estimate.sum() / logits.shape[:2].numel()
+        return estimate.sum() / max(logits.shape[:2].numel(), 1)
 
     def value(self, costs: Tensor) -> Tensor:
         own = widen(costs).sum(-1).unflatten(0, (self.samples, 2)).mean(0)

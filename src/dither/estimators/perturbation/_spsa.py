@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import noise
+from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure
 from dither.estimators.perturbation.perturbing import Perturbing, with_gradient
 
@@ -78,8 +79,8 @@ class SPSA(Perturbing):
                 move_to(-self.scale)
                 minus = self._cost(closure, k)
             # (1) without its last factor, a number; `replayed` multiplies by D in the backward pass
-            derivatives.append((plus - minus).double().sum(-1).mean() / (2 * self.scale))
-            values.append((plus + minus).sum(-1).mean() / 2)
+            derivatives.append(batch_mean((plus - minus).double().sum(-1)) / (2 * self.scale))
+            values.append(batch_mean((plus + minus).sum(-1)) / 2)
         seed, along = int(self._seed), self._over_ranks(torch.stack(derivatives) / self.samples)
 
         def replayed(number: int, p: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ class _Centred(Learned):
 
         if wrong := [name for name in state if not name.startswith(("module.", "mean."))]:
             raise ValueError(f"the state of NVIL's baseline holds module.* and mean.* only, got {', '.join(wrong)}")
+        self.mean.nodes = self.nodes
         super().load_state_dict(part("module."))
         self.mean.load_state_dict(part("mean."))
 

@@ -74,6 +74,7 @@ class ScoreFunction(Estimator):
         self.any_order, self.split_sums = any_order, split_sums
         self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
         self.baseline = make_baseline(baseline, decay, per_logit=not any_order)
+        self.baseline.nodes = tuple(self.nodes)
         if samples < self.baseline.minimum_samples:
             raise ValueError(
                 f"samples={samples} with baseline={baseline!r}: it needs samples >= {self.baseline.minimum_samples}, because "
