@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from dither import functional, kernels
 from dither.functional import proper_logits, widen
 from dither.kernels import Key
+from dither.nodes.checks import is_concrete
 from dither.nodes.node import Kernel, Node, Sampler
 
 
@@ -16,7 +19,7 @@ class Categorical(Node):
     >>> dither.Categorical()(torch.tensor([[0.0, torch.inf, 0.0]]))
     tensor([[0., 1., 0.]])
 
-    A logit of -inf forbids its category. sampler: how it backpropagates with no estimator running,
+    A logit of -inf forbids its category; a unit whose logits are all -inf is a ValueError. sampler: how it backpropagates with no estimator running,
     `(logits, noise) -> one-hot`; default `functional.categorical_straight_through`.
     """
 
@@ -35,7 +38,19 @@ class Categorical(Node):
                 f"Categorical: logits has shape {tuple(logits.shape)}; (batch, *units, categories) with at least two "
                 "categories is needed. For one binary unit use Bernoulli"
             )
-        return super().forward(logits)
+        sample = super().forward(logits)
+        # The sum says at once whether any unit has no sample. Elsewhere its NaN is seen in the cost, like that of a NaN logit.
+        if sample.device.type == "cpu" and is_concrete(sample) and math.isnan(sample.detach().sum()):
+            self._refuse_impossible(logits)
+        return sample
+
+    def _refuse_impossible(self, logits: Tensor) -> None:
+        impossible = (logits == -torch.inf).all(-1)
+        if impossible.any():
+            raise ValueError(
+                f"{self.label}: {int(impossible.sum())} of {impossible.numel()} units have -inf logits alone (shape "
+                f"{tuple(logits.shape)}): one category at least must be possible; look at the mask that forbids them"
+            )
 
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         return (sampler or self.sampler)(logits, noise)
