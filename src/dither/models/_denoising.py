@@ -98,7 +98,7 @@ class Denoising(nn.Module):
                 term = -self.reconstruction.log_prob(outputs, x[rows])
                 terms.append(term.new_zeros(len(x)).index_put((rows,), term))
                 # Not for slices of x: within a vmap all samples of an example walk equally far, or shapes would differ.
-                u = noise.fresh("uniform", (len(rows), 1), x.device).draw(torch.empty((), device=x.device))
+                u = noise.fresh("uniform", (len(rows), 1), x.device, slices_differ=False).draw(x)
                 goes_on = u.squeeze(-1) <= p
                 if not goes_on.any():
                     break
