@@ -19,8 +19,9 @@ class Categorical(Node):
     >>> dither.Categorical()(torch.tensor([[0.0, torch.inf, 0.0]]))
     tensor([[0., 1., 0.]])
 
-    A logit of -inf forbids its category; a unit whose logits are all -inf is a ValueError. sampler: how it backpropagates with no estimator running,
-    `(logits, noise) -> one-hot`; default `functional.categorical_straight_through`.
+    A logit of -inf forbids its category; a unit whose logits are all -inf is a ValueError.
+    sampler: how it backpropagates with no estimator running, `(logits, noise) -> one-hot`; default
+        `functional.categorical_straight_through`.
     """
 
     discrete = True
@@ -59,7 +60,7 @@ class Categorical(Node):
         return _KERNELS.get(sampler or self.sampler)
 
     def sampling_kernel(self) -> Kernel:
-        return kernels.categorical
+        return _sample
 
     def mean(self, logits: Tensor) -> Tensor:
         return torch.softmax(proper_logits(logits), -1).to(logits.dtype)
@@ -119,12 +120,20 @@ class Categorical(Node):
         return noise.to(log_weight.dtype), log_weight
 
 
+def _sample(logits: Tensor, key: Key) -> Tensor:
+    if logits.dtype != torch.float64:
+        return kernels.categorical(logits, key)
+    # In float64 the kernel takes the first of several +inf, and of several -inf: as in functional.categorical_sample.
+    wide = proper_logits(logits.detach())
+    return torch.add(kernels.categorical(wide, key), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
+
+
 def _straight_through(logits: Tensor, key: Key) -> Tensor:
     path = torch.softmax(proper_logits(logits), -1).to(logits.dtype)
-    return functional.attach(kernels.categorical(logits, key), path)
+    return functional.attach(_sample(logits, key), path)
 
 
 _KERNELS: dict[Sampler, Kernel] = {
-    functional.categorical_sample: kernels.categorical,
+    functional.categorical_sample: _sample,
     functional.categorical_straight_through: _straight_through,
 }
