@@ -60,6 +60,12 @@ def plain(*args: object) -> bool:
     return True
 
 
+def of_several(gradient: Tensor) -> bool:
+    """Whether it holds the gradients of several outputs at once, as `is_grads_batched` hands them to a backward function:
+    a tensor without storage, for torch's own operators alone."""
+    return _functorch.is_legacy_batchedtensor(gradient)
+
+
 def readable(tensor: Tensor) -> bool:
     """Whether Python may look at the values: an ordinary tensor, and no CUDA graph is being recorded."""
     return plain(tensor) and not recording(tensor)
