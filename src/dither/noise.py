@@ -108,6 +108,12 @@ def _vmaps() -> list[tuple[int, int, str]]:
     return [(level, vmap.batchSize(), vmap.randomness().name.lower()) for level, vmap in vmaps]
 
 
+def _among_fakes(tensor: Tensor) -> Tensor:
+    """A number as a fake tensor, where FakeTensorMode is on, which takes no others."""
+    mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor if mode is None else mode.from_tensor(tensor)
+
+
 def _refuse_randomness_error() -> None:
     if any(randomness == "error" for _, _, randomness in _vmaps()):
         raise RuntimeError(kernels.RANDOMNESS_ERROR)
@@ -197,9 +203,10 @@ class Keyed:
     def key(self) -> kernels.Key:
         """What an operator of `dither.kernels` draws it by."""
         ids = example_ids(self.shape[0], self.device)
-        if not self.slices_differ or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return self.seed, self.site, self.sample, ids, self.slices_differ
-        return self.seed, self.site, _of_slices(self.sample), ids, False
+        seed, sample = (self.seed, self.sample) if kernels.plain() else (_among_fakes(self.seed), _among_fakes(self.sample))
+        return seed, self.site, _of_slices(sample) if self.slices_differ else sample, ids, False
 
     def draw(self, like: Tensor) -> Tensor:
         """The noise as float32. In compiled code the slices of a vmap over `like` may differ, elsewhere those of any."""

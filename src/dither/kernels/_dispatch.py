@@ -7,7 +7,8 @@
     eager, without a gradient    run                              torch's operator: 18 of 41, a node
     eager, with a gradient       Eager -> run                     the operator's own gradient: 40 of 75, a node;
                                                                   Transformed, the form for transforms: 51 of 87
-    compiled, traced, subclass   the operator                     nothing: only the operator can be traced
+    compiled, traced, subclass,  the operator                     nothing: only the operator can be traced, or asked for
+    without values (meta)                                         the shape of its result
     in a vmap (K samples)        _in_vmap -> rule -> the first    torch's way to the rule: 122 of 711, a step of a
                                  way that fits, one level lower   score function; 152 of 686, of straight-through
     in another transform         Transformed -> the operator      nothing: torch.func.grad refuses operators' gradients
@@ -51,11 +52,11 @@ _PLAIN = (Tensor, nn.Parameter)
 
 # --- what a call is part of ---------------------------------------------------------------------------------------------
 def plain(*args: object) -> bool:
-    """Whether the tensors among these are ordinary ones that nothing traces, batches or watches."""
+    """Whether the tensors among these are ordinary ones, with values, that nothing traces, batches or watches."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _functorch.maybe_current_level() is not None:
         return False
     for a in args:  # noqa: SIM110 (`all` of a generator takes twice as long)
-        if isinstance(a, Tensor) and type(a) not in _PLAIN:
+        if isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta):
             return False
     return True
 

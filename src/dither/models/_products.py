@@ -51,7 +51,7 @@ class Products:
         self.pairs: list[Pair] = []
         self.biases = above, below
         self.gathers = torch.is_grad_enabled() and weight.requires_grad and kernels.plain(weight)
-        if torch.is_autocast_enabled(weight.device.type):
+        if not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
             weight = weight.to(torch.get_autocast_dtype(weight.device.type))
         self.weight = _Gather.apply(weight, above, below, self.pairs) if self.gathers else weight
 
