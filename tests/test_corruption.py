@@ -128,7 +128,7 @@ def test_noise_is_keyed_and_follows_the_examples(name):
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_vmap_gives_each_slice_noise_of_its_own(name):
     corrupt, x = CORRUPTIONS[name], example(name, 5, 32)
-    samples = torch.func.vmap(corrupt)(x)
+    samples = torch.func.vmap(corrupt, randomness="different")(x)
     assert samples.shape == x.shape and len({tuple(s.flatten().tolist()) for s in samples}) == 5
     assert torch.equal(torch.func.vmap(corrupt.log_prob)(samples, x), corrupt.log_prob(samples, x))
 

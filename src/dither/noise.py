@@ -25,6 +25,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from dither import kernels
 from dither.kernels import philox_words
@@ -73,6 +75,7 @@ def draw_seed() -> Tensor:
         return next(source)
     if kernels.plain():
         return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+    _refuse_randomness_error()
     # By `device` compiled checkpointing knows which generator's state to replay.
     return _draw_seed(traced_call() if torch.compiler.is_compiling() else 0, device=torch.device("cpu"))
 
@@ -90,6 +93,39 @@ def seeds_from(source: Iterator[Tensor]) -> Iterator[None]:
     """Within it `draw_seed` gives the seeds of `source`. They may be on the GPU, for kernels that find them there."""
     with _SOURCE.set(source):
         yield
+
+
+# --- slices of a vmap ---------------------------------------------------------------------------------------------------
+def _vmaps() -> list[tuple[int, int, str]]:
+    """(level, size, randomness) of the vmaps of torch.func that run, innermost first."""
+    if torch.compiler.is_compiling() or _functorch.maybe_current_level() is None:
+        return []  # compiled code learns of them in the operators' own vmap rules
+    stack = [i for i in _functorch.get_interpreter_stack() or () if i.key() == _functorch.TransformType.Vmap]
+    vmaps = [(i.level(), _functorch.CVmapInterpreterPtr(i)) for i in reversed(stack)]
+    return [(level, vmap.batchSize(), vmap.randomness().name.lower()) for level, vmap in vmaps]
+
+
+def _among_fakes(tensor: Tensor) -> Tensor:
+    """A number as a fake tensor, where FakeTensorMode is on, which takes no others."""
+    mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor if mode is None else mode.from_tensor(tensor)
+
+
+def _refuse_randomness_error() -> None:
+    if any(randomness == "error" for _, _, randomness in _vmaps()):
+        raise RuntimeError(kernels.RANDOMNESS_ERROR)
+
+
+def _of_slices(sample: Tensor) -> Tensor:
+    """The sample number of noise that nobody keys by slice: another in each slice where a vmap says "different"."""
+    for level, size, randomness in _vmaps():
+        if randomness == "error":
+            raise RuntimeError(kernels.RANDOMNESS_ERROR)
+        if randomness == "different":
+            with temporarily_clear_interpreter_stack():  # or a torch.func.grad in between would own it
+                slices = torch.arange(size, device=sample.device)
+            sample = sample * size + _functorch._add_batch_dim(slices, 0, level)
+    return sample
 
 
 # --- the interface ------------------------------------------------------------------------------------------------------
@@ -144,7 +180,8 @@ def _rank() -> int:
 class Keyed:
     """Noise that is named and not yet drawn: `shape`, batch first, of uniforms or standard normals.
 
-    Where `slices_differ`, a vmap over what consumes it that knows nothing of samples gives each slice a draw of its own.
+    Where `slices_differ`, the slices of a torch.func.vmap that knows nothing of samples have the noise that its `randomness`
+    says: "same" one draw for all, "different" one for each, "error" (vmap's default) a RuntimeError, as in torch.bernoulli.
     """
 
     kind: Literal["uniform", "normal"]
@@ -158,12 +195,17 @@ class Keyed:
     @property
     def key(self) -> kernels.Key:
         """What an operator of `dither.kernels` draws it by."""
-        return self.seed, self.site, self.sample, example_ids(self.shape[0], self.device), self.slices_differ
+        ids = example_ids(self.shape[0], self.device)
+        if torch.compiler.is_compiling():
+            return self.seed, self.site, self.sample, ids, self.slices_differ
+        seed, sample = (self.seed, self.sample) if kernels.plain() else (_among_fakes(self.seed), _among_fakes(self.sample))
+        return seed, self.site, _of_slices(sample) if self.slices_differ else sample, ids, False
 
     def draw(self, like: Tensor) -> Tensor:
-        """The noise as float32. Where slices differ, those of a vmap over `like` do."""
-        like = like if self.slices_differ else torch.empty((), device=self.device)
-        return (uniform if self.kind == "uniform" else normal)(self.seed, self.site, self.sample, self.shape, like)
+        """The noise as float32. In compiled code the slices of a vmap over `like` may differ, elsewhere those of any."""
+        seed, site, sample, _, by_like = self.key
+        like = like if by_like else torch.empty((), device=self.device)
+        return (uniform if self.kind == "uniform" else normal)(seed, site, sample, self.shape, like)
 
 
 def uniform(seed: Tensor, site: int, sample: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -180,10 +222,14 @@ def normal(seed: Tensor, site: int, sample: Tensor, shape: tuple[int, ...], like
     return kernels.normal(seed, site, sample, ids, units, like.detach()).view(shape)
 
 
-def fresh(kind: Literal["uniform", "normal"], shape: tuple[int, ...], device: torch.device) -> Keyed:
-    """Noise of a new seed, which nobody else draws: for what samples outside nodes. Slices of a vmap differ.
+def fresh(
+    kind: Literal["uniform", "normal"], shape: tuple[int, ...], device: torch.device, slices_differ: bool = True
+) -> Keyed:
+    """Noise of a new seed, which nobody else draws: for what samples outside nodes.
+
+    slices_differ: whether slices of a vmap have the noise that its `randomness` says, or all the same.
 
     >>> fresh("uniform", (2, 3), torch.device("cpu")).draw(torch.empty(())).shape
     torch.Size([2, 3])
     """
-    return Keyed(kind, draw_seed(), 0, _FIRST, shape, device, True)
+    return Keyed(kind, draw_seed(), 0, _FIRST, shape, device, slices_differ)

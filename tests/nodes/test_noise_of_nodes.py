@@ -73,11 +73,12 @@ def test_examples_follow_the_rows(name):
 def test_a_users_vmap_gives_each_slice_noise_of_its_own(name):
     node = NODES[name]
     same = logits_for(name).expand(5, *logits_for(name).shape)
-    assert distinct(torch.func.vmap(node)(same)) == 5
-    assert distinct(torch.func.vmap(node, 1, 1)(same.movedim(0, 1).contiguous()).movedim(1, 0)) == 5
-    nested = torch.func.vmap(torch.func.vmap(node))(same.expand(3, *same.shape))
+    assert distinct(torch.func.vmap(node, randomness="different")(same)) == 5
+    assert distinct(torch.func.vmap(node, 1, 1, randomness="different")(same.movedim(0, 1).contiguous()).movedim(1, 0)) == 5
+    nested = torch.func.vmap(torch.func.vmap(node, randomness="different"), randomness="different")(same.expand(3, *same.shape))
     assert distinct(nested.flatten(0, 1)) == 15
-    by_slice = torch.func.vmap(torch.func.vmap(lambda _, a: node(a), (0, None)), (None, 0))(torch.zeros(2), same)
+    of_one = torch.func.vmap(lambda _, a: node(a), (0, None), randomness="same")
+    by_slice = torch.func.vmap(of_one, (None, 0), randomness="different")(torch.zeros(2), same)
     assert by_slice.shape[:2] == (5, 2) and distinct(by_slice[:, 0]) == 5
 
 

@@ -88,7 +88,7 @@ def test_vmap(order):
     torch.testing.assert_close(scores.flatten(), family.log_prob(outputs.flatten(0, 1), STATES[:8]), rtol=0, atol=1e-12)
     same = contexts(16).expand(5, 16, 3)
     for mask in (None, MASKS[3]):
-        samples = torch.func.vmap(lambda c, mask=mask: family.sample(c, mask, STATES[:16]))(same)
+        samples = torch.func.vmap(lambda c, mask=mask: family.sample(c, mask, STATES[:16]), randomness="different")(same)
         assert len({tuple(s.flatten().tolist()) for s in samples}) == 5 and ((samples == 0) | (samples == 1)).all()
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dither import kernels
+from dither import functional, kernels
 from dither.corruption._base import Corruption, check_same, checked_finite, checked_rate, indicator, log_product, noise_of
 
 
@@ -100,7 +99,7 @@ class Resampling(Corruption):
         shaped = self._shaped(x)
         u = noise_of("uniform", shaped[..., 0]).draw(shaped)
         index = (u / self.rate * self.categories).long().clamp(max=self.categories - 1)  # uniform where u < rate
-        sample = F.one_hot(index, self.categories).to(x.dtype)
+        sample = functional.one_hot(index, shaped)  # F.one_hot looks at values, which vmap forbids
         return torch.where((u < self.rate).unsqueeze(-1), sample, shaped).flatten(-2)
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:

@@ -98,6 +98,9 @@ class Enumeration:
         self.call, self.position = self.call + 1, self.position + count
         weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
         self._weights.append(weight.unsqueeze(-1).flatten(1).sum(1))
+        # What cannot happen weighs 0, whatever it costs; but 0 times the NaN of a forbidden category is NaN in the gradient.
+        # So the closure runs there on what is likeliest instead.
+        digits = torch.where(weight > -torch.inf, digits, log_weight.detach().argmax(0))
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
 

@@ -5,7 +5,7 @@ it is worth it, one in Triton: with the same samples. Nodes, estimators and `dit
 `path()` says which is in use, and DITHER_KERNELS=torch turns the native ones off.
 """
 
-from dither.kernels._dispatch import plain, readable, recording, widen
+from dither.kernels._dispatch import RANDOMNESS_ERROR, plain, readable, recording, widen
 from dither.kernels._library import REASON, library, path
 from dither.kernels._log_prob import bernoulli_log_prob, bernoulli_terms
 from dither.kernels._noise import Key, normal, uniform
@@ -32,6 +32,7 @@ from dither.kernels._samples import (
 )
 
 __all__ = [
+    "RANDOMNESS_ERROR",
     "REASON",
     "Key",
     "bernoulli",

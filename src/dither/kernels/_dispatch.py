@@ -7,7 +7,8 @@
     eager, without a gradient    run                              torch's operator: 18 of 41, a node
     eager, with a gradient       Eager -> run                     the operator's own gradient: 40 of 75, a node;
                                                                   Transformed, the form for transforms: 51 of 87
-    compiled, traced, subclass   the operator                     nothing: only the operator can be traced
+    compiled, traced, subclass,  the operator                     nothing: only the operator can be traced, or asked for
+    without values (meta)                                         the shape of its result
     in a vmap (K samples)        _in_vmap -> rule -> the first    torch's way to the rule: 122 of 711, a step of a
                                  way that fits, one level lower   score function; 152 of 686, of straight-through
     in another transform         Transformed -> the operator      nothing: torch.func.grad refuses operators' gradients
@@ -43,6 +44,7 @@ Result = Tensor | tuple[Tensor, ...]
 Dims = Sequence[int | None]  # the batched dimension of each argument in a vmap; None where it is not batched
 Rule = Callable[..., tuple[Result, int | tuple[int, ...]]]
 SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
+Obeying = Callable[[str, Dims, tuple[Any, ...]], tuple[Dims, tuple[Any, ...]]]
 Backward = Callable[..., Tensor | tuple[Tensor | None, ...]]
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -50,13 +52,19 @@ _PLAIN = (Tensor, nn.Parameter)
 
 # --- what a call is part of ---------------------------------------------------------------------------------------------
 def plain(*args: object) -> bool:
-    """Whether the tensors among these are ordinary ones that nothing traces, batches or watches."""
+    """Whether the tensors among these are ordinary ones, with values, that nothing traces, batches or watches."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _functorch.maybe_current_level() is not None:
         return False
     for a in args:  # noqa: SIM110 (`all` of a generator takes twice as long)
-        if isinstance(a, Tensor) and type(a) not in _PLAIN:
+        if isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta):
             return False
     return True
+
+
+def of_several(gradient: Tensor) -> bool:
+    """Whether it holds the gradients of several outputs at once, as `is_grads_batched` hands them to a backward function:
+    a tensor without storage, for torch's own operators alone."""
+    return _functorch.is_legacy_batchedtensor(gradient)
 
 
 def readable(tensor: Tensor) -> bool:
@@ -102,15 +110,25 @@ def operator(
     rule: Rule,
     gradient: tuple[SetupContext, Backward] | None = None,
     tags: Sequence[torch.Tag] = (),
+    obeying: Obeying | None = None,
 ) -> Callable[..., Any]:
     """The function that calls an operator of torch, by the shortest way that the caller's tensors allow (the table).
 
     run: what it does, on ordinary tensors. rule(call, size, in_dims, *args) -> (results, out_dims): what it does in a
-    vmap over `size` slices, by means of `call`. gradient: as for `register_autograd`.
+    vmap over `size` slices, by means of `call`. gradient: as for `register_autograd`. obeying(randomness, in_dims, args) ->
+    (in_dims, args): those of what draws noise, as compiled code obeys a vmap's flag; elsewhere `noise.Keyed` has done so.
     """
     op = torch.library.custom_op(f"dither::{name}", run, mutates_args=(), schema=schema, tags=tags)
     op.register_fake(fake)
-    op.register_vmap(lambda info, in_dims, *args: rule(op, info.batch_size, in_dims, *args))
+
+    obeying = obey_by_key if "bool slices_differ" in schema else obeying
+
+    def traced_rule(info: Any, in_dims: Dims, *args: Any) -> tuple[Result, int | tuple[int, ...]]:
+        if obeying is not None:
+            in_dims, args = obeying(info.randomness, in_dims, args)
+        return rule(op, info.batch_size, in_dims, *args)
+
+    op.register_vmap(traced_rule)
     eager, transformed = None, op
     if gradient is not None:
         op.register_autograd(gradient[1], setup_context=gradient[0])
@@ -190,6 +208,19 @@ def batched(size: int, tensor: Tensor, dim: int | None) -> Tensor:
     if dim is None:
         return tensor.expand(size, *tensor.shape)
     return tensor if dim == 0 else tensor.movedim(dim, 0)
+
+
+RANDOMNESS_ERROR = (
+    "noise is drawn inside torch.func.vmap(..., randomness='error'), its default: say randomness='different', and each slice "
+    "draws noise of its own, or 'same', and all slices share one draw"
+)
+
+
+def obey_by_key(randomness: str, in_dims: Dims, args: tuple[Any, ...]) -> tuple[Dims, tuple[Any, ...]]:
+    """The arguments (x, *key, ...) as the flag of a vmap has them: key[-1], `slices_differ`, is for "different" alone."""
+    if args[5] and randomness == "error":
+        raise RuntimeError(RANDOMNESS_ERROR)
+    return in_dims, (*args[:5], args[5] and randomness == "different", *args[6:])
 
 
 def elementwise(call: Callable[..., Result], size: int, in_dims: Dims, *args: Any) -> tuple[Result, int]:

@@ -42,7 +42,7 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         a, x = ctx.saved_tensors
-        if _fits(a, x) and not torch.is_grad_enabled():
+        if _fits(a, x) and not (torch.is_grad_enabled() or _dispatch.of_several(gradient)):
             return _native.log_prob_gradient(gradient.reshape(-1), *_rows_of(a, x)).view(a.shape), None
         return (x - torch.sigmoid(a)) * gradient.unsqueeze(-1), None
 

@@ -143,8 +143,15 @@ def _operator(kind: str) -> Callable[..., Tensor]:
         seed, ids = batched(size, seed, in_dims[0]), batched(size, ids, in_dims[3])
         return call(seed, site, samples, ids, units, like), 0
 
+    def obeying(randomness: str, in_dims: Dims, args: tuple[Any, ...]) -> tuple[Dims, tuple[Any, ...]]:
+        if in_dims[5] is None or randomness == "different":
+            return in_dims, args
+        if randomness == "error":
+            raise RuntimeError(_dispatch.RANDOMNESS_ERROR)
+        return (*in_dims[:5], None), (*args[:5], args[5].select(in_dims[5], 0))
+
     schema = "(Tensor seed, int site, Tensor sample, Tensor ids, int units, Tensor like) -> Tensor"
-    return _dispatch.operator(kind, schema, run, fake=fake, rule=rule)
+    return _dispatch.operator(kind, schema, run, fake=fake, rule=rule, obeying=obeying)
 
 
 _uniform, _normal = _operator("uniform"), _operator("normal")

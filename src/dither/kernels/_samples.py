@@ -59,7 +59,8 @@ _categorical_from_uniform = _on_uniforms("categorical_from_uniform")
 # --- the straight-through gradient --------------------------------------------------------------------------------------
 def straight_through(gradient: Tensor, logits: Tensor, factor: float = 1.0) -> Tensor:
     """factor * gradient * p (1 - p), p = sigmoid(logits), of the gradient's dtype; differentiable in grad mode."""
-    if torch.is_grad_enabled() and (gradient.requires_grad or logits.requires_grad):
+    differentiable = torch.is_grad_enabled() and (gradient.requires_grad or logits.requires_grad)
+    if differentiable or _dispatch.of_several(gradient):
         p = torch.sigmoid(_dispatch.widen(logits))
         return (factor * gradient * (p * (1 - p))).to(gradient.dtype)
     return _straight_through(gradient, logits, factor)

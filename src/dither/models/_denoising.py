@@ -85,7 +85,7 @@ class Denoising(nn.Module):
             last = step == self.steps - 1
             outputs, hidden = self.reconstruct(self.corrupted(sample), hidden, products, last)
             terms.append(-self.reconstruction.log_prob(outputs, x))
-            sample = x if last else self._sample(outputs)
+            sample = x if last else self._sample(outputs, x.dtype)
         return torch.stack(terms, -1)
 
     def _geometric(self, x: Tensor, p: float) -> Tensor:
@@ -98,11 +98,11 @@ class Denoising(nn.Module):
                 term = -self.reconstruction.log_prob(outputs, x[rows])
                 terms.append(term.new_zeros(len(x)).index_put((rows,), term))
                 # Not for slices of x: within a vmap all samples of an example walk equally far, or shapes would differ.
-                u = noise.fresh("uniform", (len(rows), 1), x.device).draw(torch.empty((), device=x.device))
+                u = noise.fresh("uniform", (len(rows), 1), x.device, slices_differ=False).draw(x)
                 goes_on = u.squeeze(-1) <= p
                 if not goes_on.any():
                     break
-                sample = self._sample(outputs)[goes_on]
+                sample = self._sample(outputs, x.dtype)[goes_on]
             rows, hidden = rows[goes_on], tuple(None if h is None else h[goes_on] for h in hidden)
         return torch.stack(terms, -1)
 
@@ -121,11 +121,12 @@ class Denoising(nn.Module):
         """Whether there is noise besides the corruption."""
         return False
 
-    def _sample(self, outputs: Tensor) -> Tensor:
+    def _sample(self, outputs: Tensor, dtype: torch.dtype) -> Tensor:
+        """Of the data's dtype, which is the network's: reconstructions sample in float32 or wider."""
         if self.through_samples:
-            return self.reconstruction.sample(outputs)
+            return self.reconstruction.sample(outputs).to(dtype)
         with torch.no_grad():
-            return self.reconstruction.sample(outputs.detach())
+            return self.reconstruction.sample(outputs.detach()).to(dtype)
 
     def check(self, x: Tensor) -> None:
         """Raises ValueError for data of another width, or outside the reconstruction's support."""
@@ -147,4 +148,4 @@ class Denoising(nn.Module):
             corrupted = torch.where(clamp, state.x, corrupted)
         outputs, hidden = self.reconstruct(corrupted, state.hidden)
         x, mean = self.reconstruction.sample_with_mean(outputs, clamp, values)
-        return State(x, mean, hidden)
+        return State(x.to(state.x.dtype), mean, hidden)

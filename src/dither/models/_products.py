@@ -51,7 +51,7 @@ class Products:
         self.pairs: list[Pair] = []
         self.biases = above, below
         self.gathers = torch.is_grad_enabled() and weight.requires_grad and kernels.plain(weight)
-        if torch.is_autocast_enabled(weight.device.type):
+        if not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
             weight = weight.to(torch.get_autocast_dtype(weight.device.type))
         self.weight = _Gather.apply(weight, above, below, self.pairs) if self.gathers else weight
 
@@ -144,7 +144,7 @@ class _Up(_Use):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        above = gradient.flatten(0, -2).to(weight.dtype)
+        above = gradient.reshape(-1, gradient.shape[-1]).to(weight.dtype)
         ctx.pairs.append(Pair(_task(), above, x.flatten(0, -2), "above" if ctx.biased else ""))
         return _Up.gradients(ctx, gradient, weight)
 
@@ -162,6 +162,6 @@ class _Down(_Use):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         h, weight = ctx.saved_tensors
-        below = gradient.flatten(0, -2).to(weight.dtype)
+        below = gradient.reshape(-1, gradient.shape[-1]).to(weight.dtype)
         ctx.pairs.append(Pair(_task(), h.flatten(0, -2), below, "below" if ctx.biased else ""))
         return _Down.gradients(ctx, gradient, weight)

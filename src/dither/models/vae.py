@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dither import kernels
 from dither.nodes import Bernoulli, Categorical
 
 Prior = Literal["fixed", "learned"]
@@ -93,7 +94,7 @@ class _DiscreteVAE(nn.Module):
 
     def _distortion(self, z: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z), for grey pixels the cross-entropy."""
-        logits = self.decode(z)
+        logits = kernels.widen(self.decode(z))
         # = binary_cross_entropy_with_logits, which vmap takes apart into a dozen passes over the pixels.
         return ((1 - x) * logits).sum(1) - F.logsigmoid(logits).sum(1)
 

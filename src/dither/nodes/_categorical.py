@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from dither import functional, kernels
 from dither.functional import proper_logits, widen
 from dither.kernels import Key
+from dither.nodes.checks import is_concrete
 from dither.nodes.node import Kernel, Node, Sampler
 
 
@@ -16,8 +19,9 @@ class Categorical(Node):
     >>> dither.Categorical()(torch.tensor([[0.0, torch.inf, 0.0]]))
     tensor([[0., 1., 0.]])
 
-    A logit of -inf forbids its category. sampler: how it backpropagates with no estimator running,
-    `(logits, noise) -> one-hot`; default `functional.categorical_straight_through`.
+    A logit of -inf forbids its category; a unit whose logits are all -inf is a ValueError.
+    sampler: how it backpropagates with no estimator running, `(logits, noise) -> one-hot`; default
+        `functional.categorical_straight_through`.
     """
 
     discrete = True
@@ -35,7 +39,19 @@ class Categorical(Node):
                 f"Categorical: logits has shape {tuple(logits.shape)}; (batch, *units, categories) with at least two "
                 "categories is needed. For one binary unit use Bernoulli"
             )
-        return super().forward(logits)
+        sample = super().forward(logits)
+        # The sum says at once whether any unit has no sample. Elsewhere its NaN is seen in the cost, like that of a NaN logit.
+        if sample.device.type == "cpu" and is_concrete(sample) and math.isnan(sample.detach().sum()):
+            self._refuse_impossible(logits)
+        return sample
+
+    def _refuse_impossible(self, logits: Tensor) -> None:
+        impossible = (logits == -torch.inf).all(-1)
+        if impossible.any():
+            raise ValueError(
+                f"{self.label}: {int(impossible.sum())} of {impossible.numel()} units have -inf logits alone (shape "
+                f"{tuple(logits.shape)}): one category at least must be possible; look at the mask that forbids them"
+            )
 
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         return (sampler or self.sampler)(logits, noise)
@@ -44,7 +60,7 @@ class Categorical(Node):
         return _KERNELS.get(sampler or self.sampler)
 
     def sampling_kernel(self) -> Kernel:
-        return kernels.categorical
+        return _sample
 
     def mean(self, logits: Tensor) -> Tensor:
         return torch.softmax(proper_logits(logits), -1).to(logits.dtype)
@@ -104,12 +120,20 @@ class Categorical(Node):
         return noise.to(log_weight.dtype), log_weight
 
 
+def _sample(logits: Tensor, key: Key) -> Tensor:
+    if logits.dtype != torch.float64:
+        return kernels.categorical(logits, key)
+    # In float64 the kernel takes the first of several +inf, and of several -inf: as in functional.categorical_sample.
+    wide = proper_logits(logits.detach())
+    return torch.add(kernels.categorical(wide, key), torch.softmax(wide, -1), alpha=0)  # + 0 p carries NaN
+
+
 def _straight_through(logits: Tensor, key: Key) -> Tensor:
     path = torch.softmax(proper_logits(logits), -1).to(logits.dtype)
-    return functional.attach(kernels.categorical(logits, key), path)
+    return functional.attach(_sample(logits, key), path)
 
 
 _KERNELS: dict[Sampler, Kernel] = {
-    functional.categorical_sample: kernels.categorical,
+    functional.categorical_sample: _sample,
     functional.categorical_straight_through: _straight_through,
 }

@@ -59,6 +59,6 @@ def _cost(nodes: dict[str, Node], closure: Callable[[], Tensor], seed: Tensor, o
         noise = torch.where(here, anew, noise)
         return node.output(logits, node.sample(logits, noise)) if node.discrete else node.propagate(logits, noise)
 
-    with taken_over(nodes.values(), _handler=handler):
+    with taken_over(nodes.values(), handler=handler):
         cost = closure()
     return cost.reshape(len(cost), -1)

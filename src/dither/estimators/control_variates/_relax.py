@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.relaxation import Relaxed, Relaxing
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site, over_logits
 
@@ -58,6 +59,7 @@ class RELAX(Relaxing):
         super().__init__(model, temperature, samples, vectorize=vectorize)
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
             self.control = self._nets(hidden) if control is None else control
+        self._shared: set[nn.Module] = set()  # whose parameters are rank 0's
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
@@ -98,7 +100,7 @@ class RELAX(Relaxing):
 
         def r(outputs: Tensor) -> Tensor:
             flat = flat_units(outputs).flatten(0, 1).to(like.dtype)
-            value = net(flat)
+            value = call_averaged(net, flat)
             if value.numel() != len(flat):
                 raise ValueError(
                     f"control gave shape {tuple(value.shape)} for {len(flat)} examples of node '{site.name}': one value per "
@@ -109,6 +111,9 @@ class RELAX(Relaxing):
         if any(isinstance(p, nn.UninitializedParameter) for p in net.parameters()):
             with torch.random.fork_rng(devices=[]):  # whether it was called before may not change the user's draws
                 r(torch.zeros_like(parts.logits))
+        if world() > 1 and net not in self._shared:
+            broadcast_module(net)
+            self._shared.add(net)
         along_free = torch.func.vjp(lambda a: r(parts.free(a)), parts.logits)[1]
         tied, along_tied = torch.func.vjp(lambda a: r(parts.tied(a)), parts.logits)[:2]
         ones = torch.ones_like(tied)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
+from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site
 from dither.functional import widen
@@ -80,6 +81,8 @@ class RODEO(IndependentSamples):
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(()))
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
             self.nets = nn.ModuleDict({n.replace(".", "_"): _Surrogate(like) for n, v in self.nodes.items() if v.discrete})
+        if world() > 1:
+            broadcast_module(self.nets)
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         estimate = self._estimate(site, widen(costs).sum(-1)) / self.samples
@@ -113,7 +116,7 @@ class RODEO(IndependentSamples):
         rows = [[j for j in range(k) if j != i] for i in range(k)]
         index = torch.tensor(rows, device=x.device)
         changes = changes[torch.arange(k, device=x.device).unsqueeze(1), index]
-        h = net(changes, cost[index].unsqueeze(-1)).mean(2).to(x.dtype)
+        h = call_averaged(net, changes, cost[index].unsqueeze(-1)).mean(2).to(x.dtype)
         return h[..., :1], h[..., 1:]
 
     def state_dict(self) -> dict[str, Tensor]:
