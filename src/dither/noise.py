@@ -30,7 +30,7 @@ from dither import kernels
 from dither.kernels import philox_words
 
 _MASK = 0xFFFFFFFF
-_FIRST = torch.tensor(0)  # the sample number of noise that is not of an estimator's run
+_FIRST = torch.tensor(0, dtype=torch.int64, device="cpu")  # the sample number of noise that is not of an estimator's run
 LARGEST = 1 - 2.0**-24  # the float32 below 1, and the largest uniform
 MAX_SAMPLES = 1 << 16
 
@@ -45,12 +45,12 @@ def step_seed(seed: int, step: int) -> int:
 
 @torch.library.custom_op("dither::draw_seed", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def _draw_seed(call: int, *, device: torch.device) -> Tensor:
-    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
 
 
 @_draw_seed.register_fake
 def _(call: int, *, device: torch.device) -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+    return torch.empty((), dtype=torch.int64, device="cpu")
 
 
 _TRACED_CALLS = itertools.count(1)
@@ -71,7 +71,7 @@ def draw_seed() -> Tensor:
     if _SOURCE is not None:
         return next(_SOURCE)
     if kernels.plain():
-        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
     # By `device` compiled checkpointing knows which generator's state to replay.
     return _draw_seed(traced_call() if torch.compiler.is_compiling() else 0, device=torch.device("cpu"))
 
@@ -134,12 +134,12 @@ def example_ids(batch: int, device: torch.device) -> Tensor:
         return _EXAMPLES.to(device)
     if kernels.plain():
         return _consecutive(batch, device, _rank())
-    return torch.arange(batch, device=device) + _rank() * batch
+    return torch.arange(batch, device=device, dtype=torch.int64) + _rank() * batch
 
 
 @lru_cache(maxsize=64)
 def _consecutive(batch: int, device: torch.device, rank: int) -> Tensor:
-    return torch.arange(batch, device=device) + rank * batch
+    return torch.arange(batch, device=device, dtype=torch.int64) + rank * batch
 
 
 def _rank() -> int:
@@ -169,7 +169,7 @@ class Keyed:
 
     def draw(self, like: Tensor) -> Tensor:
         """The noise as float32. Where slices differ, those of a vmap over `like` do."""
-        like = like if self.slices_differ else torch.empty((), device=self.device)
+        like = like if self.slices_differ else torch.empty((), device=self.device, dtype=torch.float32)
         return (uniform if self.kind == "uniform" else normal)(self.seed, self.site, self.sample, self.shape, like)
 
 

@@ -60,13 +60,13 @@ def _check(result: int) -> int:
 
 # --- noise by key, and what consumes it -----------------------------------------------------------------------------------
 def uniform(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    out = torch.empty(*ids.shape, units)
+    out = torch.empty(*ids.shape, units, dtype=torch.float32, device="cpu")
     LIBRARY.dither_uniform(_rows(seed, site, samples, ids, units), out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def normal(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    out = torch.empty(*ids.shape, units)
+    out = torch.empty(*ids.shape, units, dtype=torch.float32, device="cpu")
     LIBRARY.dither_normal(_rows(seed, site, samples, ids, units), out.data_ptr(), torch.get_num_threads())
     return out
 
@@ -83,7 +83,7 @@ def bernoulli(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor
 def bernoulli_packed(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """(values, packed bits)."""
     rows, values = _values(logits, seed, site, samples, ids)
-    out, words = _like(logits), torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64)
+    out, words = _like(logits), torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64, device="cpu")
     outputs = (out.data_ptr(), words.data_ptr(), None)
     nans = LIBRARY.dither_bernoulli(rows, values, None, 0.0, 1.0, *outputs, torch.get_num_threads())
     return _with_nans(out, logits, None) if nans else out, words
@@ -92,7 +92,7 @@ def bernoulli_packed(logits: Tensor, seed: int, site: int, samples: Tensor, ids:
 def bernoulli_bits(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
     """The packed bits alone. bias: (units,) float32."""
     rows, values = _values(logits, seed, site, samples, ids)
-    words = torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64)
+    words = torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64, device="cpu")
     outputs = (None, words.data_ptr(), None)
     LIBRARY.dither_bernoulli(rows, values, _pointer(bias), 0.0, 1.0, *outputs, torch.get_num_threads())
     return words
@@ -165,14 +165,14 @@ def straight_through(gradient: Tensor, logits: Tensor, factor: float) -> Tensor:
 def pack(values: Tensor) -> Tensor:
     values = values.contiguous()
     rows, units = values.shape
-    out = torch.empty(rows, -(-units // 64), dtype=torch.int64)
+    out = torch.empty(rows, -(-units // 64), dtype=torch.int64, device="cpu")
     LIBRARY.dither_pack(values.data_ptr(), DTYPES[values.dtype], out.data_ptr(), rows, units, torch.get_num_threads())
     return out
 
 
 def unpack(packed: Tensor, units: int, dtype: torch.dtype) -> Tensor:
     packed = packed.contiguous()
-    out = torch.empty(len(packed), units, dtype=dtype)
+    out = torch.empty(len(packed), units, dtype=dtype, device="cpu")
     place = (packed.data_ptr(), 0.0, 1.0, DTYPES[dtype], out.data_ptr())
     LIBRARY.dither_unpack(*place, len(packed), units, torch.get_num_threads())
     return out
@@ -180,7 +180,7 @@ def unpack(packed: Tensor, units: int, dtype: torch.dtype) -> Tensor:
 
 def turn_bits(packed: Tensor, units: int) -> Tensor:
     packed = packed.contiguous()
-    out = torch.empty(units, -(-len(packed) // 64), dtype=torch.int64)
+    out = torch.empty(units, -(-len(packed) // 64), dtype=torch.int64, device="cpu")
     LIBRARY.dither_turn_bits(packed.data_ptr(), out.data_ptr(), len(packed), units, torch.get_num_threads())
     return out
 
@@ -188,7 +188,7 @@ def turn_bits(packed: Tensor, units: int) -> Tensor:
 def packed_linear(packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     packed, weight = packed.contiguous(), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    out = torch.empty(len(packed), len(weight))
+    out = torch.empty(len(packed), len(weight), dtype=torch.float32, device="cpu")
     places = (packed.data_ptr(), weight.data_ptr(), _pointer(bias), out.data_ptr())
     sizes = (len(packed), weight.shape[1], len(weight))
     _check(LIBRARY.dither_packed_linear(*places, *sizes, torch.get_num_threads()))
@@ -199,7 +199,7 @@ def packed_outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
     gradient = gradient.contiguous()
     turned = turn_bits(packed, inputs)
     batch, outputs = gradient.shape
-    out = torch.empty(outputs, inputs)
+    out = torch.empty(outputs, inputs, dtype=torch.float32, device="cpu")
     places = (turned.data_ptr(), gradient.data_ptr(), out.data_ptr())
     _check(LIBRARY.dither_packed_outer(*places, inputs, batch, outputs, 0, torch.get_num_threads()))
     return out
@@ -219,7 +219,7 @@ def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bo
 
 def packed_log_prob(packed: Tensor, logits: Tensor) -> Tensor:
     packed, logits = packed.contiguous(), logits.contiguous()
-    out = torch.empty(len(logits))
+    out = torch.empty(len(logits), dtype=torch.float32, device="cpu")
     places = (packed.data_ptr(), logits.data_ptr(), out.data_ptr())
     LIBRARY.dither_packed_log_prob(*places, *logits.shape, torch.get_num_threads())
     return out
@@ -227,7 +227,7 @@ def packed_log_prob(packed: Tensor, logits: Tensor) -> Tensor:
 
 def log_prob(logits: Tensor, x: Tensor, repeat: int) -> Tensor:
     """logits (rows, units), x (rows / repeat, units), both float32 and contiguous -> (rows,)."""
-    out = torch.empty(len(logits))
+    out = torch.empty(len(logits), dtype=torch.float32, device="cpu")
     LIBRARY.dither_log_prob(logits.data_ptr(), x.data_ptr(), repeat, out.data_ptr(), *logits.shape, torch.get_num_threads())
     return out
 

@@ -104,7 +104,7 @@ def own_samples(size: int, sample: Tensor, in_dim: int | None, slices_differ: bo
     lead = batched(size, sample, in_dim)
     if in_dim is not None or not slices_differ:
         return lead
-    return lead * size + torch.arange(size, device=lead.device).view(-1, *[1] * sample.dim())
+    return lead * size + torch.arange(size, device=lead.device, dtype=torch.int64).view(-1, *[1] * sample.dim())
 
 
 def consumer_rule(call: Callable[..., Result], size: int, in_dims: Dims, x: Tensor, *args: Any) -> Any:

@@ -48,7 +48,7 @@ def unpack(packed: Tensor, units: int, dtype: torch.dtype = torch.float32) -> Te
     """The {0, 1} values (..., units) of packed bits."""
     _check(packed, units)
     flat = packed.reshape(-1, packed.shape[-1])
-    fit = packed.is_cpu and _dispatch.plain(packed) and _dispatch.native(torch.empty(0, dtype=dtype))
+    fit = packed.is_cpu and _dispatch.plain(packed) and _dispatch.native(torch.empty(0, dtype=dtype, device="cpu"))
     kernels = _native if fit else _reference
     return kernels.unpack(flat, units, dtype).view(*packed.shape[:-1], units)
 

@@ -31,7 +31,7 @@ def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     if torch.float64 not in (logits.dtype, uniform.dtype):
         return _categorical_from_uniform(*_alike(logits, uniform))
     scores = logits - torch.log(-torch.log1p(-uniform.double()))
-    hard = scores.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
+    hard = scores.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device, dtype=torch.int64)
     return hard.to(logits.dtype)
 
 

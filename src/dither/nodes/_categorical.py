@@ -51,7 +51,7 @@ class Categorical(Node):
 
     def mode(self, logits: Tensor) -> Tensor:
         index = logits.argmax(-1, keepdim=True)
-        hard = (index == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
+        hard = (index == torch.arange(logits.shape[-1], device=logits.device, dtype=torch.int64)).to(logits.dtype)
         return torch.add(hard, self.mean(logits), alpha=0)  # carries NaN
 
     def mean_vjp(self, logits: Tensor, gradient: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ class Categorical(Node):
         # (Gumbel-softmax) becomes NaN, which the oracle reports, instead of a wrong expectation.
         count = logits.shape[-1]
         winner = torch.eye(count, dtype=torch.bool, device=logits.device).view(count, *[1] * (logits.dim() - 1), count)
-        noise = torch.where(winner, 0.0, 0.5).expand(count, *logits.shape)
-        return noise.to(log_weight.dtype), log_weight
+        noise = torch.where(winner, 0.0, log_weight.new_full((), 0.5)).expand(count, *logits.shape)
+        return noise, log_weight
 
 
 def _straight_through(logits: Tensor, key: Key) -> Tensor:

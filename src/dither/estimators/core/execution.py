@@ -127,7 +127,7 @@ class Execution:
 
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         if count == 1:
-            cost, *parts = once(torch.tensor(0))
+            cost, *parts = once(torch.tensor(0, dtype=torch.int64, device="cpu"))
             costs, parts = cost.unsqueeze(0), [[t.unsqueeze(0) for t in part] for part in parts]
         elif self.plan.vectorize and not from_oracle:
             costs, *parts = self._vmapped(once, count)
@@ -140,7 +140,7 @@ class Execution:
             # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
             compiler = "torch._dynamo" in sys.modules
             with torch.compiler.set_stance("force_eager") if compiler else nullcontext():
-                return torch.func.vmap(once, randomness="same")(torch.arange(count))
+                return torch.func.vmap(once, randomness="same")(torch.arange(count, dtype=torch.int64, device="cpu"))
         except RuntimeError as error:
             error.add_note(
                 f"dither: {type(self.plan).__name__} makes its {count} runs as one vmap over the closure; where the "
@@ -149,7 +149,7 @@ class Execution:
             raise
 
     def _looped(self, once: Callable[[Tensor], Any], count: int):
-        results = [once(torch.tensor(k)) for k in range(count)]
+        results = [once(torch.tensor(k, dtype=torch.int64, device="cpu")) for k in range(count)]
         calls = {len(logits) for _, logits, *_ in results}
         if len(calls) > 1:
             raise ValueError(

@@ -60,7 +60,8 @@ def _trace(execution: Execution, sites: list[Site]) -> list[Tensor | None]:
     widths = units if fine else [1] * len(sites)
     starts = [sum(widths[:i]) for i in range(len(widths))]
     taint = _Taint(sum(widths))
-    run = execution.run(torch.tensor(0), Run)  # ordinary operations, whatever the estimator makes of them
+    # ordinary operations, whatever the estimator makes of them
+    run = execution.run(torch.tensor(0, dtype=torch.int64, device="cpu"), Run)
     count = 0
 
     def handler(node: Node, logits: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ def _trace(execution: Execution, sites: list[Site]) -> list[Tensor | None]:
             reached = taint.of(cost)
     if taint.leaked or count != len(sites):
         return [None] * len(sites)
-    table = torch.zeros(sum(widths), cost.shape[1], dtype=torch.bool) if reached is None else reached.any(1).cpu()
+    table = torch.zeros(sum(widths), cost.shape[1], dtype=torch.bool, device="cpu") if reached is None else reached.any(1).cpu()
     return [table[start : start + width].expand(n, -1) for start, width, n in zip(starts, widths, units, strict=True)]
 
 
