@@ -142,9 +142,11 @@ def _consecutive(batch: int, device: torch.device, rank: int) -> Tensor:
     return torch.arange(batch, device=device, dtype=torch.int64) + rank * batch
 
 
+_DISTRIBUTED = torch.distributed.is_available()
+
+
 def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return torch.distributed.get_rank() if _DISTRIBUTED and torch.distributed.is_initialized() else 0
 
 
 @dataclass(slots=True)  # a frozen one takes three times as long to make
