@@ -100,7 +100,8 @@ class Categorical(Node):
         # (Gumbel-softmax) becomes NaN, which the oracle reports, instead of a wrong expectation.
         count = logits.shape[-1]
         winner = torch.eye(count, dtype=torch.bool, device=logits.device).view(count, *[1] * (logits.dim() - 1), count)
-        noise = torch.where(winner, 0.0, log_weight.new_full((), 0.5)).expand(count, *logits.shape)
+        # A forbidden category has weight 0, and its place takes another sample: -inf + inf would have none.
+        noise = torch.where(winner & (logits != -torch.inf), 0.0, log_weight.new_full((), 0.5))
         return noise, log_weight
 
 
