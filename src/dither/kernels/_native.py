@@ -49,10 +49,10 @@ def _rows_of_one(seed: int, site: int, samples: Tensor, ids: Tensor, units: int)
 
 
 def _rows_of_many(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
+    if ids.dim() != 2 or ids.dtype is not _INT or not ids.is_cpu or ids.data_ptr() & 7 or site >> 63:
+        _misfit(seed, site, samples, ids)
     samples, ids = samples.contiguous(), ids if ids.shape[-1] < 2 or ids.stride(-1) == 1 else ids.contiguous()
     lead, batch = ids.shape
-    if ids.dtype is not _INT or not ids.is_cpu or ids.data_ptr() & 7 or site >> 63:
-        _misfit(seed, site, samples, ids)
     places = (ids.data_ptr(), ids.stride(0) if lead > 1 else 0, _place("sample", samples, _INT, lead))
     rows = Rows(lead, batch, units, *places, seed & _64_BITS, site)
     rows.tensors = samples, ids  # they must outlive the call
