@@ -135,7 +135,7 @@ class _Seeds:
         if self.count == 0:
             return
         if self.here is None:
-            self.here = torch.empty(_RING, self.count, dtype=torch.int64, pin_memory=True)
+            self.here = torch.empty(_RING, self.count, dtype=torch.int64, pin_memory=True, device="cpu")
         if self.turn == 0:
             torch.cuda.current_stream().synchronize()  # nothing of the ring is on its way any more
         row = noise.draw_seeds(self.here[self.turn])

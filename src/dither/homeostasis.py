@@ -73,10 +73,12 @@ class FiringRate(nn.Module):
         shape = (units,) if isinstance(units, int) else tuple(units)
         self.node, self.target, self.step_size, self.decay = node, target, step_size, decay
         self.off = float(getattr(node, "values", (0.0,))[0])
-        self.register_buffer("bias", torch.zeros(shape))
-        self.register_buffer("rate", torch.full(shape, target))
-        self.register_buffer("active", torch.zeros(shape).flatten())
-        self.register_buffer("seen", torch.zeros(()))
+        # Averages and counts in float32, whatever the layers' dtype: bfloat16 cannot count past 256.
+        wide = torch.float32
+        self.register_buffer("bias", torch.zeros(shape, dtype=wide))  # ambient: built on the default device, as layers are
+        self.register_buffer("rate", torch.full(shape, target, dtype=wide))  # ambient: the same
+        self.register_buffer("active", torch.zeros(shape, dtype=wide).flatten())  # ambient: the same
+        self.register_buffer("seen", torch.zeros((), dtype=wide))  # ambient: the same
 
     def extra_repr(self) -> str:
         return f"units={tuple(self.bias.shape)}, target={self.target}"

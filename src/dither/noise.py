@@ -33,7 +33,7 @@ from dither.kernels import philox_words
 from dither.scoped import Scoped
 
 _MASK = 0xFFFFFFFF
-_FIRST = torch.tensor(0)  # the sample number of noise that is not of an estimator's run
+_FIRST = torch.tensor(0, dtype=torch.int64, device="cpu")  # the sample number of noise that is not of an estimator's run
 LARGEST = 1 - 2.0**-24  # the float32 below 1, and the largest uniform
 MAX_SAMPLES = 1 << 16
 
@@ -48,12 +48,12 @@ def step_seed(seed: int, step: int) -> int:
 
 @torch.library.custom_op("dither::draw_seed", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def _draw_seed(call: int, *, device: torch.device) -> Tensor:
-    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
 
 
 @_draw_seed.register_fake
 def _(call: int, *, device: torch.device) -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+    return torch.empty((), dtype=torch.int64, device="cpu")
 
 
 _TRACED_CALLS = itertools.count(1)
@@ -74,7 +74,7 @@ def draw_seed() -> Tensor:
     if (source := _SOURCE.get()) is not None:
         return next(source)
     if kernels.plain():
-        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
     _refuse_randomness_error()
     # By `device` compiled checkpointing knows which generator's state to replay.
     return _draw_seed(traced_call() if torch.compiler.is_compiling() else 0, device=torch.device("cpu"))
@@ -163,17 +163,19 @@ def example_ids(batch: int, device: torch.device) -> Tensor:
         return ids.to(device)
     if kernels.plain():
         return _consecutive(batch, device, _rank())
-    return torch.arange(batch, device=device) + _rank() * batch
+    return torch.arange(batch, device=device, dtype=torch.int64) + _rank() * batch
 
 
 @lru_cache(maxsize=64)
 def _consecutive(batch: int, device: torch.device, rank: int) -> Tensor:
-    return torch.arange(batch, device=device) + rank * batch
+    return torch.arange(batch, device=device, dtype=torch.int64) + rank * batch
+
+
+_DISTRIBUTED = torch.distributed.is_available()
 
 
 def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return torch.distributed.get_rank() if _DISTRIBUTED and torch.distributed.is_initialized() else 0
 
 
 @dataclass(slots=True)  # a frozen one takes three times as long to make
@@ -204,7 +206,7 @@ class Keyed:
     def draw(self, like: Tensor) -> Tensor:
         """The noise as float32. In compiled code the slices of a vmap over `like` may differ, elsewhere those of any."""
         seed, site, sample, _, by_like = self.key
-        like = like if by_like else torch.empty((), device=self.device)
+        like = like if by_like else torch.empty((), device=self.device, dtype=torch.float32)
         return (uniform if self.kind == "uniform" else normal)(seed, site, sample, self.shape, like)
 
 

@@ -143,8 +143,8 @@ class _Moments:
             start += p.numel()
         self.slices["overall"] = slice(0, start)
         self.count = 0
-        self.mean = torch.zeros(start, dtype=torch.float64)
-        self.squares = torch.zeros(start, dtype=torch.float64)
+        self.mean = torch.zeros(start, dtype=torch.float64, device="cpu")
+        self.squares = torch.zeros(start, dtype=torch.float64, device="cpu")
         self.seconds: list[float] = []
         self.cosines: dict[str, list[float]] = {name: [] for name in self.slices}
 

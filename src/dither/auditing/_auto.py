@@ -113,7 +113,7 @@ class Auto(Estimator):
 
     def _audit(self, closure: Closure) -> None:
         start = time.perf_counter()
-        seed = int(torch.randint(2**31, ()))
+        seed = int(torch.randint(2**31, (), dtype=torch.int64, device="cpu"))
         report = audit(
             self.model, closure, self.children, self.draws, "auto", warmup=self.draws if self.audits == 0 else 0, seed=seed,
             max_outcomes=1 << 10, reference_draws=2 * self.draws,
@@ -135,8 +135,8 @@ class Auto(Estimator):
 
     def state_dict(self) -> dict[str, Tensor]:
         own = {
-            "choice": torch.tensor(list(self.children).index(self.choice)),
-            "account": torch.tensor([self.audits, self.spent, self.total], dtype=torch.float64),
+            "choice": torch.tensor(list(self.children).index(self.choice), dtype=torch.int64, device="cpu"),
+            "account": torch.tensor([self.audits, self.spent, self.total], dtype=torch.float64, device="cpu"),
         }
         return own | {
             f"{name}/{key}": tensor for name, child in self.children.items() for key, tensor in child.state_dict().items()

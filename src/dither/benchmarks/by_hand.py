@@ -33,7 +33,7 @@ def cleared(model: torch.nn.Module, step: Step) -> Step:
 
 
 def torch_uniform(x: Tensor, latents: int) -> Uniform:
-    return lambda samples: torch.rand(samples, len(x), latents)
+    return lambda samples: torch.rand(samples, len(x), latents, dtype=torch.float32, device="cpu")
 
 
 def keyed_uniform(x: Tensor, latents: int) -> Uniform:
@@ -42,7 +42,7 @@ def keyed_uniform(x: Tensor, latents: int) -> Uniform:
     def uniform(samples: int) -> Tensor:
         seed, shape = noise.draw_seed(), (len(x), latents)
         one = torch.func.vmap(lambda k: noise.uniform(seed, 0, k, shape, x), randomness="same")
-        return one(torch.arange(samples))
+        return one(torch.arange(samples, dtype=torch.int64, device="cpu"))
 
     return uniform
 
@@ -81,7 +81,7 @@ def _leave_one_out(hand: Hand) -> Tensor:
 
 def _running_mean(hand: Hand) -> Tensor:
     def baseline(costs: Tensor) -> Tensor | float:
-        total, weight = hand.average or (torch.zeros(()), 0.0)
+        total, weight = hand.average or (torch.zeros((), dtype=torch.float32, device="cpu"), 0.0)
         hand.average = (DECAY * total + (1 - DECAY) * costs.mean(), DECAY * weight + (1 - DECAY))
         return total / weight if weight else 0.0
 

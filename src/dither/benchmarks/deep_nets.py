@@ -18,7 +18,11 @@ STRAIGHT_THROUGH, SCORE_FUNCTION, FORWARD_ONLY = "straight-through", "score-func
 def problem(depth: int, width: int, batch_size: int) -> tuple[StochasticMLP, Tensor, Tensor]:
     """(net, x, y): `depth` Linear layers, a Bernoulli node behind all but the last."""
     net = StochasticMLP((784,) + (width,) * (depth - 1) + (10,))
-    return net, torch.rand(batch_size, 784), torch.randint(10, (batch_size,))
+    return (
+        net,
+        torch.rand(batch_size, 784, dtype=torch.float32, device="cpu"),
+        torch.randint(10, (batch_size,), dtype=torch.int64, device="cpu"),
+    )
 
 
 def by_torch(net: StochasticMLP, x: Tensor, y: Tensor, sampler: str, autocast: bool = False) -> Step:

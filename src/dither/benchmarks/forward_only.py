@@ -66,12 +66,26 @@ def _of_peak(row: Row, operations: int, rate: float | None) -> Row:
 
 def parts(batch: int, inputs: int, outputs: int) -> tuple[Parts, Parts]:
     """(the products, the others)."""
-    h, w, g = torch.empty(batch, inputs).bernoulli_(), torch.randn(outputs, inputs), torch.randn(batch, outputs)
+    h, w, g = (
+        torch.empty(batch, inputs, dtype=torch.float32, device="cpu").bernoulli_(),
+        torch.randn(outputs, inputs, dtype=torch.float32, device="cpu"),
+        torch.randn(batch, outputs, dtype=torch.float32, device="cpu"),
+    )
     packed, h16, w16, g16 = kernels.pack(h), h.bfloat16(), w.bfloat16(), g.bfloat16()
-    a, advantage = torch.randn(batch, outputs), torch.randn(batch, 1)
-    bits = kernels.pack(torch.empty(batch, outputs).bernoulli_())
+    a, advantage = (
+        torch.randn(batch, outputs, dtype=torch.float32, device="cpu"),
+        torch.randn(batch, 1, dtype=torch.float32, device="cpu"),
+    )
+    bits = kernels.pack(torch.empty(batch, outputs, dtype=torch.float32, device="cpu").bernoulli_())
     hard = kernels.unpack(bits, outputs)
-    key = noise.Keyed("uniform", torch.tensor(1), 0, torch.tensor(0), (batch, outputs), a.device).key
+    key = noise.Keyed(
+        "uniform",
+        torch.tensor(1, dtype=torch.int64, device="cpu"),
+        0,
+        torch.tensor(0, dtype=torch.int64, device="cpu"),
+        (batch, outputs),
+        a.device,
+    ).key
     products: Parts = {
         "forward product": {
             "dense float32": lambda: h @ w.T,

@@ -105,7 +105,7 @@ def steps(config: Config) -> dict[str, Step]:
 
 def ours(config: Config) -> tuple[Tensor, Callable[..., None]]:
     """(a batch, the step by models.GSN, which takes whether to compute in bfloat16)."""
-    x = torch.rand(config.batch_size, config.units, device=config.device)
+    x = torch.rand(config.batch_size, config.units, device=config.device, dtype=torch.float32)
     model = GSN((config.units, config.width, config.width), steps=config.walk).to(config.device)
     optimizer = torch.optim.SGD(model.parameters(), LR / config.units, MOMENTUM, dampening=MOMENTUM, fused=True)
     for p in model.parameters():  # the recipe's momentum starts from 0, torch's from the first gradient
@@ -160,7 +160,7 @@ def many(step: Step) -> Step:
 def product_rate() -> float:
     """GFLOP/s of a large product on the GPU at the setting, the best of five."""
     n = 8192
-    a, b = torch.randn(n, n, device="cuda"), torch.randn(n, n, device="cuda")
+    a, b = torch.randn(n, n, device="cuda", dtype=torch.float32), torch.randn(n, n, device="cuda", dtype=torch.float32)
 
     def product() -> None:
         _ = a @ b
@@ -183,7 +183,7 @@ def products(config: Config) -> Step:
     """Every product of a step, with no more around it than the memory for its result."""
 
     def some(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, device=config.device)
+        return torch.randn(rows, columns, device=config.device, dtype=torch.float32)
 
     walk, batch = config.walk, config.batch_size
     low, high = some(config.width, config.units), some(config.width, config.width)
@@ -204,9 +204,9 @@ def products(config: Config) -> Step:
 def eager(config: Config, x: Tensor) -> Step:
     """The recipe as it reads, in plain torch."""
     sizes = (config.units, config.width, config.width)
-    uniform = [torch.rand(a, b, device=x.device) * 2 - 1 for a, b in pairwise(sizes)]
+    uniform = [torch.rand(a, b, device=x.device, dtype=torch.float32) * 2 - 1 for a, b in pairwise(sizes)]
     weights = [nn.Parameter(u * (6 / sum(u.shape)) ** 0.5) for u in uniform]
-    biases = [nn.Parameter(torch.zeros(size, device=x.device)) for size in sizes]
+    biases = [nn.Parameter(torch.zeros(size, dtype=torch.float32, device=x.device)) for size in sizes]
     optimizer = torch.optim.SGD([*weights, *biases], LR, momentum=MOMENTUM, dampening=MOMENTUM)
 
     def step() -> None:

@@ -67,7 +67,10 @@ def _best_torch(times: Times) -> str:
 def parts(config: Config, batch_size: int) -> list[Part]:
     linear, node = nn.Linear(config.inputs, config.units), dither.Bernoulli()
     assert node.sampler is dither.functional.bernoulli_straight_through_sigmoid, "what the steps by hand do too"
-    x, gradient = torch.randn(batch_size, config.inputs), torch.randn(batch_size, config.units)
+    x, gradient = (
+        torch.randn(batch_size, config.inputs, dtype=torch.float32, device="cpu"),
+        torch.randn(batch_size, config.units, dtype=torch.float32, device="cpu"),
+    )
     hard = {
         "torch.bernoulli": lambda: torch.bernoulli(torch.sigmoid(linear(x))),
         "torch rand < p": lambda: (torch.rand_like(gradient) < torch.sigmoid(linear(x))).float(),
@@ -110,7 +113,10 @@ def _step(f: Callable[[], Tensor], linear: nn.Linear, gradient: Tensor) -> Step:
 def accuracy(config: Config) -> list[Row]:
     """The maximal error of torch's product in each setting, as a part of the maximal entry."""
     torch.manual_seed(config.seed)
-    x, w = torch.randn(max(config.batch_sizes), config.inputs), torch.randn(config.units, config.inputs)
+    x, w = (
+        torch.randn(max(config.batch_sizes), config.inputs, dtype=torch.float32, device="cpu"),
+        torch.randn(config.units, config.inputs, dtype=torch.float32, device="cpu"),
+    )
     exact = x.double() @ w.double().T
     rows = []
     for precision in config.precisions:

@@ -39,8 +39,12 @@ def run(config: Config, folder: Path, progress: Progress = print) -> Result:
     timing.prepare(config.threads, "highest", config.seed)
     rows = []
     for batch_size in config.batch_sizes:
-        logits = torch.randn(batch_size, config.units, requires_grad=True)
-        times = timing.in_turn(steps(logits, torch.rand(config.units), config.samples), config.repeats, warm_up=10)
+        logits = torch.randn(batch_size, config.units, requires_grad=True, dtype=torch.float32, device="cpu")
+        times = timing.in_turn(
+            steps(logits, torch.rand(config.units, dtype=torch.float32, device="cpu"), config.samples),
+            config.repeats,
+            warm_up=10,
+        )
         rows += timing.rows_of(times, {"times_hand": "by hand"}, batch_size=batch_size)
         progress(f"batch {batch_size}: {rows[-1]['times_hand']} times the hand-written one")
     return {"rows": rows}
@@ -55,7 +59,7 @@ def steps(logits: Tensor, weight: Tensor, samples: int) -> dict[str, Step]:
 
     def by_hand() -> Tensor:
         p = torch.sigmoid(logits.detach())
-        h = (torch.rand(samples, *p.shape) < p).to(p.dtype)
+        h = (torch.rand(samples, *p.shape, dtype=torch.float32, device="cpu") < p).to(p.dtype)
         costs = cost(h)
         centred = (costs - costs.mean(0)) / (samples - 1)
         return (centred.unsqueeze(-1) * (h - p)).sum(0) / len(p)

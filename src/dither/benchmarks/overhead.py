@@ -88,7 +88,7 @@ def implementations(config: Config, method: str) -> dict[str, Step]:
 def problem(config: Config) -> tuple[BinaryVAE, Tensor]:
     torch.manual_seed(config.seed)
     model = BinaryVAE((config.pixels, config.latents))
-    return model, torch.rand(config.batch_size, config.pixels).bernoulli()
+    return model, torch.rand(config.batch_size, config.pixels, dtype=torch.float32, device="cpu").bernoulli()
 
 
 def built(method: str, model: BinaryVAE, samples: int) -> dither.Estimator:

@@ -38,7 +38,9 @@ def pyro_step(net: BinaryVAE, x: Tensor, samples: int) -> Step:
     def model(x: Tensor) -> None:
         pyro.module("decoder", net.decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Bernoulli(logits=torch.zeros(len(x), latents)).to_event(1))
+            z = pyro.sample(
+                "z", dist.Bernoulli(logits=torch.zeros(len(x), latents, dtype=torch.float32, device="cpu")).to_event(1)
+            )
             pyro.sample("x", dist.Bernoulli(logits=net.decoder(z)).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:

@@ -65,7 +65,10 @@ def _row(samples: int, vectorize: bool, times: list[float], one: float) -> Row:
 
 def steps(config: Config, net: nn.Module) -> dict[tuple[int, bool], Step]:
     """A step for each number of samples, vectorized or not."""
-    x, y = torch.rand(config.batch_size, 784), torch.randint(10, (config.batch_size,))
+    x, y = (
+        torch.rand(config.batch_size, 784, dtype=torch.float32, device="cpu"),
+        torch.randint(10, (config.batch_size,), dtype=torch.int64, device="cpu"),
+    )
 
     def step(samples: int, vectorize: bool) -> Step:
         kind, arguments = methods.parse(config.method)

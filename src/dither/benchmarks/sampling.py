@@ -41,9 +41,15 @@ class Config:
 def run(config: Config, folder: Path, progress: Progress = print) -> Result:
     """{"rows": [...]}: milliseconds, units per nanosecond, and speed as a multiple of torch's."""
     timing.prepare(config.threads, "highest", config.seed)
-    a, b = torch.randn(config.batch_size, config.units), torch.randn(config.units)
-    seed = torch.tensor(1)
-    uniform, normal = (noise.Keyed(kind, seed, 0, torch.tensor(0), tuple(a.shape), a.device) for kind in ("uniform", "normal"))
+    a, b = (
+        torch.randn(config.batch_size, config.units, dtype=torch.float32, device="cpu"),
+        torch.randn(config.units, dtype=torch.float32, device="cpu"),
+    )
+    seed = torch.tensor(1, dtype=torch.int64, device="cpu")
+    uniform, normal = (
+        noise.Keyed(kind, seed, 0, torch.tensor(0, dtype=torch.int64, device="cpu"), tuple(a.shape), a.device)
+        for kind in ("uniform", "normal")
+    )
     groups = {"bits": bits(a, b, uniform)} | noises(a, uniform, normal) | nodes(a, uniform, normal) | passes(a)
     if config.compiled:
         groups["bits"]["rand < p, compiled"] = _compiled(lambda x: (torch.rand_like(x) < torch.sigmoid(x + b)).float(), a)

@@ -91,7 +91,7 @@ def prepare(threads: int, precision: str, seed: int) -> None:
 
 def limits(threads: int) -> dict[str, float]:
     """The limits of the machine: multiply-adds, copying (bytes read and written), words of Philox; the best of five."""
-    source, target = torch.ones(LARGE), torch.ones(LARGE)
+    source, target = torch.ones(LARGE, dtype=torch.float32, device="cpu"), torch.ones(LARGE, dtype=torch.float32, device="cpu")
     rates = {"copy_gb_s": 8 * LARGE / 1e6 / _fastest(lambda: target.copy_(source))}
     if (library := kernels.library()) is not None:
         rates["fma_gflop_s"] = _multiply_adds(library, threads)
@@ -106,7 +106,7 @@ def multiply_add_rate(threads: int) -> float | None:
 
 
 def _multiply_adds(library: ctypes.CDLL, threads: int) -> float:
-    lanes, rounds = torch.empty(16 * threads), 1 << 20
+    lanes, rounds = torch.empty(16 * threads, dtype=torch.float32, device="cpu"), 1 << 20
     width = library.dither_multiply_adds(1, lanes.data_ptr(), threads)
     fastest = _fastest(lambda: library.dither_multiply_adds(rounds, lanes.data_ptr(), threads))
     return threads * rounds * 12 * width * 2 / 1e6 / fastest
@@ -114,7 +114,7 @@ def _multiply_adds(library: ctypes.CDLL, threads: int) -> float:
 
 def _words(library: ctypes.CDLL) -> float:
     """Words a nanosecond."""
-    words = torch.empty(8192, dtype=torch.int32)
+    words = torch.empty(8192, dtype=torch.int32, device="cpu")
     fastest = _fastest(lambda: [library.dither_words(1, 0, 0, i, 0, 0, 2048, words.data_ptr()) for i in range(64)])
     return 64 * 8192 / 1e6 / fastest
 

@@ -122,7 +122,7 @@ class Counts:
 
     def conditional(self) -> Tensor:
         """P(x | x~), (X~, X) float64. Raises ValueError where some x~ was never seen (see `unseen`)."""
-        return self._normalised(torch.arange(len(self.counts), device=self.counts.device))
+        return self._normalised(torch.arange(len(self.counts), device=self.counts.device, dtype=torch.int64))
 
     def log_prob(self, corrupted: Tensor, x: Tensor) -> Tensor:
         """log P(x | x~): (batch, units) of both -> (batch,) float64, -inf for what was never seen."""

@@ -80,7 +80,7 @@ class Mixture(Corruption):
         weights = [1.0] * len(self.parts) if weights is None else list(weights)
         if len(weights) != len(self.parts) or not all(0 < w < math.inf for w in weights):
             raise ValueError(f"weights is {weights}: {len(self.parts)} positive numbers are needed, one for each part")
-        share = torch.tensor(weights, dtype=torch.float64) / math.fsum(weights)
+        share = torch.tensor(weights, dtype=torch.float64, device="cpu") / math.fsum(weights)
         self.register_buffer("weights", share, persistent=False)
         self.register_buffer("edges", share.cumsum(0)[:-1].float(), persistent=False)
 

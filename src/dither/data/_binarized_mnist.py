@@ -47,4 +47,4 @@ def parse_binarized_mnist(packed: bytes, file: str, sizes: Mapping[str, int] = S
 def unpack(bits: np.ndarray) -> Split:
     """(n, 98) bytes as (n, 784) zeros and ones, without labels."""
     x = torch.from_numpy(np.unpackbits(bits, axis=1, count=PIXELS)).float()
-    return Split(x, torch.zeros(len(x), dtype=torch.int64))
+    return Split(x, torch.zeros(len(x), dtype=torch.int64, device="cpu"))

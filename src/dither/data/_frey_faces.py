@@ -45,17 +45,19 @@ def parse_frey_faces(packed: bytes, file: str, frames: int = FRAMES) -> Dataset:
     if video.shape != (frames, HEIGHT * WIDTH):
         raise CorruptData(file, f"{frames:,} frames of {HEIGHT * WIDTH} pixels, X {(frames, HEIGHT * WIDTH)}", f"{video.shape}")
     x = torch.from_numpy(np.divide(video, np.float32(255), dtype=np.float32))
-    train, valid, test = (Split(part, torch.zeros(len(part), dtype=torch.int64)) for part in (x[i] for i in split(frames)))
+    train, valid, test = (
+        Split(part, torch.zeros(len(part), dtype=torch.int64, device="cpu")) for part in (x[i] for i in split(frames))
+    )
     return Dataset("frey_faces", train, valid, test, shape=(1, HEIGHT, WIDTH), classes=1)
 
 
 def split(frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The numbers of the frames to train, to validate and to test on, each in order."""
-    frame = torch.arange(frames)
+    frame = torch.arange(frames, dtype=torch.int64, device="cpu")
     near = held(frame - GAP, VALID, TEST) | held(frame, VALID, TEST) | held(frame + GAP, VALID, TEST)
     return frame[~near], frame[held(frame, VALID)], frame[held(frame, TEST)]
 
 
 def held(frame: torch.Tensor, *blocks: int) -> torch.Tensor:
     """Whether each frame lies in one of these blocks of a cycle."""
-    return torch.isin(frame // BLOCK % CYCLE, torch.tensor(blocks))
+    return torch.isin(frame // BLOCK % CYCLE, torch.tensor(blocks, dtype=torch.int64, device="cpu"))

@@ -49,7 +49,7 @@ def parse_omniglot(packed: bytes, file: str, characters: dict[str, int] = CHARAC
         x = torch.from_numpy(np.divide(images.reshape(len(images), -1), np.float32(255), dtype=np.float32))
         parts[name] = x, torch.from_numpy(labels.astype(np.int64))
     x, y = parts["background"]
-    held = torch.arange(len(y)) % DRAWERS >= DRAWERS - VALID
+    held = torch.arange(len(y), dtype=torch.int64, device="cpu") % DRAWERS >= DRAWERS - VALID
     ink, label = parts["evaluation"]
     first = characters["background"]
     return Dataset(

@@ -51,5 +51,7 @@ class Exact(Estimator):
         )
         require_called(result.calls > 0, self)
         self.outcomes = result.outcomes
-        check_costs(result.cost.unsqueeze(0), [], f"call {self.calls} of Exact", torch.zeros(()))
+        check_costs(
+            result.cost.unsqueeze(0), [], f"call {self.calls} of Exact", torch.zeros((), dtype=torch.float32, device="cpu")
+        )
         return batch_mean(result.cost.sum(-1))

@@ -77,10 +77,10 @@ class Enumeration:
         return self._noise[key]
 
     @property
-    def log_weight(self) -> Tensor | float:
+    def log_weight(self) -> Tensor:
         """The log-probability of all that was sampled. Added up only here: a node may run without a gradient, as the samples of
         a walk do, and must not take the other nodes' from them."""
-        return sum(self._weights, 0.0)
+        return sum(self._weights[1:], self._weights[0]) if self._weights else torch.zeros((), dtype=torch.float32, device="cpu")
 
     def _pick(self, noise: Tensor, log_weight: Tensor) -> Tensor:
         """The noise of one part per unit. noise, log_weight: parts in the leading dimension."""
@@ -132,11 +132,11 @@ class Enumeration:
         if outcomes > limit:
             raise TooManyOutcomes(outcomes, self.layout, limit)
         radices = [parts for parts, count in self.layout for _ in range(count)]
-        index, columns = torch.arange(outcomes), []
+        index, columns = torch.arange(outcomes, dtype=torch.int64, device="cpu"), []
         for radix in radices:
             columns.append(index % radix)
             index = index // radix
-        return torch.stack(columns, 1) if columns else torch.zeros(1, 0, dtype=torch.int64)
+        return torch.stack(columns, 1) if columns else torch.zeros(1, 0, dtype=torch.int64, device="cpu")
 
 
 def over(run: Callable[..., Any], rows: Tensor, vectorize: bool, *batched: Any) -> Any:

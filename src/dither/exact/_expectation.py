@@ -45,7 +45,7 @@ def expectation(
             raise ValueError(
                 'the closure returned a scalar cost: one cost per example, shape (batch,), is needed; use reduction="none"'
             )
-        return cost, torch.as_tensor(source.log_weight)
+        return cost, source.log_weight
 
     with torch.no_grad():
         run(None)

@@ -111,7 +111,7 @@ def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[
         with taken_over(nodes.values(), source=source):
             loss = estimator(closure)
         source.finish()
-        return loss, torch.as_tensor(source.log_weight).sum().detach()
+        return loss, source.log_weight.sum().detach()
 
     return run
 

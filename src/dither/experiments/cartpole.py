@@ -93,7 +93,7 @@ def play(envs: VectorEnv, policy: nn.Module, episodes: dither.Episodes, seed: in
     observation, _ = envs.reset(seed=seed)
     returns = np.zeros(envs.num_envs)
     running = np.ones(envs.num_envs, dtype=bool)
-    scale = torch.tensor([1.0, 1.0, 5.0, 1.0])  # an angle is small where a position is not
+    scale = torch.tensor([1.0, 1.0, 5.0, 1.0], dtype=torch.float32, device="cpu")  # an angle is small where a position is not
     while running.any():
         with episodes.acting():
             action = policy(torch.from_numpy(observation) * scale)

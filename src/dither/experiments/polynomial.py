@@ -100,9 +100,9 @@ def train(config: Config, method: str, power: float, seed: int, local: bool = Fa
         terms = (model() - config.target).abs() ** power / config.nodes
         return terms if local else terms.sum(1)
 
-    total = torch.zeros(())
+    total = torch.zeros((), dtype=torch.float32, device="cpu")
     for _ in range(config.epochs):
-        total = torch.zeros(())
+        total = torch.zeros((), dtype=torch.float32, device="cpu")
         for _ in range(config.steps):
             optimizer.zero_grad()
             loss = estimator(closure)
@@ -120,8 +120,10 @@ class Nodes(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.batch_size = config.batch_size
-        self.register_buffer("values", torch.tensor(config.values))
-        self.logits = nn.Parameter(torch.empty(config.nodes, len(config.values)).uniform_(-0.01, 0.01))
+        self.register_buffer("values", torch.tensor(config.values, dtype=torch.float32, device="cpu"))
+        self.logits = nn.Parameter(
+            torch.empty(config.nodes, len(config.values), dtype=torch.float32, device="cpu").uniform_(-0.01, 0.01)
+        )
         self.node = dither.Categorical()
 
     def forward(self) -> Tensor:

@@ -148,10 +148,13 @@ class Problem:
 
     def __init__(self, categories: int, seed: int) -> None:
         torch.manual_seed(seed)
-        q, b, logits = (torch.randn(shape).double() for shape in ((categories, categories), (categories,), (categories,)))
+        q, b, logits = (
+            torch.randn(shape, dtype=torch.float32, device="cpu").double()
+            for shape in ((categories, categories), (categories,), (categories,))
+        )
         self.quadratic, self.linear, self.logits = q.T @ q, b, logits
         self.p = torch.softmax(logits, 0)
-        self.categories = torch.eye(categories, dtype=torch.float64)
+        self.categories = torch.eye(categories, dtype=torch.float64, device="cpu")
         self.costs = self.cost(self.categories)
         self.gradient = self.p * (self.costs - self.p @ self.costs)
 
@@ -193,21 +196,29 @@ def sampled(problem: Problem, sampler: Sampler, draws: int, extra: int) -> tuple
     """Averages over noise in ten parts, whose spread gives the standard errors. A sampler that takes extra noise, of which
     there is more for each, gets a tenth as many."""
     parts = [estimates(problem, sampler, draws // 10, part, extra) for part in range(10)]
-    each = torch.tensor([moments(problem, part, uniform_weight(len(part))) for part in parts], dtype=torch.float64)
+    each = torch.tensor(
+        [moments(problem, part, uniform_weight(len(part))) for part in parts], dtype=torch.float64, device="cpu"
+    )
     whole = torch.cat(parts)
     bias2_error, variance_error = (each.std(0) / 10**0.5).tolist()
     return (*moments(problem, whole, uniform_weight(len(whole))), bias2_error, variance_error)
 
 
 def uniform_weight(count: int) -> Tensor:
-    return torch.full((count,), 1 / count, dtype=torch.float64)
+    return torch.full((count,), 1 / count, dtype=torch.float64, device="cpu")
 
 
 def estimates(problem: Problem, sampler: Sampler, draws: int, part: int, extra: int = 0) -> Tensor:
     """The gradient at `draws` random rows of noise, (draws, K)."""
 
     def uniform(site: int, *shape: int) -> Tensor:
-        return noise.uniform(torch.tensor(0), site, torch.tensor(part), (*shape, len(problem.p)), problem.logits)
+        return noise.uniform(
+            torch.tensor(0, dtype=torch.int64, device="cpu"),
+            site,
+            torch.tensor(part, dtype=torch.int64, device="cpu"),
+            (*shape, len(problem.p)),
+            problem.logits,
+        )
 
     if not extra:
         return problem.gradients(sampler, uniform(0, draws))

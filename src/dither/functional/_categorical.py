@@ -17,7 +17,7 @@ def proper_logits(logits: Tensor) -> Tensor:
     """Wide logits in which categories at +inf share all the mass, written with finite numbers and -inf."""
     logits = widen(logits)
     certain = logits == torch.inf
-    spread = torch.where(certain, 0.0, -torch.inf).to(logits.dtype)
+    spread = torch.where(certain, torch.zeros_like(logits), -torch.inf)
     return torch.where(certain.any(-1, keepdim=True) & ~logits.isnan(), spread, logits)
 
 
@@ -32,7 +32,7 @@ def gumbel(noise: Tensor) -> Tensor:
 
 
 def one_hot(index: Tensor, like: Tensor) -> Tensor:
-    return (index.unsqueeze(-1) == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
+    return (index.unsqueeze(-1) == torch.arange(like.shape[-1], device=like.device, dtype=torch.int64)).to(like.dtype)
 
 
 def categorical_sample(logits: Tensor, noise: Tensor) -> Tensor:

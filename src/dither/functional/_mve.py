@@ -69,7 +69,7 @@ def _matrix(p: Tensor, x: Tensor, e: float) -> Tensor:
     diagonal = (e + p) * (j * inverse).sum(-1) - p * p * _reciprocal(e + 2 * p)
     off = -i * j * inverse
     if e == 0:
-        top = p.argmax(-1, keepdim=True) == torch.arange(p.shape[-1], device=p.device)
+        top = p.argmax(-1, keepdim=True) == torch.arange(p.shape[-1], device=p.device, dtype=torch.int64)
         diagonal = torch.where(top, 2 * diagonal, diagonal)
     diagonal = torch.where(diagonal == 0, 1, diagonal)
     system = torch.where(torch.eye(p.shape[-1], dtype=torch.bool, device=p.device), diagonal.unsqueeze(-1), off)

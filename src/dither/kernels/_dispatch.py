@@ -47,7 +47,7 @@ SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
 Obeying = Callable[[str, Dims, tuple[Any, ...]], tuple[Dims, tuple[Any, ...]]]
 Backward = Callable[..., Tensor | tuple[Tensor | None, ...]]
 
-_PLAIN = (Tensor, nn.Parameter)
+_PLAIN = frozenset((Tensor, nn.Parameter, int, float, bool, str, type(None)))
 
 
 # --- what a call is part of ---------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def plain(*args: object) -> bool:
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _functorch.maybe_current_level() is not None:
         return False
     for a in args:  # noqa: SIM110 (`all` of a generator takes twice as long)
-        if isinstance(a, Tensor) and (type(a) not in _PLAIN or a.is_meta):
+        if type(a) not in _PLAIN and isinstance(a, Tensor) or (isinstance(a, Tensor) and a.is_meta):
             return False
     return True
 

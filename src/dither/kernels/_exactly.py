@@ -34,7 +34,7 @@ def nearly_fma(a: Tensor | float, b: Tensor, c: Tensor | float) -> Tensor:
 
 
 def _float32(x: Tensor | float) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float32)
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float32, device="cpu")
 
 
 def _polynomial(x: Tensor, *coefficients: float, fma: Callable[..., Tensor] = fma) -> Tensor:
@@ -48,7 +48,7 @@ def _polynomial(x: Tensor, *coefficients: float, fma: Callable[..., Tensor] = fm
 def exponential(x: Tensor) -> Tensor:
     """e^x, 0 below -87 and infinite above 88."""
     clamped = x.clamp(-87, 88)
-    log2e = torch.tensor(1.44269504, dtype=torch.float32)
+    log2e = torch.tensor(1.44269504, dtype=torch.float32, device="cpu")
     t = clamped * log2e.to(x.device)
     rest = fma(1.9259630e-8, clamped, fma(1.44269504, clamped, -t))
     f = (t - t.floor()) + rest

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dither.kernels import _dispatch, _native
+from dither.kernels import _arguments, _dispatch, _native
 
 
 def bernoulli_terms(a: Tensor, x: Tensor) -> Tensor:
@@ -21,6 +21,10 @@ def bernoulli_terms(a: Tensor, x: Tensor) -> Tensor:
 
 def bernoulli_log_prob(a: Tensor, x: Tensor) -> Tensor:
     """The same summed over the last dimension. a, x: (..., units) float32 or wider, of one shape. Differentiable."""
+    if not a.dim():
+        raise ValueError("a has shape (): (..., units) is needed; use a.view(1)")
+    _arguments.require_shape("x", x, a.shape, "as a has; expand it")
+    _arguments.require_device("x", x, a.device)
     if not _dispatch.plain(a, x) or x.requires_grad or not a.numel():
         return bernoulli_terms(a, x).sum(-1)
     return _LogProb.apply(a, x)  # type: ignore[return-value]

@@ -3,6 +3,8 @@
 Those that make noise of a key take rows, (lead, batch, units) with samples (lead,) and ids (lead, batch), of any
 strides; or the contiguous values (batch, *units) of one sample () with contiguous ids (batch,), and return results of
 that shape.
+
+No address is handed over before its buffer was checked: dtype, device, size, contiguity, alignment (`_place`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dither.kernels import _library
+from dither.kernels import _arguments, _library
 from dither.kernels._library import Input, Rows
 
 LIBRARY = cast(ctypes.CDLL, _library.LIBRARY)  # `_dispatch` comes here only where there is one
@@ -21,35 +23,74 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _64_BITS = (1 << 64) - 1
 
 
+_INT, _FLOAT = torch.int64, torch.float32
+
+
+def _place(name: str, tensor: Tensor, dtype: torch.dtype, count: int) -> int:
+    """The address of `count` numbers of a dtype."""
+    fit = tensor.dtype is dtype and tensor.is_cpu and tensor.numel() == count and tensor.is_contiguous()
+    if not fit or tensor.is_neg() or tensor.data_ptr() % tensor.element_size():
+        _arguments.require_buffer(name, tensor, dtype, count)
+    return tensor.data_ptr()
+
+
 def _rows(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
-    if ids.dim() == 1:
-        return Rows(1, ids.shape[0], units, ids.data_ptr(), 0, samples.data_ptr(), seed & _64_BITS, site)
+    return (_rows_of_one if ids.dim() == 1 else _rows_of_many)(seed, site, samples, ids, units)
+
+
+def _rows_of_one(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
+    """ids, contiguous: callers come here with no others."""
+    place, sample = ids.data_ptr(), samples.data_ptr()
+    # `_place` of both, written out: a node has no time for it
+    fit = ids.dtype is _INT and samples.dtype is _INT and ids.is_cpu and samples.is_cpu and seed.__class__ is int
+    if not fit or samples.dim() or (place | sample) & 7 or site >> 63:
+        _misfit(seed, site, samples, ids)
+    return Rows(1, ids.shape[0], units, place, 0, sample, seed & _64_BITS, site)
+
+
+def _rows_of_many(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
+    if ids.dim() != 2 or ids.dtype is not _INT or not ids.is_cpu or ids.data_ptr() & 7 or site >> 63:
+        _misfit(seed, site, samples, ids)
     samples, ids = samples.contiguous(), ids if ids.shape[-1] < 2 or ids.stride(-1) == 1 else ids.contiguous()
     lead, batch = ids.shape
-    places = (ids.data_ptr(), ids.stride(0) if lead > 1 else 0, samples.data_ptr())
+    places = (ids.data_ptr(), ids.stride(0) if lead > 1 else 0, _place("sample", samples, _INT, lead))
     rows = Rows(lead, batch, units, *places, seed & _64_BITS, site)
     rows.tensors = samples, ids  # they must outlive the call
     return rows
 
 
+def _misfit(seed: int | float, site: int, samples: Tensor, ids: Tensor) -> None:
+    """Raises what is wrong with the key of noise."""
+    dtype = _INT if isinstance(seed, int) else torch.float64
+    _arguments.require_key((torch.empty_like(samples, dtype=dtype, device="cpu"), site, samples, ids))
+    for name, tensor in (("ids", ids), ("sample", samples)):
+        _arguments.require_buffer(name, tensor, _INT, tensor.numel())
+
+
 def _values(x: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, per_unit: int = 1) -> tuple[Rows, Input]:
     """The rows, with `per_unit` numbers of noise a unit, and the values that consume it."""
-    dtype = DTYPES[x.dtype]
+    dtype, place = DTYPES[x.dtype], x.data_ptr()
+    if place & (1 if dtype else 3) or x.is_neg():
+        _arguments.require_buffer("x", x, x.dtype, x.numel())
     if ids.dim() == 1:
-        units = x.numel() // ids.shape[0]
-        return _rows(seed, site, samples, ids, units * per_unit), Input(x.data_ptr(), 0, units, dtype)
+        shape, batch = x.shape, ids.shape[0]
+        if not shape or shape[0] != batch:
+            _arguments.require_rows(x, ids)
+        units = x.numel() // batch
+        return _rows_of_one(seed, site, samples, ids, units * per_unit), Input(place, 0, units, dtype)
+    _arguments.require_rows(x, ids)
     x = x if x.shape[-1] < 2 or x.stride(-1) == 1 else x.contiguous()
     values = Input(x.data_ptr(), x.stride(0), x.stride(1), dtype)
     values.tensor = x  # it must outlive the call
-    return _rows(seed, site, samples, ids, x.shape[-1] * per_unit), values
+    return _rows_of_many(seed, site, samples, ids, x.shape[-1] * per_unit), values
 
 
 def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)  # half the time of torch.empty(x.shape)
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _bias(bias: Tensor | None, units: int) -> int | None:
+    return None if bias is None else _place("bias", bias, _FLOAT, units)
 
 
 def _check(result: int) -> int:
@@ -60,13 +101,13 @@ def _check(result: int) -> int:
 
 # --- noise by key, and what consumes it -----------------------------------------------------------------------------------
 def uniform(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    out = torch.empty(*ids.shape, units)
+    out = torch.empty(*ids.shape, units, dtype=torch.float32, device="cpu")
     LIBRARY.dither_uniform(_rows(seed, site, samples, ids, units), out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def normal(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
-    out = torch.empty(*ids.shape, units)
+    out = torch.empty(*ids.shape, units, dtype=torch.float32, device="cpu")
     LIBRARY.dither_normal(_rows(seed, site, samples, ids, units), out.data_ptr(), torch.get_num_threads())
     return out
 
@@ -76,14 +117,14 @@ def bernoulli(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor
     rows, values = _values(logits, seed, site, samples, ids)
     out = _like(logits)
     outputs = (out.data_ptr(), None, None)
-    nans = LIBRARY.dither_bernoulli(rows, values, _pointer(bias), 0.0, 1.0, *outputs, torch.get_num_threads())
+    nans = LIBRARY.dither_bernoulli(rows, values, _bias(bias, rows.units), 0.0, 1.0, *outputs, torch.get_num_threads())
     return _with_nans(out, logits, bias) if nans else out
 
 
 def bernoulli_packed(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """(values, packed bits)."""
     rows, values = _values(logits, seed, site, samples, ids)
-    out, words = _like(logits), torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64)
+    out, words = _like(logits), torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64, device="cpu")
     outputs = (out.data_ptr(), words.data_ptr(), None)
     nans = LIBRARY.dither_bernoulli(rows, values, None, 0.0, 1.0, *outputs, torch.get_num_threads())
     return _with_nans(out, logits, None) if nans else out, words
@@ -92,9 +133,9 @@ def bernoulli_packed(logits: Tensor, seed: int, site: int, samples: Tensor, ids:
 def bernoulli_bits(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
     """The packed bits alone. bias: (units,) float32."""
     rows, values = _values(logits, seed, site, samples, ids)
-    words = torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64)
+    words = torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64, device="cpu")
     outputs = (None, words.data_ptr(), None)
-    LIBRARY.dither_bernoulli(rows, values, _pointer(bias), 0.0, 1.0, *outputs, torch.get_num_threads())
+    LIBRARY.dither_bernoulli(rows, values, _bias(bias, rows.units), 0.0, 1.0, *outputs, torch.get_num_threads())
     return words
 
 
@@ -107,7 +148,9 @@ def _with_nans(samples: Tensor, logits: Tensor, bias: Tensor | None) -> Tensor:
 def categorical(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, categories: int) -> Tensor:
     rows, values = _values(logits, seed, site, samples, ids)
     out = _like(logits)
-    _check(LIBRARY.dither_categorical(rows, values, categories, out.data_ptr(), torch.get_num_threads()))
+    without = _check(LIBRARY.dither_categorical(rows, values, categories, out.data_ptr(), torch.get_num_threads()))
+    if without:  # units without a winner
+        _arguments.require_possible(logits, categories)
     return out
 
 
@@ -139,58 +182,65 @@ def salt_and_pepper(
 # --- element by element -------------------------------------------------------------------------------------------------
 def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     logits, uniform = logits.contiguous(), uniform.contiguous()
-    out = _like(logits)
-    places = (logits.data_ptr(), uniform.data_ptr(), out.data_ptr())
-    LIBRARY.dither_threshold(*places, out.numel(), torch.get_num_threads())
+    out, count = _like(logits), logits.numel()
+    places = (_place("logits", logits, _FLOAT, count), _place("uniform", uniform, _FLOAT, count), out.data_ptr())
+    LIBRARY.dither_threshold(*places, count, torch.get_num_threads())
     return out
 
 
 def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     logits, uniform = logits.contiguous(), uniform.contiguous()
-    out, categories = _like(logits), logits.shape[-1]
-    places = (logits.data_ptr(), uniform.data_ptr(), out.data_ptr())
-    _check(LIBRARY.dither_gumbel_max(*places, out.numel() // categories, categories, categories, torch.get_num_threads()))
+    out, categories, count = _like(logits), logits.shape[-1], logits.numel()
+    places = (_place("logits", logits, _FLOAT, count), _place("uniform", uniform, _FLOAT, count), out.data_ptr())
+    _check(LIBRARY.dither_gumbel_max(*places, count // categories, categories, categories, torch.get_num_threads()))
     return out
 
 
 def straight_through(gradient: Tensor, logits: Tensor, factor: float) -> Tensor:
     gradient, logits = gradient.contiguous(), logits.contiguous()
-    out = _like(logits)
-    places = (gradient.data_ptr(), logits.data_ptr(), DTYPES[logits.dtype], factor, out.data_ptr())
-    LIBRARY.dither_straight_through(*places, out.numel(), torch.get_num_threads())
+    out, count, dtype = _like(logits), logits.numel(), logits.dtype
+    inputs = (_place("gradient", gradient, dtype, count), _place("logits", logits, dtype, count))
+    LIBRARY.dither_straight_through(*inputs, DTYPES[dtype], factor, out.data_ptr(), count, torch.get_num_threads())
     return out
 
 
 # --- packed bits --------------------------------------------------------------------------------------------------------
+def _words(name: str, packed: Tensor, rows: int, units: int) -> int:
+    return _place(name, packed, _INT, rows * -(-units // 64))
+
+
 def pack(values: Tensor) -> Tensor:
     values = values.contiguous()
     rows, units = values.shape
-    out = torch.empty(rows, -(-units // 64), dtype=torch.int64)
-    LIBRARY.dither_pack(values.data_ptr(), DTYPES[values.dtype], out.data_ptr(), rows, units, torch.get_num_threads())
+    out = torch.empty(rows, -(-units // 64), dtype=torch.int64, device="cpu")
+    place = _place("values", values, values.dtype, rows * units)
+    LIBRARY.dither_pack(place, DTYPES[values.dtype], out.data_ptr(), rows, units, torch.get_num_threads())
     return out
 
 
 def unpack(packed: Tensor, units: int, dtype: torch.dtype) -> Tensor:
     packed = packed.contiguous()
-    out = torch.empty(len(packed), units, dtype=dtype)
-    place = (packed.data_ptr(), 0.0, 1.0, DTYPES[dtype], out.data_ptr())
+    out = torch.empty(len(packed), units, dtype=dtype, device="cpu")
+    place = (_words("packed", packed, len(packed), units), 0.0, 1.0, DTYPES[dtype], out.data_ptr())
     LIBRARY.dither_unpack(*place, len(packed), units, torch.get_num_threads())
     return out
 
 
 def turn_bits(packed: Tensor, units: int) -> Tensor:
     packed = packed.contiguous()
-    out = torch.empty(units, -(-len(packed) // 64), dtype=torch.int64)
-    LIBRARY.dither_turn_bits(packed.data_ptr(), out.data_ptr(), len(packed), units, torch.get_num_threads())
+    out = torch.empty(units, -(-len(packed) // 64), dtype=torch.int64, device="cpu")
+    places = (_words("packed", packed, len(packed), units), out.data_ptr())
+    LIBRARY.dither_turn_bits(*places, len(packed), units, torch.get_num_threads())
     return out
 
 
 def packed_linear(packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     packed, weight = packed.contiguous(), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    out = torch.empty(len(packed), len(weight))
-    places = (packed.data_ptr(), weight.data_ptr(), _pointer(bias), out.data_ptr())
-    sizes = (len(packed), weight.shape[1], len(weight))
+    out = torch.empty(len(packed), len(weight), dtype=torch.float32, device="cpu")
+    outputs, inputs = weight.shape
+    places = (_words("packed", packed, len(packed), inputs), _place("weight", weight, _FLOAT, outputs * inputs))
+    sizes = (_bias(bias, outputs), out.data_ptr(), len(packed), inputs, outputs)
     _check(LIBRARY.dither_packed_linear(*places, *sizes, torch.get_num_threads()))
     return out
 
@@ -199,8 +249,9 @@ def packed_outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
     gradient = gradient.contiguous()
     turned = turn_bits(packed, inputs)
     batch, outputs = gradient.shape
-    out = torch.empty(outputs, inputs)
-    places = (turned.data_ptr(), gradient.data_ptr(), out.data_ptr())
+    out = torch.empty(outputs, inputs, dtype=torch.float32, device="cpu")
+    # packed along the batch
+    places = (_words("packed", turned, inputs, batch), _place("gradient", gradient, _FLOAT, batch * outputs), out.data_ptr())
     _check(LIBRARY.dither_packed_outer(*places, inputs, batch, outputs, 0, torch.get_num_threads()))
     return out
 
@@ -212,29 +263,40 @@ def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bo
         advantage = advantage.contiguous()
     out = logits if in_place else torch.empty_like(logits)
     strides = (advantage.stride(0), 1 if advantage.shape[-1] == logits.shape[-1] else 0)
-    places = (packed.data_ptr(), logits.data_ptr(), advantage.data_ptr(), *strides, out.data_ptr())
+    rows, units = logits.shape
+    # a stride of 0 repeats the one number of a row
+    _arguments.require_device("advantage", advantage, logits.device)
+    inputs = (_words("packed", packed, rows, units), _place("logits", logits, _FLOAT, rows * units))
+    places = (*inputs, advantage.data_ptr(), *strides, out.data_ptr())
     LIBRARY.dither_packed_score(*places, *logits.shape, torch.get_num_threads())
     return out
 
 
 def packed_log_prob(packed: Tensor, logits: Tensor) -> Tensor:
     packed, logits = packed.contiguous(), logits.contiguous()
-    out = torch.empty(len(logits))
-    places = (packed.data_ptr(), logits.data_ptr(), out.data_ptr())
+    out = torch.empty(len(logits), dtype=torch.float32, device="cpu")
+    rows, units = logits.shape
+    places = (_words("packed", packed, rows, units), _place("logits", logits, _FLOAT, rows * units), out.data_ptr())
     LIBRARY.dither_packed_log_prob(*places, *logits.shape, torch.get_num_threads())
     return out
 
 
 def log_prob(logits: Tensor, x: Tensor, repeat: int) -> Tensor:
     """logits (rows, units), x (rows / repeat, units), both float32 and contiguous -> (rows,)."""
-    out = torch.empty(len(logits))
-    LIBRARY.dither_log_prob(logits.data_ptr(), x.data_ptr(), repeat, out.data_ptr(), *logits.shape, torch.get_num_threads())
+    out = torch.empty(len(logits), dtype=torch.float32, device="cpu")
+    places = (*_pair(logits, x, repeat), repeat, out.data_ptr())
+    LIBRARY.dither_log_prob(*places, *logits.shape, torch.get_num_threads())
     return out
 
 
 def log_prob_gradient(gradient: Tensor, logits: Tensor, x: Tensor, repeat: int) -> Tensor:
     """gradient: (rows,)."""
     out, gradient = torch.empty_like(logits), gradient.contiguous()
-    places = (gradient.data_ptr(), logits.data_ptr(), x.data_ptr(), repeat, out.data_ptr())
+    places = (_place("gradient", gradient, _FLOAT, len(logits)), *_pair(logits, x, repeat), repeat, out.data_ptr())
     LIBRARY.dither_log_prob_gradient(*places, *logits.shape, torch.get_num_threads())
     return out
+
+
+def _pair(logits: Tensor, x: Tensor, repeat: int) -> tuple[int, int]:
+    rows, units = logits.shape
+    return _place("logits", logits, _FLOAT, rows * units), _place("x", x, _FLOAT, rows // repeat * units)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.kernels import _dispatch, _library, _native, _reference
+from dither.kernels import _arguments, _dispatch, _library, _native, _reference
 from dither.kernels._dispatch import Dims, Result, batched
 from dither.kernels._philox import Seed
 
@@ -82,7 +82,8 @@ def consumer(name: str, formula: Callable[..., Result], kind: str = "uniform", p
 
     def run(x: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, *args: Any) -> Result:
         if seed.dim() == 0 and _dispatch.native(x) and x.is_contiguous() and ids.is_contiguous() and x.numel():
-            return native(x, int(seed), site, sample, ids, *args)
+            return native(x, seed.item(), site, sample, ids, *args)
+        _arguments.require_key((seed, site, sample, ids), x)
         rows = x.reshape(sample.numel(), ids.shape[-1], math.prod(x.shape[ids.dim() :]))
         results = by_rows(partial(on_rows, site, args), seed, sample, ids, rows)
         if isinstance(results, Tensor):
@@ -104,7 +105,7 @@ def own_samples(size: int, sample: Tensor, in_dim: int | None, slices_differ: bo
     lead = batched(size, sample, in_dim)
     if in_dim is not None or not slices_differ:
         return lead
-    return lead * size + torch.arange(size, device=lead.device).view(-1, *[1] * sample.dim())
+    return lead * size + torch.arange(size, device=lead.device, dtype=torch.int64).view(-1, *[1] * sample.dim())
 
 
 def consumer_rule(call: Callable[..., Result], size: int, in_dims: Dims, x: Tensor, *args: Any) -> Any:
@@ -128,7 +129,8 @@ def _operator(kind: str) -> Callable[..., Tensor]:
 
     def run(seed: Tensor, site: int, sample: Tensor, ids: Tensor, units: int, like: Tensor) -> Tensor:
         if seed.dim() == 0 and ids.is_cpu and _library.LIBRARY is not None and ids.is_contiguous():
-            return getattr(_native, kind)(int(seed), site, sample, ids, units)
+            return getattr(_native, kind)(seed.item(), site, sample, ids, units)
+        _arguments.require_key((seed, site, sample, ids))
         return by_rows(partial(on_rows, site, units), seed, sample, ids).view(*ids.shape, units)
 
     def fake(seed: Tensor, site: int, sample: Tensor, ids: Tensor, units: int, like: Tensor) -> Tensor:

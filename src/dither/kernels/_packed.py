@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.kernels import _dispatch, _native, _reference
+from dither.kernels import _arguments, _dispatch, _native, _reference
 from dither.kernels._dispatch import Dims, batched
 from dither.kernels._noise import KEYED, Key, consumer, consumer_rule, like
-from dither.kernels._samples import bernoulli_from_uniform
+from dither.kernels._samples import bernoulli_from_uniform, require_bias
 
 MIN_ROWS = 32  # below it the tables of sums cost more than they save, and the bits are unpacked for a dense product
 
@@ -39,6 +39,8 @@ def _check(packed: Tensor, units: int, name: str = "packed") -> None:
 # --- to and from bits ---------------------------------------------------------------------------------------------------
 def pack(values: Tensor) -> Tensor:
     """(..., units) numbers -> (..., ceil(units / 64)) int64 words, a bit for every value that is not 0."""
+    if not values.dim():
+        raise ValueError("values has shape (): (..., units) is needed; use values.view(1)")
     flat = values.detach().reshape(-1, values.shape[-1])
     kernels = _native if _dispatch.plain(flat) and _dispatch.native(flat) else _reference
     return kernels.pack(flat).view(*values.shape[:-1], -(-values.shape[-1] // 64))
@@ -48,7 +50,7 @@ def unpack(packed: Tensor, units: int, dtype: torch.dtype = torch.float32) -> Te
     """The {0, 1} values (..., units) of packed bits."""
     _check(packed, units)
     flat = packed.reshape(-1, packed.shape[-1])
-    fit = packed.is_cpu and _dispatch.plain(packed) and _dispatch.native(torch.empty(0, dtype=dtype))
+    fit = packed.is_cpu and _dispatch.plain(packed) and _dispatch.native(torch.empty(0, dtype=dtype, device="cpu"))
     kernels = _native if fit else _reference
     return kernels.unpack(flat, units, dtype).view(*packed.shape[:-1], units)
 
@@ -80,9 +82,20 @@ def bernoulli_packed(logits: Tensor, key: Key) -> tuple[Tensor, Tensor]:
 
 def bernoulli_bits(logits: Tensor, key: Key, bias: Tensor | None = None) -> Tensor:
     """The packed bits alone, P(1) = sigmoid(logits + bias): (batch, words). bias: (units,). Without a gradient."""
-    if not (_dispatch.plain(logits) and _dispatch.native(logits)):
+    if bias is not None:
+        require_bias(logits, bias, key)
+    if logits.dim() != 2 or not (_dispatch.plain(logits) and _dispatch.native(logits)):
         return bernoulli_packed(logits if bias is None else logits + bias, key)[1]
     return _bernoulli_bits(logits.detach(), *key, None if bias is None else bias.detach().float().contiguous())
+
+
+def _require_same_rows(packed: Tensor, numbers: Tensor, name: str) -> None:
+    if packed.shape[:-1] != numbers.shape[:-1] or not numbers.dim():
+        raise ValueError(
+            f"packed has shape {tuple(packed.shape)} and {name} {tuple(numbers.shape)}: all but the last dimension must be the "
+            "same; expand or slice one of them"
+        )
+    _arguments.require_device("packed", packed, numbers.device)
 
 
 # --- products -----------------------------------------------------------------------------------------------------------
@@ -148,13 +161,21 @@ def packed_linear(packed: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 
     Differentiable in weight and bias. Native for float32 on the CPU; elsewhere a dense product of unpacked bits.
     """
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}: (outputs, inputs) is needed, as nn.Linear has it")
     _check(packed, weight.shape[1])
+    _arguments.require_device("packed", packed, weight.device)
+    if bias is not None:
+        _arguments.require_shape("bias", bias, weight.shape[:1], "one for each output; expand it")
+        _arguments.require_dtype("bias", bias, weight.dtype, "as the weight has")
+        _arguments.require_device("bias", bias, weight.device)
     return _packed_linear(packed, weight, bias)
 
 
 def packed_outer(packed: Tensor, gradient: Tensor, inputs: int) -> Tensor:
     """gradient^T h, (outputs, inputs): that of `packed_linear` with respect to its weight. gradient: (..., outputs)."""
     _check(packed, inputs)
+    _require_same_rows(packed, gradient, "gradient")
     return _packed_outer(packed, gradient, inputs)
 
 
@@ -165,6 +186,11 @@ def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bo
     Without a gradient. in_place: the logits may be overwritten, to save memory.
     """
     _check(packed, logits.shape[-1])
+    _require_same_rows(packed, logits, "logits")
+    rows, units = logits.shape
+    if advantage.dim() != 2 or len(advantage) not in (1, rows) or advantage.shape[1] not in (1, units):
+        raise ValueError(f"advantage has shape {tuple(advantage.shape)}: {(rows, 1)} or {(rows, units)} is needed; expand it")
+    _arguments.require_device("advantage", advantage, logits.device)
     logits, advantage = logits.detach(), advantage.detach()
     return _implementation(packed, logits).packed_score(packed, logits, advantage, in_place)
 
@@ -172,4 +198,5 @@ def packed_score(packed: Tensor, logits: Tensor, advantage: Tensor, in_place: bo
 def packed_log_prob(packed: Tensor, logits: Tensor) -> Tensor:
     """log P(h) summed over units: (rows, words), (rows, units) -> (rows,); no gradient."""
     _check(packed, logits.shape[-1])
+    _require_same_rows(packed, logits, "logits")
     return _implementation(packed, logits).packed_log_prob(packed, logits.detach())

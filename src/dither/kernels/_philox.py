@@ -30,11 +30,11 @@ def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
     masked, so plain integer arithmetic on any device gives the same bits.
     """
     even, odd = counter[0::2].contiguous(), counter[1::2].contiguous()  # (c0, c2) and (c1, c3)
-    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(2, 1)
+    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device, dtype=torch.int64).view(2, 1)
     keys = [[[(k + r * w) & MASK] for k, w in zip(key, _WEYL, strict=True)] for r in range(10)]
     product, high = torch.empty_like(even), torch.empty_like(even)
     (even0, even1), (odd0, odd1), (product0, product1), (high0, high1) = even, odd, product, high
-    for round_key in torch.tensor(keys, device=counter.device).unbind():
+    for round_key in torch.tensor(keys, device=counter.device, dtype=torch.int64).unbind():
         torch.mul(even, multipliers, out=product)
         torch.bitwise_right_shift(product, 32, out=high)
         torch.bitwise_xor(high1, odd0, out=even0)

@@ -28,7 +28,7 @@ _CLOSE = 1e-5  # far above the error of float64 functions of float32 numbers, an
 def words(seed: int, site: int, samples: Tensor, ids: Tensor, blocks: int, stream: int) -> Tensor:
     """(lead, batch, 4 blocks) int64 words of a stream."""
     counter = torch.zeros((4, *ids.shape, blocks), dtype=torch.int64, device=ids.device)
-    counter[0] = torch.arange(blocks, device=ids.device)
+    counter[0] = torch.arange(blocks, device=ids.device, dtype=torch.int64)
     counter[1] = (ids & MASK).unsqueeze(-1)
     counter[2] = (((ids >> 32) + (samples.to(ids.device) << 16).unsqueeze(-1)) & MASK).unsqueeze(-1)
     counter[3] = stream
@@ -79,13 +79,13 @@ def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
 def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     """One-hot float32 of argmax_k (a_k - log(-log(1 - u_k))) over the last dimension; NaN where there is no winner."""
     certain = logits == math.inf
-    proper = torch.where(certain.any(-1, keepdim=True), torch.where(certain, 0.0, -math.inf), logits)
+    proper = torch.where(certain.any(-1, keepdim=True), torch.where(certain, torch.zeros_like(logits), -math.inf), logits)
     scores = proper.double() - torch.log(-torch.log1p(-uniform.double()))
     top = torch.topk(scores, 2, -1).values
     index = scores.argmax(-1)
     close = (~(top[..., 0] - top[..., 1] > _CLOSE * (1 + top[..., 0].abs()))).nonzero(as_tuple=True)
     index[close] = (proper[close] + _exactly.gumbel(uniform[close])).argmax(-1)
-    hard = (index.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)).float()
+    hard = (index.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device, dtype=torch.int64)).float()
     impossible = logits.isnan().any(-1, keepdim=True) | (logits == -math.inf).all(-1, keepdim=True)
     return torch.where(impossible, math.nan, hard)
 
@@ -102,7 +102,7 @@ def noisy_tanh(logits: Tensor, noise: Tensor, before: float, after: float) -> tu
 
 def salt_and_pepper(x: Tensor, noise: Tensor, rate: float, low: float, high: float) -> Tensor:
     rates = torch.tensor((rate * 0.5, rate), dtype=torch.float32, device=x.device)
-    return torch.where(noise < rates[1], torch.where(noise < rates[0], low, high).to(x.dtype), x)
+    return torch.where(noise < rates[1], torch.where(noise < rates[0], x.new_full((), low), x.new_full((), high)), x)
 
 
 def straight_through(gradient: Tensor, logits: Tensor, factor: float) -> Tensor:
@@ -115,12 +115,12 @@ def straight_through(gradient: Tensor, logits: Tensor, factor: float) -> Tensor:
 def pack(values: Tensor) -> Tensor:
     """(rows, units) -> (rows, words) int64, a bit for every value that is not 0."""
     on = torch.nn.functional.pad(values != 0, (0, -values.shape[-1] % 64)).unflatten(-1, (-1, 64)).to(torch.int64)
-    return (on << torch.arange(64, device=values.device)).sum(-1)
+    return (on << torch.arange(64, device=values.device, dtype=torch.int64)).sum(-1)
 
 
 def unpack(packed: Tensor, units: int, dtype: torch.dtype) -> Tensor:
     """(rows, words) -> (rows, units) of {0, 1}."""
-    bits = (packed.unsqueeze(-1) >> torch.arange(64, device=packed.device)) & 1
+    bits = (packed.unsqueeze(-1) >> torch.arange(64, device=packed.device, dtype=torch.int64)) & 1
     return bits.flatten(-2)[..., :units].to(dtype)
 
 

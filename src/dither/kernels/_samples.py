@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.kernels import _dispatch, _reference
+from dither.kernels import _arguments, _dispatch, _reference
 from dither.kernels._noise import KEYED, Key, consumer, consumer_rule, like
 
 
@@ -16,6 +16,7 @@ from dither.kernels._noise import KEYED, Key, consumer, consumer_rule, like
 def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     """1[u < sigmoid(a)], of the widened logits' dtype; NaN where a logit is. The same bits on all paths; no gradient."""
     logits = logits.detach()
+    _arguments.require_device("uniform", uniform, logits.device)
     if torch.float64 in (logits.dtype, uniform.dtype):
         p = torch.sigmoid(logits.double())
         return torch.add((uniform < p).to(p.dtype), p, alpha=0)  # + 0 p carries NaN
@@ -25,14 +26,27 @@ def bernoulli_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
 def categorical_from_uniform(logits: Tensor, uniform: Tensor) -> Tensor:
     """One-hot argmax_k (a_k - log(-log(1 - u_k))) over the last dimension, of the widened logits' dtype. No gradient.
 
-    Up to float32, categories at +inf share all the mass, and a unit is NaN where a logit is or all are -inf.
+    Categories at +inf share all the mass, and a unit is NaN where a logit is or all are -inf.
     """
     logits = logits.detach()
+    _require_categories(logits)
+    _arguments.require_device("uniform", uniform, logits.device)
     if torch.float64 not in (logits.dtype, uniform.dtype):
         return _categorical_from_uniform(*_alike(logits, uniform))
-    scores = logits - torch.log(-torch.log1p(-uniform.double()))
-    hard = scores.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
-    return hard.to(logits.dtype)
+    certain = logits == torch.inf
+    proper = torch.where(certain.any(-1, keepdim=True), torch.where(certain, torch.zeros_like(logits), -torch.inf), logits)
+    scores = proper - torch.log(-torch.log1p(-uniform.double()))
+    hard = scores.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device, dtype=torch.int64)
+    impossible = logits.isnan().any(-1, keepdim=True) | (logits == -torch.inf).all(-1, keepdim=True)
+    return torch.where(impossible, torch.nan, hard.to(logits.dtype))
+
+
+def _require_categories(logits: Tensor, rows: int = 0) -> None:
+    if logits.dim() <= rows or not logits.shape[-1]:
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)}: the last dimension must hold one category or more, behind the batch "
+            "where noise is by key; unsqueeze a dimension for a single unit"
+        )
 
 
 def _alike(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,6 +73,8 @@ _categorical_from_uniform = _on_uniforms("categorical_from_uniform")
 # --- the straight-through gradient --------------------------------------------------------------------------------------
 def straight_through(gradient: Tensor, logits: Tensor, factor: float = 1.0) -> Tensor:
     """factor * gradient * p (1 - p), p = sigmoid(logits), of the gradient's dtype; differentiable in grad mode."""
+    _arguments.require_shape("gradient", gradient, logits.shape, "as the logits have; expand it")
+    _arguments.require_device("gradient", gradient, logits.device)
     differentiable = torch.is_grad_enabled() and (gradient.requires_grad or logits.requires_grad)
     if differentiable or _dispatch.of_several(gradient):
         p = torch.sigmoid(_dispatch.widen(logits))
@@ -113,6 +129,16 @@ _bernoulli = _dispatch.operator(
 )
 
 
+_GRADIENTS = ("none", "identity", "sigmoid", "clipped")
+
+
+def require_bias(logits: Tensor, bias: Tensor, key: Key) -> None:
+    if logits.dim() <= key[3].dim():
+        raise ValueError(f"logits has shape {tuple(logits.shape)}: a bias needs units behind the batch; unsqueeze the units")
+    _arguments.require_shape("bias", bias, logits.shape[-1:], "one for each unit; expand it")
+    _arguments.require_device("bias", bias, logits.device)
+
+
 def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | None = None) -> Tensor:
     """Hard {0, 1} samples, P(1) = sigmoid(logits + bias), of the logits' shape and dtype.
 
@@ -121,8 +147,11 @@ def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | N
     gradient: the derivative with respect to the logits that goes backward: "none", "identity", 1; "sigmoid", p (1 - p);
     or "clipped", 1 where |a| <= 1, else 0.
     """
+    if gradient not in _GRADIENTS:
+        raise ValueError(f"gradient is {gradient!r}: it must be one of {', '.join(map(repr, _GRADIENTS))}")
     if bias is not None:
-        if gradient == "none" and _dispatch.native(logits) and _dispatch.plain(logits, bias):
+        require_bias(logits, bias, key)
+        if gradient == "none" and logits.dim() == 2 and _dispatch.native(logits) and _dispatch.plain(logits, bias):
             return _sample_bernoulli(logits.detach(), *key, bias.detach().float().contiguous())
         logits = logits + bias
     return _bernoulli(logits.detach() if gradient == "none" else logits, *key, gradient)
@@ -131,7 +160,10 @@ def bernoulli(logits: Tensor, key: Key, gradient: str = "none", bias: Tensor | N
 # --- categories ---------------------------------------------------------------------------------------------------------
 def _categorical_formula(rows: Tensor, noise: Tensor, categories: int) -> Tensor:
     logits, noise = rows.unflatten(-1, (-1, categories)), noise.unflatten(-1, (-1, categories))
-    return categorical_from_uniform(logits, noise).flatten(-2).to(rows.dtype)
+    hard = categorical_from_uniform(logits, noise).flatten(-2)
+    if hard.is_cpu and bool(hard.isnan().any()):
+        _arguments.require_possible(rows, categories)
+    return hard.to(rows.dtype)
 
 
 _sample_categorical = consumer("categorical", _categorical_formula)
@@ -146,7 +178,12 @@ _categorical = _dispatch.operator(
 
 
 def categorical(logits: Tensor, key: Key) -> Tensor:
-    """One-hot samples, P = softmax over the last dimension, without a gradient."""
+    """One-hot samples, P = softmax over the last dimension, without a gradient.
+
+    A unit is NaN where a logit is. All categories of a unit at -inf are an error on the CPU, and NaN on a GPU, where
+    looking at values would wait.
+    """
+    _require_categories(logits, key[3].dim())
     return _categorical(logits.detach(), *key)
 
 
@@ -213,4 +250,6 @@ _salt_and_pepper = _dispatch.operator(
 
 def salt_and_pepper(x: Tensor, key: Key, rate: float, low: float = 0.0, high: float = 1.0) -> Tensor:
     """`low` with probability rate / 2, `high` with rate / 2, else x; without a gradient."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate is {rate}: it is a probability, from 0 to 1; give the share of units to corrupt")
     return _salt_and_pepper(x.detach(), *key, float(rate), float(low), float(high))

@@ -81,14 +81,14 @@ def _like(values: Tensor) -> tuple[Tensor, bool]:
 
 def uniform(seed: Seed, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
     """Uniforms in the open interval (0, 1), (lead, batch, units) float32."""
-    out = torch.empty((*ids.shape, units), device=ids.device)
+    out = torch.empty((*ids.shape, units), device=ids.device, dtype=torch.float32)
     _over_rows("uniform", (seed, site, samples, ids), units, 128, out)
     return out
 
 
 def normal(seed: Seed, site: int, samples: Tensor, ids: Tensor, units: int) -> Tensor:
     """Standard normals by Box-Muller, (lead, batch, units) float32."""
-    out = torch.empty((*ids.shape, units), device=ids.device)
+    out = torch.empty((*ids.shape, units), device=ids.device, dtype=torch.float32)
     _over_rows("normal", (seed, site, samples, ids), units, 64, out)
     return out
 

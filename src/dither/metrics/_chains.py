@@ -91,7 +91,7 @@ def time_of(x: Tensor) -> Tensor:
     pairs = rho[: (n - 1) // 2 * 2].unflatten(0, (-1, 2)).sum(1)
     # Where every pair is positive, the last one stands in for the one that ends the sum.
     ends = torch.cat((pairs[:-1] <= 0, torch.ones_like(pairs[:1], dtype=torch.bool))).int().argmax(0)
-    before_end = torch.arange(len(pairs), device=x.device).unsqueeze(1) < ends
+    before_end = torch.arange(len(pairs), device=x.device, dtype=torch.int64).unsqueeze(1) < ends
     summed = (pairs.cummin(0).values * before_end).sum(0)
     tail = rho.gather(0, 2 * ends.unsqueeze(0)).squeeze(0).clamp(min=0)
     floor = 1 / torch.log10(torch.tensor(float(chains * n), dtype=x.dtype, device=x.device))

@@ -17,8 +17,8 @@ def all_states(units: int, values: int = 2) -> Tensor:
     """
     if units < 1 or values < 1 or units * math.log2(values) > 20:
         raise ValueError(f"units={units}, values={values}: both at least 1 and values**units at most 2^20 are needed")
-    index = torch.arange(values**units).unsqueeze(1)
-    return index // values ** torch.arange(units - 1, -1, -1) % values
+    index = torch.arange(values**units, dtype=torch.int64, device="cpu").unsqueeze(1)
+    return index // values ** torch.arange(units - 1, -1, -1, dtype=torch.int64, device="cpu") % values
 
 
 def transition_matrix(log_corruption: Tensor, log_reconstruction: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def train_feature_net(
         steps = epochs * math.ceil(len(images) / batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
         for _ in range(epochs):
-            for rows in torch.randperm(len(images)).split(batch_size):
+            for rows in torch.randperm(len(images), dtype=torch.int64, device="cpu").split(batch_size):
                 loss = F.cross_entropy(net(augmented(images[rows])), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
@@ -73,10 +73,10 @@ def augmented(images: Tensor) -> Tensor:
     """images (n, channels, height, width), changed as `train_feature_net` says, by the global generator."""
     height, width = images.shape[2:]
     strength = 1.0 if min(height, width) >= LARGE else 0.5
-    if float(torch.rand(())) < strength:
-        down, right = torch.randint(3, (2,)).tolist()
+    if float(torch.rand((), dtype=torch.float32, device="cpu")) < strength:
+        down, right = torch.randint(3, (2,), dtype=torch.int64, device="cpu").tolist()
         images = F.pad(images, (1, 1, 1, 1))[:, :, down : down + height, right : right + width]
-    share, deviation = torch.rand(2, len(images), 1, 1, 1)
+    share, deviation = torch.rand(2, len(images), 1, 1, 1, dtype=torch.float32, device="cpu")
     images = torch.lerp(images, F.avg_pool2d(images, 3, stride=1, padding=1), strength * share)
     return (images + NOISE * deviation * torch.randn_like(images)).clamp(0, 1)
 

@@ -60,4 +60,4 @@ def memorisation(samples: Tensor, train: Tensor, held_out: Tensor, seed: int = 0
 def _cut(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     if size == len(images):
         return images
-    return images[torch.randperm(len(images), generator=generator)[:size].to(images.device)]
+    return images[torch.randperm(len(images), generator=generator, dtype=torch.int64, device="cpu")[:size].to(images.device)]

@@ -109,9 +109,11 @@ def kid(features_x: Tensor, features_y: Tensor, subsets: int = 100, subset_size:
     generator = torch.Generator().manual_seed(seed)
 
     def subset(of: Tensor) -> Tensor:
-        return of[torch.randperm(len(of), generator=generator)[:subset_size].to(of.device)]
+        return of[torch.randperm(len(of), generator=generator, dtype=torch.int64, device="cpu")[:subset_size].to(of.device)]
 
-    values = torch.tensor([_squared(subset(x), subset(y), None, True, None) for _ in range(subsets)], dtype=torch.float64)
+    values = torch.tensor(
+        [_squared(subset(x), subset(y), None, True, None) for _ in range(subsets)], dtype=torch.float64, device="cpu"
+    )
     spread = math.sqrt(subset_size / (smaller - subset_size) + 1 / subsets)
     return KID(float(values.mean()), float(values.std()) * spread)
 
@@ -122,7 +124,9 @@ def median_bandwidth(x: Tensor, y: Tensor, seed: int = 0) -> float:
     Raises      ValueError if it is 0: more than half of the pairs are copies.
     """
     x, y = _pair("x", x, "y", y)
-    rows = torch.randperm(len(x) + len(y), generator=torch.Generator().manual_seed(seed))[:SUBSAMPLE].to(x.device)
+    rows = torch.randperm(len(x) + len(y), generator=torch.Generator().manual_seed(seed), dtype=torch.int64, device="cpu")[
+        :SUBSAMPLE
+    ].to(x.device)
     own, other = rows[rows < len(x)], rows[rows >= len(x)] - len(x)
     median = float(torch.pdist(torch.cat((x[own].double(), y[other].double()))).median())
     if not median > 0:
@@ -190,11 +194,11 @@ def _p_value(
         rest = total - own - 2 * across
         return own / (n * (n - unbiased)) + rest / (m * (m - unbiased)) - 2 * across / (n * m)
 
-    observed = statistic((torch.arange(n + m, device=pool.device) < n).double().unsqueeze(1))
+    observed = statistic((torch.arange(n + m, device=pool.device, dtype=torch.int64) < n).double().unsqueeze(1))
     rounding = 1e-12 * float(kernel.abs().mean())
     generator, reached = torch.Generator().manual_seed(seed), 0
     for start in range(0, permutations, PERMUTED_AT_ONCE):
         count = min(PERMUTED_AT_ONCE, permutations - start)
-        place = torch.rand(count, n + m, generator=generator, dtype=torch.float64).argsort(1)
+        place = torch.rand(count, n + m, generator=generator, dtype=torch.float64, device="cpu").argsort(1)
         reached += int((statistic((place < n).double().T.to(pool.device)) >= observed - rounding).sum())
     return (1 + reached) / (1 + permutations)

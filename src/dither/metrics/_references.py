@@ -92,9 +92,9 @@ def k_means(x: Tensor, centroids: int = 1000, iterations: int = 10, seed: int = 
     x = points("x", x)
     _at_most("centroids", centroids, "the rows of x", len(x))
     _at_most("iterations", iterations, "the limit", 10_000)
-    start = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:centroids]
+    start = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed), dtype=torch.int64, device="cpu")[:centroids]
     centres = x[start.to(x.device)].to(torch.float64)
-    labels = torch.full((len(x),), -1, device=x.device)
+    labels = torch.full((len(x),), -1, device=x.device, dtype=torch.int64)
     for _ in range(iterations):
         sums, before = torch.zeros_like(centres), labels
         labels = torch.empty_like(before)

@@ -65,7 +65,7 @@ def stationary(matrix: Tensor) -> Tensor:
             f"the chain has {len(classes)} closed classes of states ({shown}), each with its own stationary "
             "distribution: pass one class's rows and columns, or a corruption that joins them"
         )
-    members = torch.tensor(closed, device=matrix.device)
+    members = torch.tensor(closed, device=matrix.device, dtype=torch.int64)
     part = matrix.detach().to(torch.float64)[members][:, members]
     weights = torch.ones(len(members), dtype=torch.float64, device=matrix.device)
     for k in range(len(members) - 1, 0, -1):  # the chain watched only while it is in the first k states
@@ -108,7 +108,7 @@ def _chain(matrix: Tensor) -> Tensor:
 
 def _reached(edges: Tensor, start: int) -> Tensor:
     """Fewest steps from `start` to every state, (states,); -1 for those out of reach."""
-    steps = torch.full((len(edges),), -1, device=edges.device)
+    steps = torch.full((len(edges),), -1, device=edges.device, dtype=torch.int64)
     front, step = torch.zeros_like(edges[0]), 0
     front[start] = True
     while bool(front.any()):

@@ -119,8 +119,10 @@ class Conv2d(Connection):
 
 
 def _uniform(above: int, below: int) -> Tensor:
+    # ambient: the parameters of a layer
     return torch.empty(above, below).uniform_(-1, 1) * math.sqrt(6 / (above + below))
 
 
 def _uniform_kernel(above: int, below: int, kernel: int, fan: float) -> Tensor:
+    # ambient: the parameters of a layer
     return torch.empty(above, below, kernel, kernel).uniform_(-1, 1) * math.sqrt(6 / (above * fan + below * kernel**2))

@@ -91,14 +91,15 @@ class Denoising(nn.Module):
     def _geometric(self, x: Tensor, p: float) -> Tensor:
         products, sample, terms = self.products(), x, []
         hidden: Hidden = ()
-        rows, ids = torch.arange(len(x), device=x.device), noise.example_ids(len(x), x.device)
+        rows, ids = torch.arange(len(x), device=x.device, dtype=torch.int64), noise.example_ids(len(x), x.device)
         for _ in range(LONGEST):
             with noise.examples(ids[rows]):
                 outputs, hidden = self.reconstruct(self.corrupted(sample), hidden, products)
                 term = -self.reconstruction.log_prob(outputs, x[rows])
                 terms.append(term.new_zeros(len(x)).index_put((rows,), term))
                 # Not for slices of x: within a vmap all samples of an example walk equally far, or shapes would differ.
-                u = noise.fresh("uniform", (len(rows), 1), x.device, slices_differ=False).draw(x)
+                like = torch.empty((), device=x.device, dtype=torch.float32)
+                u = noise.fresh("uniform", (len(rows), 1), x.device, slices_differ=False).draw(like)
                 goes_on = u.squeeze(-1) <= p
                 if not goes_on.any():
                     break

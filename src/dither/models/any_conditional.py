@@ -56,11 +56,16 @@ class AnyConditional(nn.Module):
                 "factorised family, or a Mixture of one"
             )
         self.reconstruction.outputs(units)  # raises for a number of units that it does not take
-        sizes = torch.tensor(_sizes(self.reconstruction, units))
+        # ambient: buffers of a module, built on the default device as layers are
+        sizes = torch.tensor(_sizes(self.reconstruction, units), dtype=torch.int64)
         self.count = len(sizes)
-        first = torch.zeros(units).index_fill(0, sizes.cumsum(0) - sizes, 1)
+        first = torch.zeros(units).index_fill(0, sizes.cumsum(0) - sizes, 1)  # ambient: of the dtype of its layers
         # Which variable each unit belongs to, and values within the support for units that are unknown.
-        self.register_buffer("variables", torch.arange(self.count).repeat_interleave(sizes), persistent=False)
+        self.register_buffer(
+            "variables",
+            torch.arange(self.count, dtype=torch.int64, device=sizes.device).repeat_interleave(sizes),
+            persistent=False,
+        )
         self.register_buffer("blank", first * (sizes > 1).repeat_interleave(sizes), persistent=False)
 
     @classmethod
@@ -178,7 +183,7 @@ class AnyConditional(nn.Module):
             raise ValueError(f"passes is {passes!r}: an integer from 1 to the number of variables, {self.count}, is needed")
         if order is None:
             place = uniforms(len(known), self.count, known.device)
-        elif not torch.equal(order.sort().values, torch.arange(self.count, device=order.device)):
+        elif not torch.equal(order.sort().values, torch.arange(self.count, device=order.device, dtype=torch.int64)):
             raise ValueError(f"order is {order.tolist()}: a permutation of 0 ... {self.count - 1} is needed")
         else:
             place = order.argsort().expand(len(known), -1)

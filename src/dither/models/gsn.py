@@ -67,6 +67,7 @@ class GSN(Denoising):
         self.connections, self.hidden = nn.ModuleList(connections), nn.ModuleList(hidden)
         self.order = _groups(order, depth)
         shapes = [(connections[0].outputs,), *(c.bias_shape for c in connections)]
+        # ambient: the parameters of a layer
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for shape in shapes)
         if connections[0].outputs != reconstruction.outputs(self.units):
             raise ValueError(

@@ -54,7 +54,7 @@ class Uniform(Masks):
     def forward(self, batch: int, variables: int, device: torch.device) -> Tensor:
         u = uniforms(batch, variables + 1, device)
         number = below(u[:, -1:], variables)
-        first = torch.arange(variables, device=device) < number
+        first = torch.arange(variables, device=device, dtype=torch.int64) < number
         return torch.zeros_like(first).scatter(1, u[:, :-1].argsort(1), first)
 
     def weight(self, known: Tensor) -> Tensor | None:
@@ -103,7 +103,7 @@ class Blocks(Masks):
         for axis, length in enumerate(self.shape):
             size = 1 + below(u[:, axis : axis + 1], length)
             start = below(u[:, axis + 2 : axis + 3], length + 1 - size)
-            place = torch.arange(length, device=device)
+            place = torch.arange(length, device=device, dtype=torch.int64)
             inside.append((place >= start) & (place < start + size))
         rows, columns = inside
         return ~(rows.unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
@@ -148,7 +148,10 @@ def halves(shape: tuple[int, int]) -> dict[str, Tensor]:
     height, width = image(shape)
     if height < 2 or width < 2:
         raise ValueError(f"shape is {shape}: an image with halves has at least 2 x 2 pixels")
-    row, column = torch.arange(height).unsqueeze(1), torch.arange(width)
+    row, column = (
+        torch.arange(height, dtype=torch.int64, device="cpu").unsqueeze(1),
+        torch.arange(width, dtype=torch.int64, device="cpu"),
+    )
     known = {
         "left": column < width // 2,
         "right": column >= width - width // 2,
@@ -166,9 +169,9 @@ def image(shape: tuple[int, int]) -> tuple[int, int]:
 
 def uniforms(batch: int, count: int, device: torch.device) -> Tensor:
     """float32 (batch, count) in (0, 1) that follow the examples."""
-    return noise.fresh("uniform", (batch, count), device).draw(torch.empty((), device=device))
+    return noise.fresh("uniform", (batch, count), device).draw(torch.empty((), device=device, dtype=torch.float32))
 
 
 def below(u: Tensor, count: int | Tensor) -> Tensor:
     """Uniform on 0 ... count - 1, from u uniform in (0, 1)."""
-    return torch.minimum((u * count).long(), torch.as_tensor(count, device=u.device) - 1)
+    return torch.minimum((u * count).long(), torch.as_tensor(count, device=u.device, dtype=torch.float32) - 1)

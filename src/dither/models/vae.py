@@ -38,9 +38,9 @@ class _DiscreteVAE(nn.Module):
         self.encoder = perceptron(sizes, slope)
         self.decoder = perceptron(sizes[::-1], slope)
         if prior == "learned":
-            self.prior_logits = nn.Parameter(torch.zeros(code))
+            self.prior_logits = nn.Parameter(torch.zeros(code))  # ambient: a layer's parameters
         else:
-            self.register_buffer("prior_logits", torch.zeros(code))
+            self.register_buffer("prior_logits", torch.zeros(code))  # ambient: the same
 
     def cost(self, x: Tensor) -> Tensor:
         """The negative evidence bound of each example by one sample of the code: x (batch, ...) -> (batch,), nats."""

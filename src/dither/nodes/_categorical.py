@@ -67,7 +67,7 @@ class Categorical(Node):
 
     def mode(self, logits: Tensor) -> Tensor:
         index = logits.argmax(-1, keepdim=True)
-        hard = (index == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
+        hard = (index == torch.arange(logits.shape[-1], device=logits.device, dtype=torch.int64)).to(logits.dtype)
         return torch.add(hard, self.mean(logits), alpha=0)  # carries NaN
 
     def mean_vjp(self, logits: Tensor, gradient: Tensor) -> Tensor:
@@ -116,8 +116,9 @@ class Categorical(Node):
         # (Gumbel-softmax) becomes NaN, which the oracle reports, instead of a wrong expectation.
         count = logits.shape[-1]
         winner = torch.eye(count, dtype=torch.bool, device=logits.device).view(count, *[1] * (logits.dim() - 1), count)
-        noise = torch.where(winner, 0.0, 0.5).expand(count, *logits.shape)
-        return noise.to(log_weight.dtype), log_weight
+        # A forbidden category has weight 0, and its place takes another sample: -inf + inf would have none.
+        noise = torch.where(winner & (logits != -torch.inf), 0.0, log_weight.new_full((), 0.5))
+        return noise, log_weight
 
 
 def _sample(logits: Tensor, key: Key) -> Tensor:

@@ -58,7 +58,7 @@ class NoisyReLU(Node):
     def partition(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         # Below the kink the output is 0, above it smooth: integrate each side by itself.
         kink = (-widen(logits) / self.scale).clamp(-_NOWHERE, _TAIL)
-        t, w = (torch.as_tensor(v, dtype=kink.dtype) for v in np.polynomial.legendre.leggauss(64))
+        t, w = (torch.as_tensor(v, dtype=kink.dtype, device=logits.device) for v in np.polynomial.legendre.leggauss(64))
         t, w = (v.to(logits.device).view(-1, *[1] * logits.dim()) for v in ((t + 1) / 2, w / 2))
         low = kink.clamp(-_TAIL, _TAIL - 0.01)  # an interval, if a negligible one: the logarithm of its length is taken
         z = low + (_TAIL - low) * t

@@ -101,7 +101,7 @@ class StochasticPool2d(Node):
         return F.max_pool2d(logits, self.kernel_size, self.stride)
 
     def unit_shape(self, logit_shape: tuple[int, ...]) -> tuple[int, ...]:
-        return self.noise_shape(torch.empty((1, *logit_shape), device="meta"))[1:]
+        return self.noise_shape(torch.empty((1, *logit_shape), device="meta", dtype=torch.float32))[1:]
 
     def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
         return functional.stochastic_pool2d_sample(logits, noise, self.kernel_size, self.stride)
@@ -114,7 +114,7 @@ class StochasticPool2d(Node):
 
     def score_weight(self, logits: Tensor, sample: Tensor) -> Tensor:
         p = self._probabilities(logits.detach())
-        one_hot = sample.unsqueeze(-1) == torch.arange(p.shape[-1], device=p.device)
+        one_hot = sample.unsqueeze(-1) == torch.arange(p.shape[-1], device=p.device, dtype=torch.int64)
         return (one_hot.to(p.dtype) - p).square().sum(-1)
 
     def partition(self, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,7 @@ def _compiled_seed(call: int, *, device: torch.device) -> Tensor:
 
 @_compiled_seed.register_fake
 def _(call: int, *, device: torch.device) -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+    return torch.empty((), dtype=torch.int64, device="cpu")
 
 
 def compiled_seed() -> Tensor:

@@ -17,7 +17,7 @@ from dither.noise import Keyed
 
 Sampler = Callable[[Tensor, Tensor], Tensor]  # (logits, noise) -> sample
 Kernel = Callable[[Tensor, Key], Tensor]  # (logits, key of the noise) -> sample
-_FIRST = torch.tensor(0)
+_FIRST = torch.tensor(0, dtype=torch.int64, device="cpu")
 
 CAPABILITIES = {
     "score": "d log P(sample) / d logits in closed form, where each unit's logits are its own",
@@ -94,8 +94,9 @@ class Node(nn.Module):
 
     def keyed(self, logits: Tensor, seed: Tensor, site: int, sample: Tensor | int = 0, slices_differ: bool = True) -> Keyed:
         """The noise of one call by its key (seed, site, sample, example, unit), not drawn yet."""
-        index = sample if isinstance(sample, Tensor) else _FIRST if sample == 0 else torch.tensor(sample)
-        return Keyed(self.noise_kind, seed, site, index, self.noise_shape(logits), logits.device, slices_differ)
+        if not isinstance(sample, Tensor):
+            sample = _FIRST if sample == 0 else torch.tensor(sample, dtype=torch.int64, device="cpu")
+        return Keyed(self.noise_kind, seed, site, sample, self.noise_shape(logits), logits.device, slices_differ)
 
     def propagate_keyed(self, logits: Tensor, noise: Keyed, sampler: Sampler | None = None) -> Tensor:
         """`propagate` by noise that its kernel draws on the fly, where it has one, or by that of an oracle."""

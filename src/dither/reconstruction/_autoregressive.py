@@ -24,7 +24,7 @@ def extend_clamp(
     Shapes      u, clamp, values (batch, units), values 0 where not clamped; order (units,)
     Raises      ValueError where too many units are free to sum over their joint values.
     """
-    steps = torch.arange(1, len(order) + 1, device=order.device)
+    steps = torch.arange(1, len(order) + 1, device=order.device, dtype=torch.int64)
     early = order.argsort() < (clamp[:, order] * steps).amax(1, keepdim=True)  # up to an example's last clamped unit
     free = early & ~clamp
     count = int(free.sum(1).amax())
@@ -48,10 +48,12 @@ def extend_clamp(
 def _table(terms: Terms, outputs: Tensor, values: Tensor, order: Tensor, units: Tensor, early: Tensor) -> Tensor:
     """log P of the early units for all values of some: (rows, 2^units), the first of these the slowest to change."""
     count = len(units)
-    shifts = torch.arange(count - 1, -1, -1, device=units.device)
-    bits = (torch.arange(1 << count, device=units.device).unsqueeze(1) >> shifts) & 1
+    shifts = torch.arange(count - 1, -1, -1, device=units.device, dtype=torch.int64)
+    bits = (torch.arange(1 << count, device=units.device, dtype=torch.int64).unsqueeze(1) >> shifts) & 1
     total, log_prob = len(values) << count, []
-    for index in torch.arange(total, device=units.device).split(max(1, _ELEMENTS // (outputs.shape[1] + values.shape[1]))):
+    for index in torch.arange(total, device=units.device, dtype=torch.int64).split(
+        max(1, _ELEMENTS // (outputs.shape[1] + values.shape[1]))
+    ):
         row, code = index >> count, index & ((1 << count) - 1)
         x = values[row].index_copy(1, units, bits[code].to(values.dtype))
         log_prob.append(terms(outputs[row], x, order).masked_fill(~early, 0).sum(1))

@@ -15,7 +15,7 @@ from dither.kernels import bernoulli_terms, widen
 from dither.reconstruction._autoregressive import extend_clamp
 from dither.reconstruction._base import Reconstruction, check_fit
 
-_FIRST = torch.tensor(0)  # the sample number of the noise of an order
+_FIRST = torch.tensor(0, dtype=torch.int64, device="cpu")  # the sample number of the noise of an order
 
 
 class MADE(Reconstruction):
@@ -65,8 +65,11 @@ class MADE(Reconstruction):
         if order not in ("natural", "random", "agnostic"):
             raise ValueError(f"order is {order!r}: choose 'natural', 'random' or 'agnostic'")
         self.units, self.hidden, self.context, self.agnostic = units, tuple(hidden), context, order == "agnostic"
-        generator = torch.Generator().manual_seed(seed)
-        permutation = torch.randperm(units, generator=generator) if order == "random" else torch.arange(units)
+        permutation = torch.arange(units, dtype=torch.int64)  # ambient: a buffer, built on the default device as layers are
+        if order == "random":
+            generator = torch.Generator("cpu").manual_seed(seed)
+            drawn = torch.randperm(units, generator=generator, dtype=torch.int64, device="cpu")
+            permutation = drawn.to(permutation.device)
         self.register_buffer("order", permutation)  # of the units: the first one to be sampled, the second ...
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.last, self.direct = nn.Linear(hidden[-1], units), nn.Linear(units, units, bias=False)
@@ -87,7 +90,9 @@ class MADE(Reconstruction):
     def log_prob(self, outputs: Tensor, x: Tensor, order: Tensor | None = None) -> Tensor:
         """log P(x | outputs). order: (units,) int64, the unit that comes first, second ...; None: that of this MADE."""
         check_fit(self, outputs, x)
-        if order is not None and not torch.equal(order.sort().values, torch.arange(self.units, device=order.device)):
+        if order is not None and not torch.equal(
+            order.sort().values, torch.arange(self.units, device=order.device, dtype=torch.int64)
+        ):
             raise ValueError(f"order is {order.tolist()}: a permutation of 0 ... {self.units - 1} is needed")
         if order is None:
             order = self._random_order() if self.agnostic and self.training else self.order
@@ -104,7 +109,12 @@ class MADE(Reconstruction):
         before = position = order.argsort() + 1
         for layer, injected in zip(self._layers(), inputs, strict=True):
             # Degrees spread evenly over 1 ... units - 1: a hidden unit of degree t sees the first t units alone.
-            degrees = 1 + torch.arange(layer.out_features, device=order.device) * (self.units - 1) // layer.out_features
+            degrees = (
+                1
+                + torch.arange(layer.out_features, dtype=torch.int64, device=order.device)
+                * (self.units - 1)
+                // layer.out_features
+            )
             weight = layer.weight.masked_fill(degrees.unsqueeze(1) < before, 0)
             h, before = torch.relu(F.linear(h, weight, layer.bias) + injected), degrees
         last = self.last.weight.masked_fill(position.unsqueeze(1) <= before, 0)
@@ -177,7 +187,7 @@ class MADE(Reconstruction):
 
     def _random_order(self) -> Tensor:
         """By keyed noise, which is the same in all slices of a vmap; one for the batch."""
-        one, like = torch.zeros(1, dtype=torch.int64), torch.empty(())
+        one, like = torch.zeros(1, dtype=torch.int64, device="cpu"), torch.empty((), dtype=torch.float32, device="cpu")
         return kernels.uniform(noise.draw_seed(), 0, _FIRST, one, self.units, like)[0].argsort().to(self.order.device)
 
     def _layers(self) -> list[nn.Linear]:

@@ -101,11 +101,11 @@ def assert_mean(values: Tensor, expected: Tensor | float, *, comparisons: int = 
     draws = values.shape[0]
     if draws < 30:
         raise ValueError(f"values has {draws} draws in its first dimension: a z-test needs 30 or more")
-    limit = float(torch.special.ndtri(torch.tensor(1 - alpha / (2 * comparisons), dtype=torch.float64)))
+    limit = float(torch.special.ndtri(torch.tensor(1 - alpha / (2 * comparisons), dtype=torch.float64, device="cpu")))
     values = values.double()
-    error = (values.mean(0) - torch.as_tensor(expected, dtype=torch.float64)).abs()
+    error = (values.mean(0) - torch.as_tensor(expected, dtype=torch.float64, device="cpu")).abs()
     noise = values.std(0) / draws**0.5
-    z = torch.where(noise > 0, error / noise, torch.where(error > 1e-12, torch.inf, 0.0))
+    z = torch.where(noise > 0, error / noise, torch.where(error > 1e-12, torch.inf, torch.zeros_like(error)))
     if not bool((z <= limit).all()):
         raise AssertionError(
             f"mean off by z = {float(z.max()):.2f} standard errors at flat index {int(z.argmax())} of {z.numel()} after "
@@ -232,7 +232,7 @@ def _reproducible(build: Build, problems: list[Problem]) -> int:
         for _ in range(2):
             torch.manual_seed(3)
             gradients.append(_gradient(build(p.model), p))
-            torch.rand(7)
+            torch.rand(7, dtype=torch.float32, device="cpu")
         if not torch.equal(gradients[0], gradients[1]):
             raise CheckFailed("reproducible", p.name, "two calls after torch.manual_seed(3) gave different gradients")
     return len(problems)

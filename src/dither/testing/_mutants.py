@@ -97,7 +97,7 @@ class CreditOwnTermOnly(ScoreFunction):
     """Local credit that forgets what a unit does to the terms of others."""
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
-        site.influence = torch.eye(site.log_prob[0, 0].numel(), costs.shape[-1], dtype=torch.bool)
+        site.influence = torch.eye(site.log_prob[0, 0].numel(), costs.shape[-1], dtype=torch.bool, device="cpu")
         return super().surrogate(site, costs)
 
 
@@ -189,7 +189,7 @@ class UnkeyedNoise(ScoreFunction):
         if not call.node.discrete:
             return super().sample(call)
         noise = call.noise()
-        return _by(call, call.node.sample(call.logits, torch.rand(noise.shape, dtype=noise.dtype)))
+        return _by(call, call.node.sample(call.logits, torch.rand(noise.shape, dtype=noise.dtype, device="cpu")))
 
 
 class AntitheticTakenForIndependent(ScoreFunction):

@@ -41,7 +41,7 @@ class _Layered(nn.Module):
         def linear(a: int, b: int) -> nn.Linear:
             layer = nn.Linear(a, b).double()
             for p in layer.parameters():
-                p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.9
+                p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64, device="cpu") * 0.9
             return layer
 
         self.layers = nn.ModuleList()
@@ -50,7 +50,7 @@ class _Layered(nn.Module):
             self.layers.append(same[0] if shared and same else linear(a, b))
         self.nodes = nn.ModuleList(nodes)
         self.twice = twice
-        self.readout = nn.Parameter(torch.randn(sizes[-1], 2, generator=generator, dtype=torch.float64))
+        self.readout = nn.Parameter(torch.randn(sizes[-1], 2, generator=generator, dtype=torch.float64, device="cpu"))
 
     def forward(self, h: Tensor) -> Tensor:
         for layer, node in zip(self.layers, self.nodes, strict=True):
@@ -99,10 +99,10 @@ def random_problem(
     else:
         raise ValueError(f"max_bits is {max_bits}: no problem is that small, 1 is the least")
     model = _Layered(sizes, nodes, "shared" in traits, "twice" in traits, generator)
-    x = torch.randn(batch, sizes[0], generator=generator, dtype=torch.float64)
+    x = torch.randn(batch, sizes[0], generator=generator, dtype=torch.float64, device="cpu")
     if "saturated" in traits:
         x = x * 20
-    target = torch.randn(batch, 2, generator=generator, dtype=torch.float64)
+    target = torch.randn(batch, 2, generator=generator, dtype=torch.float64, device="cpu")
 
     def closure() -> Tensor:
         h, readout = model(x), model.readout if "cost-parameters" in traits else model.readout.detach()
@@ -139,7 +139,7 @@ def rectifier_problem() -> Problem:
     """A noisy rectifier before a binary unit: the pathwise and the score gradient meet (quadrature, not enumeration)."""
     generator = torch.Generator().manual_seed(7)
     model = _Layered([2, 1, 2], [NoisyReLU(0.8), Bernoulli()], False, False, generator)
-    x = torch.randn(1, 2, generator=generator, dtype=torch.float64)
+    x = torch.randn(1, 2, generator=generator, dtype=torch.float64, device="cpu")
 
     def closure() -> Tensor:
         h = model(x)
@@ -169,7 +169,7 @@ def _smooth_problem(name: str, sizes: list[int], nodes: list[Node], batch: int) 
     model = _Layered(sizes, nodes, False, False, generator)
     for p in model.parameters():
         p.data = 0.6 * torch.tanh(p.data)
-    x = torch.randn(batch, sizes[0], generator=generator, dtype=torch.float64)
+    x = torch.randn(batch, sizes[0], generator=generator, dtype=torch.float64, device="cpu")
 
     def closure() -> Tensor:
         z = model(x) @ model.readout

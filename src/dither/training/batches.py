@@ -26,13 +26,16 @@ class Batches:
         self.per_epoch = examples // batch_size if drop_last else math.ceil(examples / batch_size)
         if not self.per_epoch:
             raise ValueError(f"there are {examples} examples for batches of {batch_size}: choose a smaller batch_size")
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64, device="cpu")
 
     def __call__(self, step: int) -> Tensor:
         epoch, index = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(noise.step_seed(noise.step_seed(self.seed, ORDERS), epoch))
-            self._epoch, self._order = epoch, torch.randperm(self.examples, generator=generator).to(self.device)
+            self._epoch, self._order = (
+                epoch,
+                torch.randperm(self.examples, generator=generator, dtype=torch.int64, device="cpu").to(self.device),
+            )
         return self._order[index * self.batch_size : (index + 1) * self.batch_size]
 
     @property

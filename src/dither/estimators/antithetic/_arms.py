@@ -95,7 +95,7 @@ class ARMS(LayerwiseSamples):
 def _dirichlet(noise: Tensor, member: Tensor) -> Tensor:
     """(4): the uniform (1 - D_k)^(n-1) of the copula's member k, D = E / sum E with E exponential. noise: (n, ...)."""
     exponential = -torch.log(noise)
-    own = torch.arange(len(noise), device=noise.device).view(-1, *[1] * (noise.dim() - 1)) == member
+    own = torch.arange(len(noise), device=noise.device, dtype=torch.int64).view(-1, *[1] * (noise.dim() - 1)) == member
     rest = torch.where(own, 0, exponential).sum(0) / exponential.sum(0)
     return rest.pow(len(noise) - 1).clamp(torch.finfo(noise.dtype).tiny, LARGEST)
 

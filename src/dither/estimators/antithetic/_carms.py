@@ -62,7 +62,7 @@ class CARMS(LayerwiseSamples):
         coins, rank = sticks(logits[:1])
         weights = pair_weights(coins, self.samples)
         position = (h * rank).sum(-1, keepdim=True).long()
-        i, j = torch.tensor(list(combinations(range(self.samples), 2)), device=h.device).T
+        i, j = torch.tensor(list(combinations(range(self.samples), 2)), device=h.device, dtype=torch.int64).T
         earlier = torch.minimum(position[i], position[j]).clamp(max=coins.shape[-1] - 1)
         # (1); w of a pair depends on the less likely category of the two alone
         weight = weights.expand(len(i), *weights.shape[1:]).gather(-1, earlier)

@@ -70,7 +70,9 @@ class LayerwiseSamples(Estimator):
         shift = member
         if n > 3:  # of up to 3 all pairs are equally far apart; in a common order, near pairs would be near in all units
             order = shuffled([call.noise(0, stream=i) for i in range(1, n - 1)], n)
-            shift = torch.where(torch.arange(n, device=first.device).view(-1, *[1] * first.dim()) == member, order, 0).sum(0)
+            shift = torch.where(
+                torch.arange(n, device=first.device, dtype=torch.int64).view(-1, *[1] * first.dim()) == member, order, 0
+            ).sum(0)
         return (first + shift.to(first.dtype) / n).remainder(1)
 
     def members(self, site: Site, values: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ class LayerwiseSamples(Estimator):
 
 def shuffled(uniforms: list[Tensor], count: int) -> Tensor:
     """0, and 1 to count - 1 in a random order, (count, *shape): place i is swapped with one of places i, ..., count - 1."""
-    place = torch.arange(count, device=uniforms[0].device).view(-1, *[1] * uniforms[0].dim())
+    place = torch.arange(count, device=uniforms[0].device, dtype=torch.int64).view(-1, *[1] * uniforms[0].dim())
     order = place.expand(count, *uniforms[0].shape)
     for i, uniform in enumerate(uniforms, 1):
         other = (i + (uniform * (count - i)).long()).unsqueeze(0)

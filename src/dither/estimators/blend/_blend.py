@@ -164,7 +164,10 @@ class Blend(IndependentSamples):
     def _basis(self) -> tuple[Tensor, Tensor]:
         """What weights may be: `start` + any combination of the rows of `free`. Weights of u and s that sum to one are neither
         longer nor shorter than the gradient; free ones shrink it by as much as it is uncertain."""
-        free, start = torch.eye(len(self.inputs)), torch.zeros(len(self.inputs))
+        free, start = (
+            torch.eye(len(self.inputs), dtype=torch.float32, device="cpu"),
+            torch.zeros(len(self.inputs), dtype=torch.float32, device="cpu"),
+        )
         if self.affine:
             u, b = self.inputs.index("unbiased"), self.inputs.index("biased")
             start[u], free[b, u] = 1.0, -1.0
@@ -214,8 +217,8 @@ class Blend(IndependentSamples):
     def _learn(self, name: str, new: dict[str, Tensor]) -> None:
         if not torch.is_grad_enabled():
             return
-        calls = self.averages.get(f"{name}.calls", torch.zeros((), dtype=torch.float64))
-        rate = torch.maximum(1 / (calls + 1), torch.tensor(1 - self.decay, dtype=torch.float64))
+        calls = self.averages.get(f"{name}.calls", torch.zeros((), dtype=torch.float64, device="cpu"))
+        rate = torch.maximum(1 / (calls + 1), torch.tensor(1 - self.decay, dtype=torch.float64, device="cpu"))
         for kind, value in new.items():
             value, key = mean_over_ranks(value.detach()), f"{name}.{kind}"
             old = self.averages.get(key, torch.zeros_like(value))
@@ -225,7 +228,9 @@ class Blend(IndependentSamples):
                     "needs the same units in every call; build another Blend for another shape"
                 )
             self.averages[key] = old + rate.to(value) * (value - old)
-        self.averages[f"{name}.calls"] = torch.minimum(calls + 1, torch.tensor(1 / (1 - self.decay), dtype=torch.float64))
+        self.averages[f"{name}.calls"] = torch.minimum(
+            calls + 1, torch.tensor(1 / (1 - self.decay), dtype=torch.float64, device="cpu")
+        )
 
     def report(self) -> list[dict[str, Any]]:
         """What has been learned, a row per node. Errors are of batch-mean gradients of the logits, summed over units.

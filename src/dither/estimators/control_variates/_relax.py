@@ -66,6 +66,7 @@ class RELAX(Relaxing):
         return {cls.__name__: partial(cls, hidden=2)}
 
     def _nets(self, hidden: int) -> nn.ModuleDict:
+        # ambient: the nets of a model without parameters are built as layers are, by torch's defaults
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(()))
         of = {"dtype": like.dtype, "device": like.device}
         nets = {}

@@ -78,6 +78,7 @@ class RODEO(IndependentSamples):
 
     def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
         super().__init__(model, samples, vectorize=vectorize)
+        # ambient: the nets of a model without parameters are built as layers are, by torch's defaults
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(()))
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
             self.nets = nn.ModuleDict({n.replace(".", "_"): _Surrogate(like) for n, v in self.nodes.items() if v.discrete})
@@ -114,8 +115,8 @@ class RODEO(IndependentSamples):
         flipped = here.unsqueeze(-1) + gradient * (1 - 2 * x).unsqueeze(1)
         changes = torch.cat((here.unsqueeze(-1), flipped), -1)
         rows = [[j for j in range(k) if j != i] for i in range(k)]
-        index = torch.tensor(rows, device=x.device)
-        changes = changes[torch.arange(k, device=x.device).unsqueeze(1), index]
+        index = torch.tensor(rows, device=x.device, dtype=torch.int64)
+        changes = changes[torch.arange(k, device=x.device, dtype=torch.int64).unsqueeze(1), index]
         h = call_averaged(net, changes, cost[index].unsqueeze(-1)).mean(2).to(x.dtype)
         return h[..., :1], h[..., 1:]
 

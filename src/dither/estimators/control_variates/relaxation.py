@@ -129,7 +129,7 @@ def _partition(estimator: Relaxing, node: Node, logits: Tensor, stream: int) -> 
 
 
 def _rule(points: int, like: Tensor) -> tuple[Any, Any]:
-    t, w = (torch.as_tensor(v, dtype=like.dtype) / 2 for v in np.polynomial.legendre.leggauss(points))
+    t, w = (torch.as_tensor(v, dtype=like.dtype, device=like.device) / 2 for v in np.polynomial.legendre.leggauss(points))
     shape = (-1, *[1] * like.dim())
     return (t + 0.5).view(shape), w.view(shape)
 
@@ -156,7 +156,7 @@ def _two_categories(logits: Tensor, stream: int, points: int) -> tuple[Tensor, T
     raw, weight = [], []
     for k in (0, 1):
         best = e[..., k : k + 1]
-        winner = torch.arange(2) == k
+        winner = torch.arange(2, dtype=torch.int64, device=p.device) == k
         raw.append(torch.where(winner, p * best, e + p * best))
         weight.append(log_w + p[..., k].log())
     return -torch.expm1(-torch.cat(raw)), torch.cat(weight)

@@ -76,4 +76,4 @@ class Call:
 
     def is_run(self, number: int | Tensor) -> Tensor:
         """Whether this is run `number`: 0-d bool."""
-        return torch.as_tensor(self.run == number)
+        return torch.eq(self.run, number)

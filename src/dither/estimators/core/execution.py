@@ -171,7 +171,7 @@ class Execution:
 
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         if count == 1:
-            cost, *parts = once(torch.tensor(0))
+            cost, *parts = once(torch.tensor(0, dtype=torch.int64, device="cpu"))
             costs, parts = cost.unsqueeze(0), [[t.unsqueeze(0) for t in part] for part in parts]
         elif self.plan.vectorize and not from_oracle:
             costs, *parts = self._vmapped(once, count)
@@ -182,9 +182,9 @@ class Execution:
     def _vmapped(self, once: Callable[[Tensor], Any], count: int):
         try:
             # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
-            compiler = "torch._dynamo" in sys.modules
-            with torch.compiler.set_stance("force_eager") if compiler else nullcontext():
-                return torch.func.vmap(once, randomness="same")(torch.arange(count))
+            runs = torch.func.vmap(once, randomness="same")
+            indices = torch.arange(count, dtype=torch.int64, device="cpu")
+            return _eagerly(runs, indices) if "torch._dynamo" in sys.modules else runs(indices)
         except RuntimeError as error:
             error.add_note(
                 f"dither: {type(self.plan).__name__} makes its {count} runs as one vmap over the closure; where the "
@@ -193,7 +193,7 @@ class Execution:
             raise
 
     def _looped(self, once: Callable[[Tensor], Any], count: int):
-        results = [once(torch.tensor(k)) for k in range(count)]
+        results = [once(torch.tensor(k, dtype=torch.int64, device="cpu")) for k in range(count)]
         calls = {len(logits) for _, logits, *_ in results}
         if len(calls) > 1:
             raise ValueError(
@@ -233,3 +233,11 @@ def require_called(called: bool, plan: Plan) -> None:
             f"({', '.join(plan.nodes)}): build the estimator on the model that the closure runs, and call it outside "
             "dither.deterministic"
         )
+
+
+def _eagerly(runs: Callable[[Tensor], Any], indices: Tensor) -> Any:
+    """The runs, with whatever is compiled in them run eagerly, also where the whole step is compiled."""
+    if torch.compiler.is_compiling() or torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False):
+        return torch.compiler.disable(runs)(indices)
+    with torch.compiler.set_stance("force_eager"):
+        return runs(indices)

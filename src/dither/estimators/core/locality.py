@@ -95,7 +95,8 @@ def _trace(execution: Execution, sites: list[Site], index: int) -> tuple[list[Te
     widths = units if fine else [1] * len(sites)
     starts = [sum(widths[:i]) for i in range(len(widths))]
     taint = _Taint(sum(widths))
-    run = execution.run(torch.tensor(index), Run)  # ordinary operations, whatever the estimator makes of them
+    # ordinary operations, whatever the estimator makes of them
+    run = execution.run(torch.tensor(index, dtype=torch.int64, device="cpu"), Run)
     watch = run.watch = Watch()
     count = 0
 
@@ -124,7 +125,7 @@ def _trace(execution: Execution, sites: list[Site], index: int) -> tuple[list[Te
         return [None] * len(sites), run.structure
     if taint.leaked or count != len(sites):
         return [None] * len(sites), run.structure
-    table = torch.zeros(sum(widths), cost.shape[1], dtype=torch.bool) if reached is None else reached.any(1).cpu()
+    table = torch.zeros(sum(widths), cost.shape[1], dtype=torch.bool, device="cpu") if reached is None else reached.any(1).cpu()
     influences = [table[start : start + width].expand(n, -1) for start, width, n in zip(starts, widths, units, strict=True)]
     return influences, run.structure
 

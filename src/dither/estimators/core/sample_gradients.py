@@ -22,7 +22,7 @@ class Graph:
 
     def __init__(self, run: Tensor, nodes: Iterable[Node]) -> None:
         self.whole = True
-        self.root = torch.zeros((), requires_grad=True)
+        self.root = torch.zeros((), requires_grad=True, dtype=torch.float32, device="cpu")
         # batched wherever any run, or any outcome of an oracle, is
         source = next((node._source for node in nodes if node._source is not None), None)
         row = getattr(source, "row", None)

@@ -174,7 +174,9 @@ class Episodes:
             raise RuntimeError("reward() before a decision: call the policy within `with episodes.acting():` first")
         logits = self._pending[0].logits
         earned = self._per_env("reward", reward, widen(logits).dtype)
-        ended = self._per_env("done", torch.zeros(len(logits)) if done is None else done, torch.bool)
+        ended = self._per_env(
+            "done", torch.zeros(len(logits), dtype=torch.bool, device=logits.device) if done is None else done, torch.bool
+        )
         if not bool(torch.isfinite(earned).all()):
             raise FloatingPointError(f"the reward of step {self.steps} since the last loss is not finite: {earned.tolist()}")
         cut, beyond = self._cut_off(truncated, bootstrap, ended, earned)
@@ -242,9 +244,8 @@ class Episodes:
         return loss
 
     def _per_env(self, name: str, values: Any, dtype: torch.dtype, envs: int | None = None) -> Tensor:
-        device = self._pending[0].logits.device if self._pending else None
-        plain = values if isinstance(values, Tensor) else np.asarray(values)  # which keeps the digits of Python's floats
-        tensor = torch.as_tensor(plain, device=device).detach().to(dtype)
+        plain = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))  # keeps the digits of floats
+        tensor = plain.detach().to(self._pending[0].logits.device if self._pending else plain.device, dtype)
         decided = {len(d.logits) for d in self._pending} if envs is None else {envs}
         for known in (self._running, self._resetting):
             if known is not None:

@@ -128,6 +128,8 @@ class PackedRun(Run):
         return output
 
     def _note(self, tensor: Tensor, **by: Any) -> None:
+        if tensor.is_inference():  # it counts no changes: layers behind it work on its values
+            return
         self._sources[id(tensor)] = _Source(weakref.ref(tensor), version(tensor), **by)
 
     def _source(self, tensor: Tensor) -> _Source | None:

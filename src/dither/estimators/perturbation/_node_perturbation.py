@@ -92,7 +92,9 @@ class NodePerturbation(Estimator):
 def _partition(nodes: int, stream: int, logits: Tensor) -> tuple[Tensor, Tensor] | None:
     if stream != _LOGITS:
         return None
-    at, weight = (torch.as_tensor(v).to(logits) for v in np.polynomial.hermite_e.hermegauss(nodes))
+    at, weight = (
+        torch.as_tensor(v, dtype=logits.dtype, device=logits.device) for v in np.polynomial.hermite_e.hermegauss(nodes)
+    )
     shape = (nodes, *[1] * logits.dim())
     noise, log_weight = torch.special.ndtr(at).view(shape), (weight / weight.sum()).log().view(shape)
     return noise.expand(-1, *logits.shape), log_weight.expand(-1, *logits.shape)

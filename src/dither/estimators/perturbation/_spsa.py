@@ -95,13 +95,16 @@ class SPSA(Perturbing):
 
     def direction(self, seed: int, number: int, like: Tensor, sample: int) -> Tensor:
         """The entries of D for trainable parameter `number` of the model, whose shape and dtype `like` has."""
-        key = torch.tensor(noise.step_seed(seed, number))  # apart from the keys of the nodes' noise
+        # apart from the keys of the nodes' noise, and whatever the ids of the user's batch are
+        key, run, ids = (
+            torch.tensor(value, dtype=torch.int64, device="cpu") for value in (noise.step_seed(seed, number), sample, [0])
+        )
         flat = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
         for chunk, part in enumerate(flat.split(_CHUNK)):
             draw = noise.uniform if self.distribution == "rademacher" else noise.normal
-            with noise.examples(torch.tensor([chunk])):  # whatever the ids of the user's batch are
-                drawn = draw(key, 0, torch.tensor(sample), (1, part.numel()), part)[0]
-            part.copy_(torch.where(drawn < 0.5, -1.0, 1.0) if self.distribution == "rademacher" else drawn)
+            with noise.examples(ids + chunk):
+                drawn = draw(key, 0, run, (1, part.numel()), part)[0]
+            part.copy_(torch.where(drawn < 0.5, -1.0, torch.ones_like(drawn)) if self.distribution == "rademacher" else drawn)
         return flat.view(like.shape)
 
     @contextmanager

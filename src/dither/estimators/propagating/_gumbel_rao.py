@@ -86,8 +86,8 @@ def _partition(estimator: GumbelRao, node: Node, logits: Tensor, stream: int) ->
         return None
     units = node.unit_shape(tuple(logits.shape[2:]))
     width = logits.shape[2 + len(units) :].numel()
-    steps = torch.arange(1, estimator.draws + 1, dtype=torch.float64).unsqueeze(-1)
-    ratios = 0.618033988749895 ** torch.arange(1, width + 1, dtype=torch.float64)
+    steps = torch.arange(1, estimator.draws + 1, dtype=torch.float64, device="cpu").unsqueeze(-1)
+    ratios = 0.618033988749895 ** torch.arange(1, width + 1, dtype=torch.float64, device="cpu")
     lattice = (0.5 + steps * ratios) % 1
     shape = (1, 1, estimator.draws, *[1] * len(units), *logits.shape[2 + len(units) :])
     noise = lattice.reshape(shape).expand(1, *logits.shape).to(logits)

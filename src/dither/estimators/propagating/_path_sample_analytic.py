@@ -62,7 +62,7 @@ class PathSampleAnalytic(Estimator):
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         sample = call.node.sample(call.logits, call.noise(0))
         if call.index == len(call.layout) - 1:  # the runs of (2)
-            units = torch.arange(sample.shape[1:].numel(), device=sample.device).view(sample.shape[1:])
+            units = torch.arange(sample.shape[1:].numel(), device=sample.device, dtype=torch.int64).view(sample.shape[1:])
             sample = torch.where(units == call.run - 1, 1 - sample, sample)
         return call.output(sample), sample
 

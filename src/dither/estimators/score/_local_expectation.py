@@ -89,7 +89,7 @@ class LocalExpectation(Estimator):
         first = node.indicator(logits, node.sample(logits, noise)) if node.binary else inverse_cdf(p, noise)
         start, stop = own_runs(self, call)
         unit, number = (call.run - start) // self.tried(p.shape[-1]), (call.run - start) % self.tried(p.shape[-1])
-        units = torch.arange(math.prod(p.shape[1:-1]), device=p.device).view(*p.shape[1:-1], 1)
+        units = torch.arange(math.prod(p.shape[1:-1]), device=p.device, dtype=torch.int64).view(*p.shape[1:-1], 1)
         # One unit of this layer takes another outcome, L[h_i = c] of (1); all else is as in the first run.
         here = (units == unit) & (call.run >= start) & (call.run < stop)
         indicator = torch.where(here, self.other(call, p, first, number), first)
@@ -132,7 +132,7 @@ def _size(node: Node | None, shape: tuple[int, ...]) -> tuple[int, int]:
     """(units, outcomes of each) of a call with logits of this shape; of the call foreseen before the first, one bit."""
     if node is None:
         return 1, 2
-    return math.prod(node.unit_shape(shape)), len(node.outcomes(torch.empty((1, *shape), device="meta")))
+    return math.prod(node.unit_shape(shape)), len(node.outcomes(torch.empty((1, *shape), device="meta", dtype=torch.float32)))
 
 
 def own_runs(estimator: LocalExpectation, call: Call) -> tuple[int, int]:

@@ -109,7 +109,7 @@ class _Constant(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.constant = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.constant = nn.Parameter(torch.zeros((), dtype=torch.float64, device="cpu"))
 
     def forward(self, logits: Tensor) -> Tensor:
         return self.constant.expand(len(logits))
@@ -127,6 +127,7 @@ class _Linear(nn.Module):
 
 
 def _linear_per_node(model: nn.Module) -> nn.ModuleDict:
+    # ambient: the nets of a model without parameters are built as layers are, by torch's defaults
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     discrete = [name for name, node in named_nodes(model).items() if node.discrete]
     return nn.ModuleDict({name.replace(".", "_"): _Linear(like.dtype, like.device) for name in discrete})

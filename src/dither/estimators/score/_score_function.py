@@ -119,7 +119,8 @@ class ScoreFunction(Estimator):
         """Its gradient is (L - b) d log P, the mean over samples and examples, whatever units there are."""
         if self.any_order:  # (3) for the baseline: b (1 - exp(l - constant(l))), of mean zero in every derivative
             one = (site.log_prob - site.log_prob.detach()).exp()
-            estimate = torch.as_tensor(baseline, device=one.device).detach() * (1 - one)  # the costs carry their own factors
+            constant = baseline.to(one.device).detach() if isinstance(baseline, Tensor) else baseline
+            estimate = constant * (1 - one)  # the costs carry their own factors
         elif site.score is None:  # (1) by differentiating log P
             estimate = score_function_surrogate(credit, site.log_prob, baseline)
         else:  # (1) by (2), the score in closed form: log P need be neither computed nor differentiated

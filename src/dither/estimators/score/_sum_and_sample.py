@@ -63,7 +63,7 @@ class SumAndSample(LocalExpectation):
             return super().other(call, p, first, number)
         ranked = p.argsort(dim=-1, descending=True, stable=True)
         # The next of C; where the first run sampled it already, v stands in for it: so both sums of (1) are complete.
-        likely = one_hot((ranked * (torch.arange(p.shape[-1], device=p.device) == number)).sum(-1), first)
+        likely = one_hot((ranked * (torch.arange(p.shape[-1], device=p.device, dtype=torch.int64) == number)).sum(-1), first)
         rest = inverse_cdf(self.rest(p), call.noise(0, stream=_REST))
         return torch.where((likely * first).sum(-1, keepdim=True) > 0, rest.to(first.dtype), likely)
 

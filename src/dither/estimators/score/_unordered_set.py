@@ -76,7 +76,7 @@ class UnorderedSet(Estimator):
         self._require_one_unit(call)
         wide = proper_logits(logits.detach())
         order = (wide + gumbel(noise)).argsort(dim=-1, descending=True, stable=True)
-        taken = torch.arange(logits.shape[-1], device=logits.device) == call.run
+        taken = torch.arange(logits.shape[-1], device=logits.device, dtype=torch.int64) == call.run
         sample = one_hot((order * taken).sum(-1), wide)
         sample = torch.add(sample, wide.softmax(-1), alpha=0).to(logits.dtype)  # carries NaN
         return call.output(sample), sample
@@ -128,7 +128,7 @@ def _leave_out(log_p: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Behind its first draws an order has the probability that the rest has without them in the domain.
     """
     k = log_p.shape[-1]
-    orders = torch.tensor(list(permutations(range(k))), device=log_p.device)
+    orders = torch.tensor(list(permutations(range(k))), device=log_p.device, dtype=torch.int64)
     terms = _draws(log_p[:, orders], outside.unsqueeze(-1).expand(-1, len(orders)))
     whole = terms.sum(-1).logsumexp(-1, keepdim=True)
     one = terms[..., 1:].sum(-1).unflatten(1, (k, -1)).logsumexp(-1)

@@ -74,7 +74,7 @@ class Images:
 def binarise(grey: Tensor, seed: int) -> Tensor:
     """Each pixel 1 with its grey value as probability, else 0; the same seed gives the same pixels."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(grey.shape, generator=generator) < grey).to(grey.dtype)
+    return (torch.rand(grey.shape, generator=generator, dtype=torch.float32, device="cpu") < grey).to(grey.dtype)
 
 
 def train(

@@ -38,7 +38,7 @@ def gradient_variance(
         raise ValueError(f"draws is {draws}: a variance needs at least 2; 100 or more tell methods apart")
     parameters = list(parameters)
     size = sum(p.numel() for p in parameters)
-    mean, squares = torch.zeros(size), torch.zeros(size, dtype=torch.float64)
+    mean, squares = torch.zeros(size, dtype=torch.float32, device="cpu"), torch.zeros(size, dtype=torch.float64, device="cpu")
     with estimator.frozen():
         for draw in range(draws):
             torch.default_generator.manual_seed(noise.step_seed(seed, draw))

@@ -93,7 +93,9 @@ class Evaluation:
 
         It is the precision in the feature space.
         """
-        bits = torch.randint(2, (count, self.test.shape[1]), generator=torch.Generator().manual_seed(seed))
+        bits = torch.randint(
+            2, (count, self.test.shape[1]), generator=torch.Generator().manual_seed(seed), dtype=torch.int64, device="cpu"
+        )
         means = self.run(model, bits.to(self.test), steps, seed, thin=steps).mean[0]
         return metrics.manifold(self.features(self.test), self.features(means)).precision
 

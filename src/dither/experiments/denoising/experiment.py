@@ -160,7 +160,11 @@ class Cell:
         sizes = {"count": config.chains, "steps": config.steps, "burn_in": config.burn_in}
         visited = evaluation.run_chains(model, **sizes, thin=thin, seed=seed)
         means = visited.means.flatten(0, 1)
-        shuffled = means[torch.randperm(len(means), generator=torch.Generator().manual_seed(seed)).to(means.device)]
+        shuffled = means[
+            torch.randperm(len(means), generator=torch.Generator().manual_seed(seed), dtype=torch.int64, device="cpu").to(
+                means.device
+            )
+        ]
         # Faces are grey: thresholded, they are no data.
         csl = evaluation.csl(shuffled, COUNTS) if evaluation.classify else []
         row: Row = {"from_noise": evaluation.from_noise(model, count=config.chains, steps=config.steps, seed=seed)}

@@ -47,7 +47,9 @@ def inpainting(
 ) -> Figure | SubFigure:
     """One half of x (n, units) clamped, the other sampled along a chain, beside the nearest training image."""
     clamp = half(shape, clamped)
-    noise = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(seed)).to(x.dtype)
+    noise = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.int64, device="cpu").to(
+        x.dtype
+    )
     thin = max(1, steps // (shown + 1))
     means = _means(model, torch.where(clamp, x, noise), shown * thin, seed, burn_in=thin, thin=thin, clamp=clamp)
     nearest = train[metrics.nearest(x[:, clamp], train[:, clamp])[1].squeeze(-1)]
@@ -59,7 +61,7 @@ def half(shape: Shape, side: Side) -> Tensor:
     """(rows * columns,), True in one half of an image."""
     if side not in get_args(Side):
         raise ValueError(f"side is {side!r}; it must be one of {', '.join(get_args(Side))}")
-    rows, columns = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.int64, device="cpu") for n in shape), indexing="ij")
     along, size = (columns, shape[1]) if side in ("left", "right") else (rows, shape[0])
     first = along < size // 2 if side in ("left", "top") else along >= (size + 1) // 2
     return first.flatten()

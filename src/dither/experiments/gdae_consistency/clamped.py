@@ -75,7 +75,7 @@ def worst(place: Space, reconstruction: Tensor, clean: bool = False) -> tuple[fl
 
 def two_units() -> Space:
     states = metrics.all_states(2).double()
-    data = torch.tensor(TWO, dtype=torch.float64).flatten()
+    data = torch.tensor(TWO, dtype=torch.float64, device="cpu").flatten()
     return Space("2 units", states, data, spaces.salt_and_pepper(states))
 
 
@@ -92,7 +92,11 @@ def exactly(place: Space) -> Iterator[Row]:
 def example() -> Iterator[Row]:
     """Rows of the smallest example: P(second unit = first | first) of a factorised P, four ways."""
     place = two_units()
-    mask, values, reconstruction = torch.tensor([True, False]), torch.zeros(2), factorised(place)
+    mask, values, reconstruction = (
+        torch.tensor([True, False], dtype=torch.bool, device="cpu"),
+        torch.zeros(2, dtype=torch.float32, device="cpu"),
+        factorised(place),
+    )
     own = spaces.stationary(place.corruption, reconstruction)
     distributions = {
         "data": metrics.conditional(place.data, place.states, mask, values),

@@ -35,10 +35,10 @@ class Curve:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        waves = torch.randn(2, MODES, UNITS, generator=generator, dtype=torch.float64)
-        t = torch.arange(GRID, dtype=torch.float64) / GRID
-        angles = 2 * math.pi * t.unsqueeze(1) * torch.arange(1, MODES + 1)
-        waves /= torch.arange(1, MODES + 1).view(1, -1, 1)
+        waves = torch.randn(2, MODES, UNITS, generator=generator, dtype=torch.float64, device="cpu")
+        t = torch.arange(GRID, dtype=torch.float64, device="cpu") / GRID
+        angles = 2 * math.pi * t.unsqueeze(1) * torch.arange(1, MODES + 1, dtype=torch.int64, device="cpu")
+        waves /= torch.arange(1, MODES + 1, dtype=torch.int64, device="cpu").view(1, -1, 1)
         points = angles.cos() @ waves[0] + angles.sin() @ waves[1]
         low, high = points.min(0).values, points.max(0).values
         self.points = -1 + 2.5 * (points - low) / (high - low)
@@ -49,7 +49,7 @@ class Curve:
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         t = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        return self.points[t] + NOISE * torch.randn(count, UNITS, generator=generator, dtype=torch.float64)
+        return self.points[t] + NOISE * torch.randn(count, UNITS, generator=generator, dtype=torch.float64, device="cpu")
 
     def log_density(self, x: Tensor) -> Tensor:
         """By a sum over the grid, whose step is a tenth of the noise."""
@@ -114,7 +114,7 @@ def evaluate(study: Study, name: str, x: Tensor) -> Iterator[Row]:
 
 def _some(x: Tensor) -> Tensor:
     """Rows spread evenly over all, so that every part of every chain counts."""
-    return torch.linspace(0, len(x) - 1, min(COMPARED, len(x))).long()
+    return torch.linspace(0, len(x) - 1, min(COMPARED, len(x)), dtype=torch.float32, device="cpu").long()
 
 
 def widths(study: Study) -> Iterator[Row]:
@@ -131,11 +131,11 @@ def energies(study: Study, loops: Sequence[int]) -> Iterator[Row]:
     Beside them what is left at the end of the loop, where nothing should be. With the widths of the study, and with
     wider ones.
     """
-    own, truth = study.kernel_density, torch.zeros(0)
+    own, truth = study.kernel_density, torch.zeros(0, dtype=torch.float32, device="cpu")
     wide = KernelConditional(own.x, own.corrupted, *WIDE)
     head: Row = {"part": "energies", "space": PART}
     for points in loops:
-        path = study.curve.points[torch.arange(points + 1) * GRID // points % GRID]
+        path = study.curve.points[torch.arange(points + 1, dtype=torch.int64, device="cpu") * GRID // points % GRID]
         density = study.curve.log_density(path)
         truth = density[0] - density
         for name, kernel_density in (("", own), (f", widths {WIDE[0]} and {WIDE[1]}", wide)):
@@ -151,5 +151,5 @@ def energies(study: Study, loops: Sequence[int]) -> Iterator[Row]:
 
 def shown(name: str, x: Tensor) -> list[Row]:
     """Points for the figure: rows of six units, to three digits."""
-    some = x[torch.linspace(0, len(x) - 1, min(SHOWN, len(x))).long(), :6]
+    some = x[torch.linspace(0, len(x) - 1, min(SHOWN, len(x)), dtype=torch.float32, device="cpu").long(), :6]
     return [{"figure": "r10", "set": name} | {f"x{j + 1}": round(v, 3) for j, v in enumerate(row)} for row in some.tolist()]

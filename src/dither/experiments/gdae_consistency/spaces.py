@@ -52,12 +52,12 @@ def space(name: str) -> Space:
 def ring(moves: dict[int, float]) -> Callable[[str], Space]:
     def build(name: str) -> Space:
         count = len(TEN)
-        matrix = torch.zeros(count, count, dtype=torch.float64)
+        matrix = torch.zeros(count, count, dtype=torch.float64, device="cpu")
         for x in range(count):
             for move, probability in moves.items():
                 matrix[x, (x + move) % count] += probability
-        states = torch.arange(count, dtype=torch.float64).unsqueeze(1)
-        return Space(name, states, torch.tensor(TEN, dtype=torch.float64), matrix)
+        states = torch.arange(count, dtype=torch.float64, device="cpu").unsqueeze(1)
+        return Space(name, states, torch.tensor(TEN, dtype=torch.float64, device="cpu"), matrix)
 
     return build
 
@@ -67,7 +67,7 @@ def binary(units: int, coupling: float, bias: float) -> Callable[[str], Space]:
 
     def build(name: str) -> Space:
         states = metrics.all_states(units).double()
-        s, i = 2 * states - 1, torch.arange(units, dtype=torch.float64)
+        s, i = 2 * states - 1, torch.arange(units, dtype=torch.float64, device="cpu")
         pairs = torch.triu(coupling * torch.cos(3 * i.unsqueeze(1) + 5 * i + 1), 1)
         data = torch.softmax(s @ (bias * torch.sin(2 * i + 1)) + ((s @ pairs) * s).sum(1), 0)
         return Space(name, states, data, salt_and_pepper(states))

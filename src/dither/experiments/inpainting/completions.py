@@ -64,9 +64,9 @@ def _by_chain(task: Task, method: str, clamp: Tensor, seed: int) -> Half:
     model = task.models.chains[method if method in task.models.chains else "chain"]
     shape = (len(x), config.completions)
     if method == "chain-from-data":
-        others = task.train[torch.randint(len(task.train), shape)]
+        others = task.train[torch.randint(len(task.train), shape, dtype=torch.int64, device="cpu")]
     else:
-        others = torch.randint(2, (*shape, x.shape[1])).to(x.dtype)
+        others = torch.randint(2, (*shape, x.shape[1]), dtype=torch.int64, device="cpu").to(x.dtype)
     state = clamped_chains(model, torch.where(clamp, x.unsqueeze(1), others), clamp, config.burn_in, seed)
     return state.x, lambda: chain_log_prob(model, state, x, clamp, config.states, seed + 1)
 
@@ -83,7 +83,7 @@ def _by_training_images(task: Task, method: str, clamp: Tensor) -> Tensor:
     if method == "nearest":
         index = metrics.nearest(x[:, clamp], train[:, clamp], k)[1]
     else:
-        index = torch.randint(len(train), (len(x), k))
+        index = torch.randint(len(train), (len(x), k), dtype=torch.int64, device="cpu")
     return torch.where(clamp, x.unsqueeze(1), train[index])
 
 

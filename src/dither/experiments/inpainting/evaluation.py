@@ -27,7 +27,9 @@ class Part:
 def evaluate(task: Task, samples: Tensor, clamp: Tensor) -> dict[str, Tensor]:
     """METRICS of each image (n,); samples (n, k, pixels)."""
     labels = task.classify(samples.flatten(0, 1)).view(samples.shape[:2])
-    distinct = torch.zeros(len(labels), int(labels.max()) + 1).scatter_(1, labels, 1.0).sum(1)
+    distinct = (
+        torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float32, device="cpu").scatter_(1, labels, 1.0).sum(1)
+    )
     free = samples[:, :, ~clamp].double()
     # Two binary pixels of mean p differ with probability 2 p (1 - p): twice the variance, which is unbiased.
     distance = 2 * free.var(1).mean(1) if samples.shape[1] > 1 else free.new_zeros(len(free))

@@ -86,8 +86,8 @@ def _any_conditional(config: Config, own: Sizes, x: Tensor, path: Path, progress
 
     with RunFolder.of(path, settings | {"examples": len(x)}) as run:
         fit(
-            model, mean_cost, optimizer, cost, (x, torch.zeros(len(x), dtype=torch.int64)), epochs=own.conditional_epochs,
-            batch_size=config.batch_size, seed=config.seed, run=run, resume=True, scheduler=scheduler, keep=1,
-            on_epoch=on_epoch,
+            model, mean_cost, optimizer, cost, (x, torch.zeros(len(x), dtype=torch.int64, device="cpu")),
+            epochs=own.conditional_epochs, batch_size=config.batch_size, seed=config.seed, run=run, resume=True,
+            scheduler=scheduler, keep=1, on_epoch=on_epoch,
         )  # fmt: skip
         return model, sum(row["seconds"] for row in run.timings())

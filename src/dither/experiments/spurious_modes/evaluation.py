@@ -32,9 +32,9 @@ def iterate(config: Config, model: DAE) -> tuple[Tensor, Tensor, Tensor]:
 
     (ends (points, seeds, 2), which of them are spurious, which of these are fixed points).
     """
-    side = torch.linspace(-BOX, BOX, config.points)
+    side = torch.linspace(-BOX, BOX, config.points, dtype=torch.float32, device="cpu")
     x = torch.cartesian_prod(side, side).repeat(1, config.seeds)
-    spurious = still = torch.zeros(len(x), config.seeds, dtype=torch.bool)
+    spurious = still = torch.zeros(len(x), config.seeds, dtype=torch.bool, device="cpu")
     for count in range(1, config.iterations + 1):
         before, x = x, model.reconstruction.mean(model.network(x))
         if count % 25 and count != config.iterations:
@@ -62,7 +62,7 @@ def evaluate(config: Config, model: DAE, train: Tensor, held_out: Tensor) -> lis
     x = held_out.repeat(1, config.seeds)
     assert model.corruption is not None
     terms = model.reconstruction.terms(model.network(model.corruption(x)), x).unflatten(1, (config.seeds, 2))
-    box = (2 * torch.rand(config.chains, 2 * config.seeds) - 1) * BOX
+    box = (2 * torch.rand(config.chains, 2 * config.seeds, dtype=torch.float32, device="cpu") - 1) * BOX
     visited = chains.run(model, torch.cat((box, x[: config.chains])), max(STEPS), seed=2).x
     rows = by_chains(config, visited, train, held_out)
     for seed, row in enumerate(rows):

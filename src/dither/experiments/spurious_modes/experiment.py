@@ -80,7 +80,7 @@ def worst_seed(by_seed: dict[str, list[Row]]) -> int:
 @torch.no_grad()
 def picture(config: Config, models: dict[str, DAE], seed: int, train: Tensor) -> Figure:
     """Where the map leads, without and with walkback, and one walk."""
-    side = torch.linspace(-BOX, BOX, 24)
+    side = torch.linspace(-BOX, BOX, 24, dtype=torch.float32, device="cpu")
     grid = torch.cartesian_prod(side, side)
     expected, attractors = {}, {}
     for title, method in SHOWN.items():

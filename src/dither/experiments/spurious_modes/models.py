@@ -20,19 +20,19 @@ GRID = 2000  # points of the curve
 @cache
 def curve() -> Tensor:
     """A spiral of one and a quarter turns, at equal steps of its length: (GRID, 2) float64."""
-    t = torch.linspace(0, 1, 20 * GRID, dtype=torch.float64)
+    t = torch.linspace(0, 1, 20 * GRID, dtype=torch.float64, device="cpu")
     angle, radius = 2 * math.pi * (0.25 + 1.25 * t), 0.35 + 0.85 * t
     points = torch.stack((radius * angle.cos(), radius * angle.sin()), 1)
     length = (points[1:] - points[:-1]).norm(dim=1).cumsum(0)
-    return points[torch.searchsorted(length, length[-1] * torch.linspace(0, 1, GRID, dtype=torch.float64))]
+    return points[torch.searchsorted(length, length[-1] * torch.linspace(0, 1, GRID, dtype=torch.float64, device="cpu"))]
 
 
 def data(config: Config, seed: int) -> Tensor:
     """(examples, 2): uniform along the curve, and noise."""
     generator = torch.Generator().manual_seed(seed)
     points = curve()
-    at = torch.randint(len(points), (config.examples,), generator=generator)
-    noise = torch.randn(config.examples, 2, generator=generator, dtype=points.dtype)
+    at = torch.randint(len(points), (config.examples,), generator=generator, dtype=torch.int64, device="cpu")
+    noise = torch.randn(config.examples, 2, generator=generator, dtype=points.dtype, device="cpu")
     return (points[at] + config.noise * noise).float()
 
 
@@ -68,7 +68,7 @@ def _train(config: Config, way: Way, model: DAE, x: Tensor) -> None:
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.updates * way.updates)
     for _ in range(config.updates * way.updates):
-        rows = torch.randint(len(x), (int(config.batch * way.batches), config.seeds))
+        rows = torch.randint(len(x), (int(config.batch * way.batches), config.seeds), dtype=torch.int64, device="cpu")
         optimizer.zero_grad()
         model.cost(x[rows].flatten(1)).mean().backward()
         optimizer.step()

@@ -46,13 +46,13 @@ class Units(nn.Module):
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64)
+            return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
         groups = width // size
         self.nodes = nn.ModuleList(dither.Bernoulli(values=(-1, 1)) for _ in range(layers))
         self.register_buffer("alpha", normal(groups, size))
         self.register_buffer("beta", 0.5 * normal(groups, size))
-        others = 1 - torch.eye(size, dtype=torch.float64)
+        others = 1 - torch.eye(size, dtype=torch.float64, device="cpu")
         self.register_buffer("pair", PAIR * normal(groups, size, size) * others / max(size - 1, 1) ** 0.5)
         self.register_buffer("weight", WEIGHT * normal(layers - 1, groups, size, size) / size**0.5)
         self.base = 0.5 * normal(1, layers, width)
@@ -85,7 +85,7 @@ class Units(nn.Module):
         """d E[L] / d b, (layers, width): every group's law is carried from layer to layer over its 2^size states."""
         logits = self.base[0].clone().requires_grad_()
         groups, size = self.alpha.shape
-        states = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * size).view(-1, 1, size)
+        states = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64, device="cpu")] * size).view(-1, 1, size)
         law: Tensor | None = None  # (states, groups)
         for layer in range(len(logits)):
             own = logits[layer].view(groups, size)
