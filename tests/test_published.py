@@ -27,7 +27,6 @@ UNTRACEABLE = {
     "categorical-vae": MINUTES,
     "first-demo": HOURS,
     "gdae-consistency": MINUTES,
-    "gsn-digits": MINUTES,
     "gsn-frey": HOURS,
     "gsn-gpu": GPU,
     "gsn-inpainting": "45 minutes and the models of gsn-mnist",
@@ -35,7 +34,6 @@ UNTRACEABLE = {
     "gsn-mnist-cpu": HOURS,
     "polynomial": MINUTES,
     "spurious-modes": "16 minutes",
-    "variance-units": MINUTES,
 }
 
 

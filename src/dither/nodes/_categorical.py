@@ -41,8 +41,10 @@ class Categorical(Node):
             )
         sample = super().forward(logits)
         # The sum says at once whether any unit has no sample. Elsewhere its NaN is seen in the cost, like that of a NaN logit.
-        if sample.device.type == "cpu" and is_concrete(sample) and math.isnan(sample.detach().sum()):
-            self._refuse_impossible(logits)
+        if sample.device.type == "cpu" and is_concrete(sample):
+            with torch._C.DisableTorchFunction():  # no part of what a closure does (`estimators.core.structure`)
+                if math.isnan(sample.detach().sum()):
+                    self._refuse_impossible(logits)
         return sample
 
     def _refuse_impossible(self, logits: Tensor) -> None:

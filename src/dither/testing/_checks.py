@@ -261,6 +261,7 @@ def _evaluations(build: Build, problems: list[Problem]) -> int:
         if _enumerates(estimator):
             continue
         estimator.vectorize = False
+        estimator.locality.static = True  # else a run that does something new is made once more
         estimator(p.closure)  # the first call may trace locality
         calls = 0
 

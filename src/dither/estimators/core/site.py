@@ -81,7 +81,10 @@ class Site:
         costs = widen(costs)
         if self.influence is not None:
             return (costs @ self.influence.to(costs.dtype).T).view(*costs.shape[:2], *self.units)
-        return self.over_units(costs.sum(-1))
+        whole = self.over_units(costs.sum(-1))
+        if costs.shape[-1] == 1:
+            return whole
+        return whole.expand(*costs.shape[:2], *self.units)  # a baseline keeps its shape, whether or not a call can be traced
 
     def along_logits(self, estimate: Tensor, logits: Tensor | None = None) -> Tensor:
         """A scalar whose gradient with respect to the logits (of all runs, or those given) is `estimate` / batch."""
