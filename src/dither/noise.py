@@ -123,7 +123,7 @@ def _of_slices(sample: Tensor) -> Tensor:
             raise RuntimeError(kernels.RANDOMNESS_ERROR)
         if randomness == "different":
             with temporarily_clear_interpreter_stack():  # or a torch.func.grad in between would own it
-                slices = torch.arange(size, device=sample.device)
+                slices = torch.arange(size, device=sample.device, dtype=torch.int64)
             sample = sample * size + _functorch._add_batch_dim(slices, 0, level)
     return sample
 

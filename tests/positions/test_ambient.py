@@ -257,5 +257,5 @@ def test_categories_from_uniforms_at_the_ends(dtype):
 
 
 def test_the_tables_have_every_node():
-    found = {c for c in vars(nodes).values() if isinstance(c, type) and issubclass(c, nodes.Node) and c is not nodes.Node}
-    assert {c.__name__ for c in found} == {name.split()[0] for name in NODES}
+    every = {c for c in vars(nodes).values() if isinstance(c, type) and issubclass(c, nodes.Node) and c is not nodes.Node}
+    assert {c.__name__ for c in every} == {name.split()[0] for name in NODES}

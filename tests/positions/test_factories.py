@@ -52,16 +52,16 @@ def maybe_tensor(node: ast.expr) -> bool:
 
 def faults(text: str) -> list[str]:
     lines = text.splitlines()
-    found = []
+    faulty = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
-            found += [f"{node.lineno}: import torch, not {a.name} from it" for a in node.names if a.name in ASKED]
+            faulty += [f"{node.lineno}: import torch, not {a.name} from it" for a in node.names if a.name in ASKED]
         if not isinstance(node, ast.Call) or not (left := missing(node)):
             continue
         span = lines[max(node.lineno - 2, 0) : node.end_lineno]
         if not any(MARK in line for line in span):
-            found.append(f"{node.lineno}: torch.{called(node)} leaves {' and '.join(left)} to torch's defaults")
-    return found
+            faulty.append(f"{node.lineno}: torch.{called(node)} leaves {' and '.join(left)} to torch's defaults")
+    return faulty
 
 
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -69,8 +69,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_no_factory_call_depends_on_a_default(path):
-    found = faults(path.read_text())
-    assert not found, f"name dtype= and device=, or write '{MARK}why': {path.relative_to(SOURCE)} {found}"
+    faulty = faults(path.read_text())
+    assert not faulty, f"name dtype= and device=, or write '{MARK}why': {path.relative_to(SOURCE)} {faulty}"
 
 
 def test_the_lint_knows_the_factories():

@@ -56,9 +56,10 @@ def plain(*args: object) -> bool:
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _functorch.maybe_current_level() is not None:
         return False
     for a in args:  # noqa: SIM110 (`all` of a generator takes twice as long)
-        if (type(a) not in _PLAIN and isinstance(a, Tensor)) or (isinstance(a, Tensor) and a.is_meta):
+        if type(a) not in _PLAIN and isinstance(a, Tensor):
             return False
-    return True
+    # Only the first decides on the meta device: another one there among tensors with values is a mistake, to be refused.
+    return not (args and isinstance(args[0], Tensor) and args[0].is_meta)
 
 
 def of_several(gradient: Tensor) -> bool:

@@ -55,7 +55,7 @@ def _cost(nodes: dict[str, Node], closure: Callable[[], Tensor], seed: Tensor, o
         nonlocal calls
         calls += 1
         noise, anew = (node.keyed(logits, s, calls - 1).draw(logits) for s in (seed, other))
-        here = torch.arange(len(noise), device=noise.device).view(-1, *[1] * (noise.dim() - 1)) == row
+        here = torch.arange(len(noise), device=noise.device, dtype=torch.int64).view(-1, *[1] * (noise.dim() - 1)) == row
         noise = torch.where(here, anew, noise)
         return node.output(logits, node.sample(logits, noise)) if node.discrete else node.propagate(logits, noise)
 

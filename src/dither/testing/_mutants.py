@@ -219,7 +219,8 @@ class LeavesNodesTakenOver(ScoreFunction):
     def __call__(self, closure):
         with suppress(KeyError):
             return super().__call__(closure)
-        taken_over(self.nodes.values(), handler=self.handler).__enter__()
+        self.left = taken_over(self.nodes.values(), handler=self.handler)  # kept, or its collection would leave it
+        self.left.__enter__()
         raise KeyError("planned")
 
 

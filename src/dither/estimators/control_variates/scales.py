@@ -52,7 +52,10 @@ class Scales(MovingAverages):
         """scale.NODE per node; of a window that the optimizer has not closed also window., before. and rows.NODE."""
         state = {f"scale.{name}": tensor for name, tensor in self.averages.items()}
         for name, window in self.pending().items():
-            state |= {f"window.{name}": window.mean, f"rows.{name}": torch.tensor(window.rows, dtype=torch.float64)}
+            state |= {
+                f"window.{name}": window.mean,
+                f"rows.{name}": torch.tensor(window.rows, dtype=torch.float64, device="cpu"),
+            }
             state |= {} if window.before is None else {f"before.{name}": window.before}
         return state
 

@@ -105,7 +105,9 @@ class Moving(MovingAverages, Baseline):
         examples they are of, and what was before it."""
         state = {f"{name}.{part}": tensor for name, pair in self.averages.items() for part, tensor in _named("", pair)}
         for name, window in self.pending().items():
-            parts = dict(_named("window_", window.mean)) | {"window_rows": torch.tensor(window.rows, dtype=torch.float64)}
+            parts = dict(_named("window_", window.mean)) | {
+                "window_rows": torch.tensor(window.rows, dtype=torch.float64, device="cpu")
+            }
             parts |= {} if window.before is None else dict(_named("before_", window.before))
             state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
         return state

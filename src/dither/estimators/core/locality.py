@@ -63,7 +63,7 @@ class Locality:
         shapes = (terms, tuple((site.name, site.units) for site in sites))
         influences = [self._of_run(execution, sites, shapes, index) for index in range(len(execution.structures))]
         for number, site in enumerate(sites):
-            site.influence = _any([influence[number] for influence in influences])
+            site.influence, site.local = _any([influence[number] for influence in influences]), True
             if site.influence is not None:
                 site.influence = site.influence.to(site.sample.device)
 

@@ -32,6 +32,7 @@ class Site:
     index: int = 0
     count: int = 1
     influence: Tensor | None = None  # (units, terms) bool: the cost terms that each unit can change; None: all
+    local: bool = False  # whether influences were asked for: credit then has one shape, whether or not they are known
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,9 +83,7 @@ class Site:
         if self.influence is not None:
             return (costs @ self.influence.to(costs.dtype).T).view(*costs.shape[:2], *self.units)
         whole = self.over_units(costs.sum(-1))
-        if costs.shape[-1] == 1:
-            return whole
-        return whole.expand(*costs.shape[:2], *self.units)  # a baseline keeps its shape, whether or not a call can be traced
+        return whole.expand(*costs.shape[:2], *self.units) if self.local else whole
 
     def along_logits(self, estimate: Tensor, logits: Tensor | None = None) -> Tensor:
         """A scalar whose gradient with respect to the logits (of all runs, or those given) is `estimate` / batch."""
