@@ -174,4 +174,4 @@ def uniforms(batch: int, count: int, device: torch.device) -> Tensor:
 
 def below(u: Tensor, count: int | Tensor) -> Tensor:
     """Uniform on 0 ... count - 1, from u uniform in (0, 1)."""
-    return torch.minimum((u * count).long(), torch.as_tensor(count, device=u.device, dtype=torch.float32) - 1)
+    return torch.minimum((u * count).long(), torch.as_tensor(count, device=u.device, dtype=torch.int64) - 1)
