@@ -120,11 +120,11 @@ def test_certain_categories_share_all_the_mass(dtype):
 def test_a_unit_without_any_category_is_an_error(shape, dtype):
     node, logits = dither.Categorical(), torch.zeros(shape, dtype=dtype)
     logits[-1] = -INF
-    with pytest.raises(ValueError, match="-inf (logits alone|for all)"):
+    with pytest.raises(ValueError, match="-inf for all"):
         node(logits)
-    with pytest.raises(ValueError, match="-inf (logits alone|for all)"):
+    with pytest.raises(ValueError, match="-inf for all"):
         dither.ScoreFunction(node)(lambda: node(logits).flatten(1).sum(1))
-    with pytest.raises(ValueError, match="-inf (logits alone|for all)"), dither.deterministic("mean"):
+    with pytest.raises(ValueError, match="-inf for all"), dither.deterministic("mean"):
         node(logits)
     with pytest.raises((ValueError, FloatingPointError)):  # in a vmap Python may not look, and the cost shows it
         dither.ScoreFunction(node, "leave-one-out", samples=3)(lambda: node(logits + 0).flatten(1).sum(1))

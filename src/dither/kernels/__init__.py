@@ -5,6 +5,7 @@ it is worth it, one in Triton: with the same samples. Nodes, estimators and `dit
 `path()` says which is in use, and DITHER_KERNELS=torch turns the native ones off.
 """
 
+from dither.kernels._arguments import require_possible
 from dither.kernels._dispatch import RANDOMNESS_ERROR, plain, readable, recording, widen
 from dither.kernels._library import REASON, library, path
 from dither.kernels._log_prob import bernoulli_log_prob, bernoulli_terms
@@ -59,6 +60,7 @@ __all__ = [
     "plain",
     "readable",
     "recording",
+    "require_possible",
     "salt_and_pepper",
     "straight_through",
     "uniform",

@@ -44,16 +44,8 @@ class Categorical(Node):
         if sample.device.type == "cpu" and is_concrete(sample):
             with torch._C.DisableTorchFunction():  # no part of what a closure does (`estimators.core.structure`)
                 if math.isnan(sample.detach().sum()):
-                    self._refuse_impossible(logits)
+                    kernels.require_possible(logits, logits.shape[-1])
         return sample
-
-    def _refuse_impossible(self, logits: Tensor) -> None:
-        impossible = (logits == -torch.inf).all(-1)
-        if impossible.any():
-            raise ValueError(
-                f"{self.label}: {int(impossible.sum())} of {impossible.numel()} units have -inf logits alone (shape "
-                f"{tuple(logits.shape)}): one category at least must be possible; look at the mask that forbids them"
-            )
 
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
         return (sampler or self.sampler)(logits, noise)
