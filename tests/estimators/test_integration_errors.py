@@ -151,8 +151,10 @@ def test_models_and_closures_without_nodes(build):
         build(make_net)
     net, other = make_net(), make_net()
     estimator, before = build(net), [p.detach().clone() for p in net.parameters()]
-    with pytest.raises(ValueError, match=r"called none of the nodes .*\(1\).*the model that the closure runs"):
+    with pytest.raises(RuntimeError, match=r"does not cover it: build the estimator on all modules that the closure runs"):
         estimator(lambda: good(other))
+    with pytest.raises(ValueError, match=r"called none of the nodes .*\(1\).*the model that the closure runs"):
+        estimator(lambda: net[0](X).sum(1))
     assert_unharmed(net, estimator, before)
 
 

@@ -10,18 +10,14 @@ import dither
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler's own
 
-SINGLE = {
+ESTIMATORS = {
     "StraightThrough": dither.StraightThrough,
     "ScoreFunction": dither.ScoreFunction,
     "leave-one-out, loop": lambda net: dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False),
-}
-SEVERAL = {
     "leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
     "StraightThrough, 3": lambda net: dither.StraightThrough(net, samples=3),
     "DisARM": dither.DisARM,
 }
-REFUSED = "Execution._vmapped sets a stance of the compiler, which compiled code refuses"
-ESTIMATORS = SINGLE | SEVERAL
 X = torch.linspace(-2, 2, 32).sin().view(8, 4)
 Y = torch.arange(8) % 2
 
@@ -51,9 +47,7 @@ def train(make, backend):
     return history
 
 
-@pytest.mark.parametrize(
-    "name", [*SINGLE, *(pytest.param(name, marks=pytest.mark.xfail(reason=REFUSED, strict=False)) for name in SEVERAL)]
-)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_compiled_step_is_the_eager_one(name):
     make = ESTIMATORS[name]
     for ours, theirs in zip(train(make, "aot_eager"), train(make, None), strict=True):
