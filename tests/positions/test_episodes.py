@@ -200,7 +200,7 @@ def test_a_loss_of_reset_steps_alone_is_zero_and_teaches_the_baseline_nothing(tr
 
     one(3.0, True)
     before = {name: tensor.clone() for name, tensor in episodes.state_dict().items()}
-    loss = one(5.0, False)  # the environment is reset: nothing was earned
+    loss = one(0.0, False)  # the environment is reset: nothing was earned
     assert loss == 0 and not flat(model, loss).any()
     ratio = {n: t for n, t in episodes.state_dict().items() if n.endswith("numerator")}
     for name, numerator in ratio.items():
@@ -231,8 +231,9 @@ def test_what_does_not_fit_is_refused() -> None:
         episodes.reward([1.0, 1.0], truncated=[True, False], bootstrap=[torch.nan, 0.0])
     episodes.reward([1.0, 1.0], [False, True], truncated=[False, True], bootstrap=[torch.nan, torch.nan])
     act()
-    with pytest.raises(ValueError, match=r"environments \[1\] ended in step 1 .* and in the step before"):
-        episodes.reward([1.0, 1.0], [False, True])
+    for reward, done in (0.0, True), (1.0, False):  # as environments that reset in the same step have them
+        with pytest.raises(ValueError, match=r"environments \[1\] have a reward or end in step 1 .*autoreset='same-step'"):
+            episodes.reward([1.0, reward], [False, done])
     episodes.reset()
     act()
     episodes.reward([1.0, 1.0], [False, True])

@@ -55,9 +55,9 @@ class Episodes:
     nodes       names or shell-style patterns of the discrete nodes that get a score, default all. The others back-propagate by
                 their own sampler (straight-through), which is biased. Continuous nodes do so always, which is not.
     autoreset   False: an environment that is done takes no further part until `loss()`. The modes of gymnasium's vector
-                environments: "same-step" (or True), its next step is the first of a new episode; "next-step" (gymnasium's
-                default), its next step resets it: that action and reward are not credited, the step after is the first.
-                `loss()` remembers who is to be reset; if you reset all environments yourself, call `reset()` too.
+                environments: "same-step", its next step is the first of a new episode; "next-step" (gymnasium's default,
+                also True), its next step resets it: that action is not credited, its reward must be 0, the step after is
+                the first. `loss()` remembers who is to be reset; if you reset all environments yourself, call `reset()` too.
     Truncation  reward(..., done=terminated, truncated=truncated, bootstrap=values): where the time limit cuts an episode off,
                 the expected return from its last observation on stands for the rest, in (2), in that step.
     decay       of the moving averages, per loss.
@@ -86,7 +86,7 @@ class Episodes:
         if autoreset not in (False, True, "same-step", "next-step"):
             raise ValueError(f"autoreset is {autoreset!r}: it must be False, 'same-step' or 'next-step'")
         self.model, self.discount, self.discount_from = model, discount, discount_from
-        self.autoreset, self.traces = "same-step" if autoreset is True else autoreset, traces
+        self.autoreset, self.traces = "next-step" if autoreset is True else autoreset, traces
         self.nodes = named_nodes(model)
         self.credited = self._credited(nodes)
         self.leave_one_out = baseline == "leave-one-out"
@@ -182,7 +182,7 @@ class Episodes:
         cut, beyond = self._cut_off(truncated, bootstrap, ended, earned)
         if self._running is None or self._weight is None:
             self._running, self._weight = torch.ones_like(ended), torch.ones_like(earned)
-        running = self._stepping(self._running, ended | cut)
+        running = self._stepping(self._running, ended | cut, earned)
         # What would follow a cut, discounted, is a part of that step's reward: then (2) need not know of it.
         earned = torch.where(running, earned + self.discount * beyond, 0)
         ended = (ended | cut) & running
@@ -214,15 +214,16 @@ class Episodes:
             raise FloatingPointError(f"the bootstrap of step {self.steps} since the last loss is not finite: {beyond.tolist()}")
         return cut, beyond
 
-    def _stepping(self, running: Tensor, ended: Tensor) -> Tensor:
+    def _stepping(self, running: Tensor, ended: Tensor, earned: Tensor) -> Tensor:
         """Whose decisions count: not those of environments that only reset themselves in this step."""
         if self._resetting is None:
             return running
-        if bool((wrong := self._resetting & ended).any()):
+        if bool((wrong := self._resetting & (ended | (earned != 0))).any()):
             raise ValueError(
-                f"environments {wrong.nonzero().flatten().tolist()} ended in step {self.steps} since the last loss and in the "
-                "step before, but autoreset='next-step' says that this step resets them: if they reset in the same step use "
-                "autoreset='same-step'; if you have reset them yourself call episodes.reset() then"
+                f"environments {wrong.nonzero().flatten().tolist()} have a reward or end in step {self.steps} since the last "
+                "loss and ended in the step before, but autoreset='next-step' says that this step only resets them: if they "
+                "reset in the same step use autoreset='same-step'; if you have reset them yourself call episodes.reset() then; "
+                "else give them the reward 0, as gymnasium does"
             )
         return running & ~self._resetting
 
