@@ -11,6 +11,7 @@ from dither.testing._checks import (
 )
 from dither.testing._examples import assert_examples_separate
 from dither.testing._mutants import MUTANTS
+from dither.testing._nodes import check_node
 from dither.testing._zoo import Problem, random_problem, rectifier_problem, zoo
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "assert_unbiased",
     "bias",
     "check_estimator",
+    "check_node",
     "default_problems",
     "fits",
     "random_problem",
