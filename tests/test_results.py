@@ -56,7 +56,7 @@ def test_the_file_says_one_row_a_line_and_perhaps_what_made_it(tmp_path):
 def test_markdown():
     assert results.to_markdown(PAYLOAD["rows"], ["method", "score"]) == TABLE
     assert "| yes |" in results.to_markdown(PAYLOAD["rows"])
-    with pytest.raises(ValueError, match="'speed' is in no row; the rows have method, ok, score"):
+    with pytest.raises(ValueError, match="'speed' is in no row; write one of method, ok, score"):
         results.to_markdown(PAYLOAD["rows"], ["speed"])
 
 
@@ -137,3 +137,43 @@ def test_a_block_may_keep_some_rows(tmp_path):
         filled(" ms where unit=2", tmp_path)
     with pytest.raises(ValueError, match="'units' is no condition; write where column=value"):
         filled(" ms where units", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("block", "line", "rule", "remedy"),
+    [
+        ("<!-- results:none x -->\n<!-- end -->\n", 3, "results:none: no result", "run the experiment that writes it"),
+        ("<!-- results:broken x -->\n<!-- end -->\n", 3, "results:broken: ", "is no JSON file"),
+        ("<!-- results:tiny speed -->\n<!-- end -->\n", 3, "'speed' is in no row", "write one of method, ok, score"),
+        ("<!-- results:tiny where ok -->\n<!-- end -->\n", 3, "'ok' is no condition", "write where column=value"),
+        ("<!-- results:tiny where ok=no method=b -->\n<!-- end -->\n", 3, "no row has ok=no and method=b", "method may be c"),
+        ('<!-- results:tiny where "ok=no -->\n<!-- end -->\n', 3, "No closing quotation", "close the quote"),
+        ("<!-- results:tiny -->\nold\n", 3, "is no block", "<!-- end --> below its table"),
+        ("<!-- results:tiny -->\nold\n<!-- results:tiny -->\n<!-- end -->\n", 3, "'results:tiny' is no block", "<!-- end -->"),
+        ("<!-- results:tiny --><!-- end -->\n", 3, "is no block", "on a line of its own"),
+        ("<!-- results: tiny -->\n<!-- end -->\n", 3, "is no block", "<!-- results:NAME columns -->"),
+        ("\xff", 3, "is no UTF-8 text", "save it as UTF-8"),
+    ],
+)
+def test_a_bad_page_is_one_line_and_stays(tmp_path, capsys, block, line, rule, remedy):
+    results.save("tiny", PAYLOAD, tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    bad, good = tmp_path / "bad.md", tmp_path / "good.md"
+    bad.write_bytes(b"first\n\n" + block.encode("latin-1"))
+    good.write_text("<!-- results:tiny method score -->\n<!-- end -->\n")
+    before = bad.read_bytes()
+    assert results.main([str(bad), str(good)], tmp_path) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"{bad}: line {line}: ") and rule in said[0] and remedy in said[0]
+    assert said[1:] == [f"{good}: updated"], "the other page is filled"
+    assert bad.read_bytes() == before
+
+
+def test_pages_and_command_lines_that_are_not_there(tmp_path, capsys):
+    assert results.main([str(tmp_path / "none.md")], tmp_path) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'none.md'}: No such file or directory; check the path\n"
+    for arguments, words in (([], "name the pages"), (["--check"], "name the pages"), (["--chekc", "a.md"], "option --chekc")):
+        assert results.main(arguments, tmp_path) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("usage: ") and words in said and said.count("\n") == 1
+    assert results.main(["--help"], tmp_path) == 0

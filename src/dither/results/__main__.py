@@ -1,0 +1,5 @@
+import sys
+
+from dither.results._pages import main
+
+sys.exit(main())
