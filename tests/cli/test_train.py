@@ -10,6 +10,8 @@ import time
 import pytest
 import torch
 
+import dither.cli.setup
+import dither.cli.train
 import dither.training.checkpoint
 from dither.cli import main
 
@@ -118,9 +120,63 @@ def test_resume_refuses_another_configuration(capsys):
     assert "lr is 0.01 there and 0.5 here" in capsys.readouterr().err
 
 
-def test_resume_starts_what_was_never_begun(capsys):
+def test_resume_of_no_run_names_what_is_there(here, capsys):
+    assert main(["train", *SMALL, "--out", "runs/first-run"]) == 0
+    for out, there in (
+        ("runs/frist-run", "beside it: runs/first-run;"),
+        ("runs", "in it: runs/first-run;"),
+        ("other/run", "; correct --out, or leave out --resume to begin a run"),
+    ):
+        assert main(["train", *SMALL, "--out", out, "--resume"]) == 3
+        error = capsys.readouterr().err
+        assert f"there is no run in {out}" in error and there in error and error.count("\n") == 1
+    assert sorted(path.name for path in here.rglob("*run*")) == ["first-run", "run.lock", "runs"]
+
+
+def test_resume_begins_a_run_that_was_killed_while_its_folder_was_made(here, capsys):
+    (here / "new").mkdir()
+    (here / "new/run.lock").write_text("")
     assert main(["train", *SMALL, "--out", "new", "--resume", "--json"]) == 0
     assert "test_accuracy" in lines(capsys)[-1]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_that_fails_at_its_start_leaves_nothing(here, capsys, monkeypatch, resumed):
+    cost = dither.cli.train.cost
+    monkeypatch.setattr(dither.cli.train, "cost", lambda *arguments: cost(*arguments) / 0)
+    if resumed:
+        (here / "run").mkdir()
+        (here / "run/run.lock").write_text("")
+    assert main(["train", *SMALL, "--out", "run" if resumed else "a/b/run", *["--resume"] * resumed]) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert [str(path) for path in here.rglob("*")] == [str(here / "run")] * resumed, "a folder that was there stays"
+
+
+def test_what_cannot_be_built_replaces_no_run(here, capsys, monkeypatch):
+    assert main(["train", *SMALL, "--out", "run"]) == 0
+    before = {path: path.read_bytes() for path in (here / "run").rglob("*") if path.is_file()}
+
+    def fails(*_, **__):
+        raise ValueError("no such estimator for this model")
+
+    monkeypatch.setattr("dither.cli.setup.build", fails)
+    assert main(["train", *SMALL, "--out", "run", "--overwrite"]) == 1
+    assert main(["train", *SMALL, "--out", "other"]) == 1
+    assert {path: path.read_bytes() for path in (here / "run").rglob("*") if path.is_file()} == before
+    assert not (here / "other").exists()
+
+
+def test_a_run_that_fails_later_stays(here, capsys, monkeypatch):
+    accuracy = dither.cli.setup.Setup.accuracy
+
+    def fails(self, part, samples, key=None):
+        if key is not None:
+            raise ValueError("late")
+        return accuracy(self, part, samples, key)
+
+    monkeypatch.setattr(dither.cli.setup.Setup, "accuracy", fails)
+    assert main(["train", *SMALL, "--out", "run"]) == 1
+    assert {path.name for path in (here / "run").iterdir()} >= {"config.json", "checkpoints", "metrics.jsonl"}
 
 
 def test_resume_needs_a_folder_and_names_the_newest(capsys):
@@ -156,6 +212,7 @@ def test_a_bad_config_file_is_refused(here, capsys, content, code, words):
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [(["--epochs", "0"], 2, "--epochs is 0"), (["--samples", "-1"], 2, "--samples is -1"), (["--lr", "nan"], 2, "--lr"),
+     (["--lr", "1e38"], 2, "--lr"),
      (["--hidden"], 2, "--hidden"), (["--hidden", "8", "0"], 2, "--hidden"), (["--batch-size", "0"], 2, "--batch-size"),
      (["--gain", "0"], 2, "--gain"), (["--threads", "-1"], 2, "--threads"), (["--device", "abacus"], 2, "--device cpu"),
      (["--estimator", "score-function:leave-one-out", "--samples", "1"], 2, "--samples 2"),

@@ -142,8 +142,8 @@ def check(config: TrainConfig) -> None:
     if not config.hidden or min(config.hidden) < 1:
         raise UsageError(f"--hidden is {list(config.hidden)}: give one or more positive widths, such as --hidden 200 200")
     for name in ("lr", "gain"):
-        if not 0 < getattr(config, name) < float("inf"):
-            raise UsageError(f"--{name} is {getattr(config, name)}, it must be a positive number")
+        if not 0 < getattr(config, name) < 1e30:  # a float32 holds what is made of it
+            raise UsageError(f"--{name} is {getattr(config, name)}, it must be a positive number below 1e30")
     if config.threads < 0:
         raise UsageError(f"--threads is {config.threads}, it must be 0 (torch decides) or more")
     if config.checkpoint_every < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from collections.abc import Sequence
@@ -9,12 +10,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dither.cli.errors import OK, CorruptError, UsageError
+from dither.cli.errors import OK, CorruptError, MissingError, UsageError
 from dither.cli.out import Out, Row
 from dither.cli.parse import flag, parse, read_config, to_json
 from dither.cli.setup import PLACES, Setup, TrainConfig, cost, setup
 
 if TYPE_CHECKING:
+    from dither.estimators import Estimator
     from dither.training.run_folder import RunFolder
 
 RESULT = "result.json"
@@ -69,14 +71,22 @@ def run(command: Command) -> int:
     if command.resume and (result := finished(folder, config)):
         out.note(f"{folder} is finished")
         return report(out, folder, result)
+    if command.resume:
+        require_run(folder)
     objects = setup(config)
+    estimator = objects.estimator()  # before the folder: what cannot be built replaces no run and leaves none
     with opened(folder, config, command) as run_folder:
         out.note(f"{'resuming' if command.resume else 'training'} in {folder}")
-        result = train(objects, run_folder, out, command.resume)
+        try:
+            result = train(objects, estimator, run_folder, out, command.resume)
+        except BaseException:
+            if run_folder.created and not run_folder.begun:  # nothing was trained
+                run_folder.discard()
+            raise
     return report(out, folder, result)
 
 
-def train(objects: Setup, run_folder: RunFolder, out: Out, resume: bool) -> Row:
+def train(objects: Setup, estimator: Estimator, run_folder: RunFolder, out: Out, resume: bool) -> Row:
     """Fits the model in its run folder and returns the result, which is written there too."""
     import torch
 
@@ -84,7 +94,6 @@ def train(objects: Setup, run_folder: RunFolder, out: Out, resume: bool) -> Row:
     from dither.training.loop import fit
 
     config = objects.config
-    estimator = objects.estimator()
     optimizer = torch.optim.Adam([*objects.model.parameters(), *estimator.parameters()], lr=config.lr)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=config.epochs)
     start = time.monotonic()
@@ -153,6 +162,19 @@ def newest_run() -> str:
     """A hint for callers that forgot the folder."""
     runs = sorted((Path(os.environ.get("DITHER_RUNS", "runs")) / "train").glob("*/config.json"))
     return f" (the newest is {runs[-1].parent})" if runs else ""
+
+
+def require_run(folder: Path) -> None:
+    """MissingError, naming what is there, where there is no run to resume. One that was killed while its folder was made, which
+    has a lock and no configuration yet, is one: it is begun anew."""
+    if any((folder / name).exists() for name in ("config.json", "run.lock")):
+        return
+    inside, beside = (sorted(path.parent for path in place.glob("*/config.json")) for place in (folder, folder.parent))
+    near = difflib.get_close_matches(folder.name, [path.name for path in beside], n=3)
+    runs = inside or [path for path in beside if path.name in near] or beside
+    where = "in it" if inside else "beside it"
+    there = f"; {where}: {', '.join(map(str, runs[-3:]))}" if runs else newest_run()
+    raise MissingError(f"--resume: there is no run in {folder}{there}; correct --out, or leave out --resume to begin a run")
 
 
 def finished(folder: Path, config: TrainConfig) -> Row | None:

@@ -7,6 +7,7 @@ One process at a time may write to it, and nothing in it is overwritten unless a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -40,12 +41,15 @@ class RunFolder:
     metrics      MetricsLog of metrics.jsonl (the same bytes however often the run was interrupted)
     timing       MetricsLog of timing.jsonl (wall-clock seconds, which are not)
     checkpoints, figures    folders
+    created      whether this object made the run, which `create` does and `open` does not
     """
 
     def __init__(self, path: Path, config: dict[str, Any], lock: FileLock | None) -> None:
         self.path, self.config, self._lock = path, config, lock
         self.metrics, self.timing = MetricsLog(path / "metrics.jsonl"), MetricsLog(path / "timing.jsonl")
         self.checkpoints, self.figures = path / "checkpoints", path / "figures"
+        self.created = False
+        self._made: list[Path] = []  # the folders that were made for it, the innermost first
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], overwrite: bool = False) -> RunFolder:
@@ -59,6 +63,7 @@ class RunFolder:
         encoded = files.dump_json(dict(config))
         if path.exists() and not path.is_dir():
             raise FileExistsError(f"{path} is a file; name a folder for the run")
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             files.make_dir(path)
         except OSError as failure:
@@ -74,7 +79,9 @@ class RunFolder:
         except BaseException:
             lock.release()
             raise
-        return cls(path, files.parse_json(encoded, CONFIG), lock)
+        run = cls(path, files.parse_json(encoded, CONFIG), lock)
+        run.created, run._made = True, new
+        return run
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], read_only: bool = False) -> RunFolder:
@@ -130,6 +137,23 @@ class RunFolder:
     @property
     def writable(self) -> bool:
         return self._lock is not None and self._lock.is_locked
+
+    @property
+    def begun(self) -> bool:
+        """Whether a training has left anything in it."""
+        logs = (self.metrics.path, self.timing.path)
+        return self.checkpoints.exists() or any(log.exists() and log.stat().st_size > 0 for log in logs)
+
+    def discard(self) -> None:
+        """Remove the run, and the folders that were made for it and hold nothing else; then it is closed."""
+        self.metrics.close()
+        self.timing.close()
+        _remove_run(self.path)
+        (self.path / LOCK).unlink(missing_ok=True)  # while it is held, so that nobody else takes it
+        self.close()
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # not empty: somebody else uses it
+                folder.rmdir()
 
     def close(self) -> None:
         self.metrics.close()
