@@ -22,7 +22,6 @@ MINUTES, HOURS, GPU = "minutes on two cores", "an hour or more", "minutes on a G
 UNTRACEABLE = {
     "binary-vae": "35 minutes",
     "binary-vae-omniglot": MINUTES,
-    "blend-error": MINUTES,
     "cartpole": "36 minutes",
     "categorical-vae": MINUTES,
     "first-demo": HOURS,
