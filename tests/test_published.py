@@ -31,7 +31,6 @@ UNTRACEABLE = {
     "gsn-inpainting": "45 minutes and the models of gsn-mnist",
     "gsn-mnist": GPU,
     "gsn-mnist-cpu": HOURS,
-    "polynomial": MINUTES,
     "spurious-modes": "16 minutes",
 }
 
