@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over
+from dither.exact._enumeration import MAX_OUTCOMES, CannotEnumerate, Enumeration, over
 from dither.exact._expectation import Closure, parameter_gradients, trainable
 from dither.nodes import named_nodes, taken_over
 
@@ -98,13 +99,19 @@ def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_O
 def outcomes(estimator: Any, closure: Closure) -> int:
     """How many joint outcomes `moments` would sum for this estimator on this closure."""
     source = Enumeration(joint=True, estimator=estimator)
+    run = _runner(estimator, closure, source)
     with _unchanged(estimator), estimator.frozen():
-        return _laid_out(estimator, source, _runner(estimator, closure, source)).outcomes()
+        return _laid_out(estimator, source, run).outcomes()
 
 
 def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[Tensor | None], tuple[Tensor, Tensor]]:
     """row of parts -> (the estimator's loss for it, the logarithm of its probability); None notes what is sampled."""
     nodes = named_nodes(estimator.model)
+    if source.oracle.refusal:
+        raise CannotEnumerate(f"{type(estimator).__name__} {source.oracle.refusal}")
+    if any(isinstance(p, UninitializedParameter) for p in estimator.parameters()):
+        with torch.random.fork_rng(devices=[]), estimator.frozen():
+            estimator(closure)  # a lazy baseline learns its sizes
 
     def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
         source.start(row)

@@ -37,6 +37,7 @@ class Oracle:
     repeats     (estimator, call, stream) -> whether the thresholds of this request equal those of the earlier request of the
                 same noise: then that noise is not divided once more.
     enumerates  whether it sums over outcomes itself.
+    refusal     why nothing can be summed over its noise, and what to do instead; "" where it can be.
     """
 
     accuracy: float = 1e-10
@@ -45,3 +46,4 @@ class Oracle:
     partition: Partition = _none
     repeats: Callable[[Any, Any, int], Tensor | bool] = _always
     enumerates: bool = False
+    refusal: str = ""

@@ -15,6 +15,7 @@ from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
 from dither.estimators.core.ranks import mean_over_ranks, seed_of_first_rank
 from dither.estimators.core.site import Closure, checked_cost
+from dither.exact import Oracle
 from dither.functional import widen
 from dither.nodes import Node, taken_over
 
@@ -52,6 +53,11 @@ class Perturbing(Estimator):
 
     unbiased = False
     composable = False
+    oracle = Oracle(
+        refusal="moves the parameters in place and repeats the nodes' noise, so dither.exact cannot sum over its runs: measure "
+        "its bias by many draws, dither.audit(model, closure, {'name': estimator}), or enumerate the cost at moved parameters, "
+        "dither.exact.expected_cost(model, closure)"
+    )
 
     def __init__(self, model: nn.Module, scale: float, samples: int) -> None:
         super().__init__(model, samples=samples, vectorize=False)
