@@ -105,6 +105,28 @@ def test_nothing_is_published_that_nobody_can_check_out(entries, monkeypatch, tm
     assert catalogue.main("experiment", entries, ["tiny", "--quiet"]) == 0, "a run that is not published may be of any tree"
 
 
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, "returned NoneType"),
+        ([{"score": 1.0}], "returned list"),
+        ({}, "a dict without rows, of nothing"),
+        ({"row": [{"score": 1.0}]}, "a dict without rows, of 'row'"),
+        ({"rows": [], "curve": []}, "unknown key 'curve'"),
+        ({"rows": {"score": 1.0}}, "rows of type dict"),
+        ({"rows": [1.0]}, "a row of type float"),
+    ],
+)
+def test_a_run_that_returns_no_table_is_named_with_the_remedy(entries, monkeypatch, capsys, tmp_path, returned, words):
+    monkeypatch.setattr(sys.modules["tiny_experiment"], "run", lambda config, folder, progress: returned)
+    monkeypatch.setattr("dither.cli.experiment.EXPERIMENTS", entries)
+    assert main(["experiment", "tiny"]) == 1
+    error = capsys.readouterr().err
+    assert "experiment 'tiny': tiny_experiment.run returned" in error and words in error
+    assert 'must return {"rows": [{column: value}, ...]}, and may add curves, figures, seconds' in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
 def test_its_help_shows_its_own_flags(entries, capsys):
     with pytest.raises(SystemExit) as stop:
         catalogue.main("experiment", entries, ["tiny", "--help"])

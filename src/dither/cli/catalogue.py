@@ -18,6 +18,7 @@ from dither.cli.errors import OK, USAGE, UsageError
 from dither.cli.out import Out
 from dither.cli.parse import parse, to_json
 from dither.cli.setup import PLACES, check_device
+from dither.tables import Result
 
 # name -> (module, one line). Each module has a frozen dataclass `Config` and run(config, folder, progress) ->
 # {"rows": [flat dicts], ...}. Its "curves", also flat dicts, are drawn by the module's figures(curves) ->
@@ -53,7 +54,7 @@ def run(verb: str, name: str, module: ModuleType, arguments: Sequence[str]) -> i
     git = published_tree() if command.publish else None  # before the work: it would be lost
     folder = command.out or Path(os.environ.get("DITHER_RUNS", "runs")) / name
     began = time.monotonic()
-    result = module.run(config, folder, out.note)
+    result = checked(module.run(config, folder, out.note), f"{verb} {name!r}: {module.__name__}.run")
     payload = {
         "command": shlex.join(["dither", verb, name, *without_places(arguments)]),
         "seconds": round(result.get("seconds", time.monotonic() - began), 1),
@@ -65,6 +66,27 @@ def run(verb: str, name: str, module: ModuleType, arguments: Sequence[str]) -> i
         out.note(f"wrote {path}")
     out.table(result["rows"])
     return OK
+
+
+def checked(result: Any, who: str) -> dict[str, Any]:
+    """What `run` returned, if it is a `tables.Result`. Raises ValueError naming whose it is, what it is and what it must be."""
+    known = Result.__annotations__
+    if not isinstance(result, Mapping):
+        what = type(result).__name__
+    elif "rows" not in result:
+        what = f"a dict without rows, of {', '.join(map(repr, result)) or 'nothing'}"
+    elif unknown := [key for key in result if key not in known]:
+        what = f"a dict with the unknown key {unknown[0]!r}"
+    elif wrong := [k for k in ("rows", "curves", "figures") if not isinstance(result.get(k, []), (list, tuple))]:
+        what = f"{wrong[0]} of type {type(result[wrong[0]]).__name__}"
+    elif wrong := [row for row in result["rows"] if not isinstance(row, Mapping)]:
+        what = f"a row of type {type(wrong[0]).__name__}"
+    else:
+        return dict(result)
+    raise ValueError(
+        f'{who} returned {what}; it must return {{"rows": [{{column: value}}, ...]}}, and may add '
+        f"{', '.join(key for key in known if key != 'rows')} (dither.tables.Result)"
+    )
 
 
 def write(
