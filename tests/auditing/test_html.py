@@ -80,6 +80,15 @@ def test_every_table_is_filled_and_best_comes_first() -> None:
     assert all(text in page.text for text in COLUMNS.values())
 
 
+def test_a_notebook_shows_the_table_and_the_recommendation() -> None:
+    report = AuditReport(rows(), "exact", 9)
+    page = Page(report._repr_html_())
+    (table,) = page.tables
+    assert table == Page(report.html()).tables[0] and len(table) == 3
+    assert {attrs["title"] for _, attrs in page.tags if "title" in attrs} == set(COLUMNS.values())
+    assert report.recommend().reason in page.text and "slow & <sure>" in page.text
+
+
 def test_nothing_is_run_or_loaded_and_ids_are_unique() -> None:
     pytest.importorskip("matplotlib")
     text = two_parts(about={"command": "dither audit run", "draws": 9})

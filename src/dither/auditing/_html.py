@@ -9,6 +9,17 @@ from typing import Any
 from dither.auditing._recommendation import Recommendation
 from dither.auditing._rows import COLUMNS, Row
 
+TABLE = """<table>
+<caption>{{ caption }}</caption>
+<tr><th>estimator</th><th>error at equal time</th>{% for c, meaning in columns.items() %}
+<th title="{{ meaning }}">{{ c.replace("_", " ") }}</th>{% endfor %}</tr>
+{% for row in overall %}
+<tr{% if loop.first %} class="best"{% endif %}><td>{{ row.estimator }}</td><td>{{ number(row.error) }}</td>
+{% for c in columns %}<td>{{ number(row[c]) }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+"""
+
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -33,14 +44,7 @@ p.recommendation { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; backgrou
 {% if part.heading %}<h2>{{ part.heading }}</h2>{% endif %}
 <p class="recommendation"><strong>{{ part.recommendation.estimator }}</strong>: {{ part.recommendation.reason }}.</p>
 {% if part.figure %}<figure>{{ part.figure|safe }}</figure>{% endif %}
-<table>
-<caption>{{ part.caption }}</caption>
-<tr><th>estimator</th><th>error at equal time</th>{% for c in columns %}<th>{{ c.replace("_", " ") }}</th>{% endfor %}</tr>
-{% for row in part.overall %}
-<tr{% if loop.first %} class="best"{% endif %}><td>{{ row.estimator }}</td><td>{{ number(row.error) }}</td>
-{% for c in columns %}<td>{{ number(row[c]) }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
+{{ part.table|safe }}
 <details><summary>By parameter</summary>
 <table>
 <tr><th>parameter</th><th>estimator</th>{% for c in columns %}<th>{{ c.replace("_", " ") }}</th>{% endfor %}</tr>
@@ -75,10 +79,8 @@ def render_html(
     Of several audits a figure on top shows what changes with the `step` of their rows. about: a table "How it was
     made". It needs jinja2 (torch brings it). Without matplotlib there are no figures.
     """
-    from jinja2 import Environment
-
-    page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
-    return page.render(
+    return _render(
+        TEMPLATE,
         title=title,
         parts=[_part(number, *part) for number, part in enumerate(parts)],
         training=_training([row for _, rows, _ in parts for row in rows]) if len(parts) > 1 else "",
@@ -89,16 +91,27 @@ def render_html(
     )
 
 
-def _part(number: int, heading: str, rows: Sequence[Row], recommendation: Recommendation) -> dict[str, Any]:
+def render_table(rows: Sequence[Row], recommendation: Recommendation) -> str:
+    """The table of estimators alone, best first: a part of the page, and what a notebook shows of a report."""
     overall = {row["estimator"]: row for row in rows if row["parameter"] == "overall"}
     ranked = [{**overall[entry["estimator"]], "error": entry["error"]} for entry in recommendation.ranking]
+    caption = f"Best first; all but the first column are of one draw; reference: {ranked[0].get('reference', '')}"
+    return _render(TABLE, caption=caption, columns=COLUMNS, overall=ranked, number=_number)
+
+
+def _render(template: str, **values: Any) -> str:
+    from jinja2 import Environment
+
+    return Environment(autoescape=True, trim_blocks=True).from_string(template).render(values)
+
+
+def _part(number: int, heading: str, rows: Sequence[Row], recommendation: Recommendation) -> dict[str, Any]:
     return {
         "heading": heading,
         "recommendation": recommendation,
         "figure": _figure(rows, f"part{number}-"),
-        "overall": ranked,
+        "table": render_table(rows, recommendation),
         "parameters": [row for row in rows if row["parameter"] != "overall"],
-        "caption": f"Best first; all but the first column are of one draw; reference: {ranked[0].get('reference', '')}",
     }
 
 

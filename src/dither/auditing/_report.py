@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
-from dither.auditing._html import render_html
+from dither.auditing._html import render_html, render_table
 from dither.auditing._recommendation import STEPS, Recommendation, recommend
 from dither.auditing._rows import COLUMNS, Row
 
@@ -44,6 +45,11 @@ class AuditReport:
     def html(self, title: str = "Gradient audit") -> str:
         """The whole report, with its figure, as the text of one file: `Path("a.html").write_text(report.html())`."""
         return render_html([("", self.to_dicts(), self.recommend())], title=title)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table of `html`, best first, and the recommendation."""
+        best = self.recommend()
+        return f"{render_table(self.rows, best)}<p><b>{escape(best.estimator)}</b>: {escape(best.reason)}.</p>"
 
     def table(self, parameters: bool = False) -> Table:
         """A rich table: `rich.print(report.table())`. parameters=True adds a row per parameter tensor."""
