@@ -34,6 +34,8 @@ class StraightThrough(Estimator):
                 identity  d L / d a := d L / d h                                                         (2; Sec. 3.2.1)
                 clipped   d L / d a := d L / d h where |a| <= 1, else 0                          (3; Hubara et al. 2016)
                 others    d L / d a := (d mean / d a)' d L / d h, of categorical units by the softmax                (4)
+    variant     of binary nodes (`Node.binary`) alone. Every other node, of the library or of your own, has (4) under each
+                variant: the sampler that it names as its `straight_through`, else its own way to back-propagate.
     Why         the factor holds back units that are nearly certain: without it, at a learning rate that suits the rest of
                 the net, weights grow and accuracy falls (measured on MNIST: docs/experiments/first-demo.md).
     Requires    samples evaluations of the closure; a cost differentiable in the units' outputs.
