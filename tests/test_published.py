@@ -25,7 +25,6 @@ UNTRACEABLE = {
     "cartpole": "36 minutes",
     "categorical-vae": MINUTES,
     "first-demo": HOURS,
-    "gdae-consistency": MINUTES,
     "gsn-frey": HOURS,
     "gsn-gpu": GPU,
     "gsn-inpainting": "45 minutes and the models of gsn-mnist",
