@@ -11,7 +11,7 @@ import dither
 from dither import exact
 from dither.cli import main
 from dither.experiments.core.power_law import exponent
-from dither.experiments.variance_units.experiment import METHODS, Config, figures, run
+from dither.experiments.variance_units.experiment import GROUPS, METHODS, Config, figures, quick, run
 from dither.experiments.variance_units.measurement import NOT_SUMMED, points
 from dither.experiments.variance_units.problem import Units
 
@@ -78,10 +78,23 @@ def test_the_exponent_is_that_of_a_power() -> None:
     assert math.isclose(exponent([2, 8, 32], [3 * n**1.7 for n in (2, 8, 32)]), 1.7)
 
 
-def test_figures_have_a_panel_for_each_credit(result: dict) -> None:
+def test_figures_show_few_methods_a_panel_and_say_what_marks_mean(result: dict) -> None:
     plots = dict(figures(result["curves"]))
     assert list(plots) == ["variance-width", "variance-depth"]
-    assert [ax.get_title(loc="left") for ax in plots["variance-width"].axes] == ["global credit", "local credit"]
+    figure = plots["variance-width"]
+    (marks,) = figure.legends
+    assert any("sum over all outcomes" in text.get_text() for text in marks.get_texts())
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[0] == "score function: global credit" and len(titles) == len(set(titles)) and len(titles) % 2 == 0
+    for ax in figure.axes:
+        own = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+        assert len(own) <= 5 and len({(line.get_color(), line.get_marker()) for line in own}) == len(own)
+    assert figure.axes[-1].get_xlabel() == "units in the layer"
+    assert plots["variance-depth"].axes[-1].get_xlabel() == f"layers of {quick(TINY).depth_width} units"
+
+
+def test_every_method_stands_in_one_panel() -> None:
+    assert sorted(METHODS) == sorted(method for group in GROUPS.values() for method in group)
 
 
 def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,15 @@ METHODS = (
     "spsa:scale=0.1",
 )
 
+# What stands together in a panel of the figures.
+GROUPS = {
+    "score function": METHODS[:4],
+    "coupled samples, sums": ("disarm", "arms:samples=3", "local-expectation"),
+    "control variates": ("muprop", "rebar:decay=0.9", "double-cv:decay=0.9", "blend:control-variate"),
+    "biased": ("straight-through", "reinmax", "blend:prediction", "node-perturbation", "spsa:scale=0.1"),
+}
+AXES = {"width": ("units", "units in the layer"), "depth": ("layers", "layers of {width} units")}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -112,7 +121,10 @@ def sizes(config: Config) -> Iterator[tuple[str, int, int]]:
 
 
 def figures(curves: list[Row]) -> Iterator[NamedFigure]:
-    """(name, figure): noise against units, global beside local, for width and for depth."""
+    """(name, figure): noise against the units of one layer, and against the number of layers."""
     for part in dict.fromkeys(row["part"] for row in curves):
         rows = [row for row in curves if row["part"] == part]
-        yield f"variance-{part}", variance_growth.draw(rows, title=f"{part}: variance / |gradient|² of one draw")
+        x, label = AXES[part]
+        label = label.format(width=rows[0]["units"] // rows[0]["layers"])
+        title = f"Variance of one sample of the gradient over its squared norm, by {part}"
+        yield f"variance-{part}", variance_growth.draw(rows, GROUPS, x=x, x_label=label, title=title)
