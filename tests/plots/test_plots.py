@@ -4,7 +4,7 @@ import matplotlib
 import pytest
 
 from dither import plots
-from dither.plots import audit, audit_training, learning_curves
+from dither.plots import audit, audit_training, bars, learning_curves
 
 CURVES = [
     {"estimator": e, "seed": s, "epoch": i, "seconds": i * (1 + s / 10), "validation_accuracy": i / 10 + s / 100}
@@ -134,3 +134,27 @@ def test_of_many_estimators_the_best_are_drawn_and_without_steps_none():
     assert "the 8 of lowest error at step 2" in figure.get_suptitle()
     with pytest.raises(ValueError, match="and a step"):
         audit_training.draw(AUDIT)
+
+
+def test_many_curves_are_named_in_the_order_of_their_ends_without_their_steep_start():
+    rows = [{"estimator": f"e{i}", "step": step, "train_elbo": -1000 / step - i} for i in range(10) for step in range(1, 101)]
+    ax = learning_curves.draw(rows[::-1], x="step", y="train_elbo")
+    legend = ax.get_legend()
+    assert legend and [text.get_text() for text in legend.get_texts()] == [f"e{i} (n = 1)" for i in range(10)]
+    assert -110 < ax.get_ylim()[0] < -90 and "one seed; start cut off" in [text.get_text() for text in ax.texts]
+
+
+def test_bars_start_at_zero_and_each_panel_has_its_own_axis():
+    names, depths = ("floor", "a", "b"), (3, 30)
+    rows = [{"depth": d, "implementation": n, "milliseconds": d * (i + 1.0)} for d in depths for i, n in enumerate(names)]
+    figure = bars.panels(rows, x="depth", panel="D = {}")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["D = 3", "D = 30"]
+    for ax, depth in zip(figure.axes, depths, strict=True):
+        assert ax.get_xscale() == "linear" and ax.get_xlim()[0] == 0 and 3 * depth < ax.get_xlim()[1] < 4 * depth
+        assert [bar.get_width() for bar in ax.patches] == [2 * depth, 3 * depth]
+        (floor,) = ax.lines
+        assert list(floor.get_xdata()) == [depth, depth]
+    ax = bars.draw(rows, x="depth", y="milliseconds", group="implementation")
+    assert ax.get_yscale() == "linear" and ax.get_ylim()[0] == 0 and len(ax.patches) == 6
+    with pytest.raises(ValueError, match="besides 'floor'"):
+        bars.panels(rows[:1], x="depth")

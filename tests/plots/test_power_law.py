@@ -24,7 +24,7 @@ def test_a_line_per_method_sorted_with_a_guide_below():
     guide = lines["slope -1"].get_ydata()
     assert guide == pytest.approx([1 / 30, 1 / 300, 1 / 3000])
     assert len(ax.collections) == 2 and (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["examples", "count", "slope -1"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*lines, "band: minimum to maximum"]
 
 
 def test_what_is_missing_is_left_out_and_nothing_is_an_error():

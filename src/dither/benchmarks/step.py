@@ -65,5 +65,5 @@ def floor(net: StochasticMLP, batch_size: int, rate: float) -> float:
 
 
 def figures(curves: list[Row]) -> Iterator[NamedFigure]:
-    title = "One training step of 784-500x(D-1)-10 hard binary units"
-    yield "time", bars.draw(curves, x="depth", x_label="depth D (layers of weights)", title=title).figure
+    title = "One training step of 784-500x(D-1)-10 hard binary units, of D layers of weights"
+    yield "time", bars.panels(curves, x="depth", panel="D = {}", title=title)

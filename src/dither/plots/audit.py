@@ -104,7 +104,7 @@ def describe(rows: Sequence[Row]) -> str:
     if rows[0].get("draws"):
         parts.append(f"n = {rows[0]['draws']} draws")
     parts.append(f"against {rows[0].get('reference') or 'the true gradient'}")
-    return fill(", ".join(parts), 62)
+    return fill(", ".join(parts).replace("+-", "±"), 62)
 
 
 def legend(ax: Axes, hollow: bool, none: bool) -> None:

@@ -59,6 +59,8 @@ def autocorrelation(
         ax.set_xlabel("lag (steps of the chain)")
         ax.set_ylabel(f"autocorrelation{f' of {quantity}' if quantity else ''}")
         ax.set_title(title, loc="left", fontsize=11)
+        if any(len(chains) > 1 for chains in methods.values()):
+            _note(ax, "line: mean, band: range over n chains")
         ax.legend(fontsize=9)
         if own:
             lay_out(ax)
@@ -150,10 +152,16 @@ def likelihood(
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.set_title(title, loc="left", fontsize=11)
+        if any(points[0][4] > 1 for points in curves.values()):
+            _note(ax, "line: mean, band: range over n seeds")
         ax.legend(fontsize=9)
         if own:
             lay_out(ax)
     return ax
+
+
+def _note(ax: Axes, text: str) -> None:
+    ax.text(1, 1.01, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
 
 
 def _cells(labels: Mapping[str, ArrayLike], names: Sequence[str] | None) -> tuple[np.ndarray, Sequence[str]]:

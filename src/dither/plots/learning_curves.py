@@ -23,7 +23,11 @@ NAMES = {
     "train_elbo": "training evidence bound (nats per example)",
     "train_loss": "training loss (nats per example)",
     "validation_loss": "validation loss (nats per example)",
+    "nats": "training cost (nats per example)",
+    "parzen": "Parzen log-likelihood (nats per example)",
 }
+MANY = 8  # curves: more than that lie on each other, unless the steep start is cut off
+START = 0.1  # the part of the axis that is their start
 
 
 def draw(
@@ -46,8 +50,9 @@ def draw(
     if not curves:
         keys = sorted({key for record in records for key in record})
         raise ValueError(f"no record has both {x!r} and {y!r}; {len(records)} records have {', '.join(keys) or 'no key'}")
+    beside, many = len(curves) > 4, len(curves) > MANY
     with style():
-        ax = ax or new_axes()
+        ax = ax or new_axes(10.0 if beside else 7.0, 5.4 if many else 4.2)
         for i, (name, points) in enumerate(curves.items()):
             color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
             xs, means, lows, highs, seeds = zip(*points, strict=True)
@@ -61,27 +66,45 @@ def draw(
         ax.set_xlabel(NAMES.get(x, x.replace("_", " ")))
         ax.set_ylabel(NAMES.get(y, y.replace("_", " ")))
         ax.set_title(title, loc="left", fontsize=11)
-        if any(points[0][4] > 1 for points in curves.values()):
-            note = "line: mean, band: range over n seeds"
-            ax.text(1, 1.01, note, transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
-        beside = len(curves) > 4
-        ax.legend(fontsize=9, loc="center left" if beside else "best", bbox_to_anchor=(1, 0.5) if beside else None)
+        seeds = {point[4] for points in curves.values() for point in points}
+        notes = ["line: mean, band: range over n seeds" if max(seeds) > 1 else "one seed" if beside else ""]
+        if many:
+            _without_start(ax, curves)
+            notes.append("start cut off")
+        ax.text(1, 1.01, "; ".join(filter(None, notes)), transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
+        # In the order of the lines' ends, from the top.
+        handles, labels = ax.get_legend_handles_labels()
+        last = [points[-1][1] for points in curves.values()]
+        order = sorted(range(len(labels)), key=lambda i: -last[i]) if len(labels) == len(last) else range(len(labels))
+        ax.legend(
+            [handles[i] for i in order], [labels[i] for i in order], fontsize=9,
+            loc="center left" if beside else "best", bbox_to_anchor=(1, 0.5) if beside else None,
+        )  # fmt: skip
         if y.endswith("accuracy"):
             _spread_near_one(ax)
         if x in ("epoch", "step", "episode"):
             from matplotlib.ticker import MaxNLocator
 
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     return ax
+
+
+def _without_start(ax: Axes, curves: dict[str, list[tuple[float, float, float, float, int]]]) -> None:
+    """Limits of the vertical axis that leave out what lies before START."""
+    xs = [point[0] for points in curves.values() for point in points]
+    begin = min(xs) + START * (max(xs) - min(xs))
+    ys = [value for points in curves.values() for point in points if point[0] >= begin for value in point[2:4]]
+    margin = 0.03 * (max(ys) - min(ys))
+    ax.set_ylim(min(ys) - margin, max(ys) + margin)
 
 
 def _spread_near_one(ax: Axes) -> None:
     """From .98 to .99 halves the errors: on a logit scale that is as far as from .96 to .98."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    low, _ = ax.dataLim.intervaly
+    low, high = ax.dataLim.intervaly
     ax.set_yscale("logit", nonpositive="clip")
-    ax.set_ylim(max(0.01, min(low, 0.9) - 0.02), 0.997)
+    ax.set_ylim(max(0.01, min(low, 0.9) - 0.02), min(0.997, 1 - (1 - high) / 1.5))
     ax.yaxis.set_major_locator(FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_locator(NullLocator())

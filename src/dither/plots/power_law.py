@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 2
+BAND = "band: minimum to maximum"
 
 
 def draw(
@@ -61,8 +62,14 @@ def draw(
         for ax in every[::columns]:
             ax.set_ylabel(y_label or y.replace("_", " "))
         figure.suptitle(title, fontsize=11)
-        seen = {line.get_label(): line for ax in every for line in ax.get_lines() if not str(line.get_label()).startswith("_")}
-        order = [name for name in (*methods, _name(power)) if name in seen]
+        seen: dict[Any, Any] = {
+            line.get_label(): line for ax in every for line in ax.get_lines() if not str(line.get_label()).startswith("_")
+        }
+        if any(row.get(f"{y}_max") for row in rows):
+            from matplotlib.patches import Patch
+
+            seen[BAND] = Patch(color="#666666", alpha=0.15, linewidth=0)
+        order = [name for name in (*methods, _name(power), BAND) if name in seen]
         figure.legend([seen[name] for name in order], order, fontsize=8, loc="outside right center")
     return figure
 

@@ -138,9 +138,4 @@ def _kl(rows: list[Row]) -> Figure:
 
 def _recovered(rows: list[Row]) -> Figure | SubFigure:
     title = "Ten values: the distribution, and its estimates from examples"
-    ax = bars.draw(rows, x="value", y="probability", group="distribution", y_label="probability", title=title)
-    ax.set_yscale("linear")
-    ax.set_ylim(0, None)
-    for text in list(ax.texts):  # four numbers above every value would cover each other
-        text.remove()
-    return ax.figure
+    return bars.draw(rows, x="value", y="probability", group="distribution", title=title).figure
