@@ -23,7 +23,6 @@ UNTRACEABLE = {
     "binary-vae": "35 minutes",
     "binary-vae-omniglot": MINUTES,
     "cartpole": "36 minutes",
-    "categorical-vae": MINUTES,
     "first-demo": HOURS,
     "gsn-frey": HOURS,
     "gsn-gpu": GPU,
