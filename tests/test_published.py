@@ -29,7 +29,6 @@ UNTRACEABLE = {
     "gsn-inpainting": "45 minutes and the models of gsn-mnist",
     "gsn-mnist": GPU,
     "gsn-mnist-cpu": HOURS,
-    "spurious-modes": "16 minutes",
 }
 
 
