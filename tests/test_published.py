@@ -18,10 +18,9 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 # Results of which no clean commit can be checked out, with what they take. `made_by` in each says what is known. A name goes
 # from here when its result is published again; none is to be added.
-MINUTES, HOURS, GPU = "minutes on two cores", "an hour or more", "minutes on a GPU"
+HOURS, GPU = "an hour or more", "minutes on a GPU"
 UNTRACEABLE = {
     "binary-vae": "35 minutes",
-    "binary-vae-omniglot": MINUTES,
     "cartpole": "36 minutes",
     "first-demo": HOURS,
     "gsn-frey": HOURS,
