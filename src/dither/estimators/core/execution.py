@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback  # type: ignore[import-not-found]
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
@@ -237,7 +238,8 @@ def require_called(called: bool, plan: Plan) -> None:
 
 def _eagerly(runs: Callable[[Tensor], Any], indices: Tensor) -> Any:
     """The runs, with whatever is compiled in them run eagerly, also where the whole step is compiled."""
-    if torch.compiler.is_compiling() or torch._C._dynamo.eval_frame.get_eval_frame_callback() not in (None, False):
-        return torch.compiler.disable(runs)(indices)
+    if torch.compiler.is_compiling() or get_eval_frame_callback() not in (None, False):
+        eager_runs: Any = partial(torch.compiler.disable(runs))
+        return eager_runs(indices)
     with torch.compiler.set_stance("force_eager"):
         return runs(indices)

@@ -126,7 +126,9 @@ def _trace(execution: Execution, sites: list[Site], index: int) -> tuple[list[Te
     if taint.leaked or count != len(sites):
         return [None] * len(sites), run.structure
     table = torch.zeros(sum(widths), cost.shape[1], dtype=torch.bool, device="cpu") if reached is None else reached.any(1).cpu()
-    influences = [table[start : start + width].expand(n, -1) for start, width, n in zip(starts, widths, units, strict=True)]
+    influences: list[Tensor | None] = [
+        table[start : start + width].expand(n, -1) for start, width, n in zip(starts, widths, units, strict=True)
+    ]
     return influences, run.structure
 
 
