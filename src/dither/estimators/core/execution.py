@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch._C._dynamo.eval_frame import get_eval_frame_callback  # type: ignore[import-not-found]
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
@@ -238,8 +237,8 @@ def require_called(called: bool, plan: Plan) -> None:
 
 def _eagerly(runs: Callable[[Tensor], Any], indices: Tensor) -> Any:
     """The runs, with whatever is compiled in them run eagerly, also where the whole step is compiled."""
-    if torch.compiler.is_compiling() or get_eval_frame_callback() not in (None, False):
-        eager_runs: Any = partial(torch.compiler.disable(runs))
-        return eager_runs(indices)
+    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or callback() not in (None, False):
+        return torch.compiler.disable(runs)(indices)  # type: ignore[arg-type]
     with torch.compiler.set_stance("force_eager"):
         return runs(indices)
