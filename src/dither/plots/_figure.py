@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from dither import files
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
 
 # Okabe & Ito's palette without its yellow (too pale on white): told apart with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
@@ -73,6 +74,28 @@ def new_figure(width: float, height: float) -> Figure:
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         return figure
+
+
+def curve(
+    ax: Axes, number: int, xs: Any, means: Any, band: tuple[Any, Any] | None, label: str, markersize: float = 3.5, **marks: Any
+) -> None:
+    """The line of means number `number` of a figure, in a band from the minimum to the maximum if there are several values."""
+    color, line = PALETTE[number % len(PALETTE)], LINES[number // len(PALETTE) % len(LINES)]
+    marks |= {"marker": MARKERS[number % len(MARKERS)], "markersize": markersize}
+    ax.plot(xs, means, line, color=color, linewidth=1.5, label=label, **marks)
+    if band:
+        ax.fill_between(xs, *band, color=color, alpha=0.18, linewidth=0)
+
+
+def named_lines(panels: Iterable[Axes]) -> dict[str, Line2D]:
+    """label -> a line that has it, of all panels, for a legend that they share; lines without a name are left out."""
+    lines = [line for ax in panels for line in ax.get_lines()]
+    return {str(line.get_label()): line for line in lines if not str(line.get_label()).startswith("_")}
+
+
+def note(ax: Axes, text: str) -> None:
+    """Small words above the axes, at the right: what lines and bands mean."""
+    ax.text(1, 1.01, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
 
 
 def svg(figure: Figure | SubFigure) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dither.plots._arrays import array
-from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_axes, style
+from dither.plots._figure import PALETTE, Row, curve, new_axes, note, style
 from dither.plots._layout import lay_out
 from dither.plots.learning_curves import collect
 
@@ -46,21 +46,18 @@ def autocorrelation(
         own, ax = ax is None, ax or new_axes()
         ax.axhline(0, color="#888888", linewidth=0.8, label="_zero")
         for i, (name, chains) in enumerate(methods.items()):
-            color, line = PALETTE[i % len(PALETTE)], LINES[i // len(PALETTE) % len(LINES)]
             moved = chains[~np.isnan(chains).any(1), : len(lag)]
             stuck = len(chains) - len(moved)
             mean = moved.mean(0) if len(moved) else np.full(len(lag), np.nan)
             label = f"{name} (n = {len(moved)}{f', {stuck} never moved' if stuck else ''})"
-            marks = {"marker": MARKERS[i % len(MARKERS)], "markersize": 3.5, "markevery": (i, max(1, len(lag) // 12))}
-            ax.plot(lag, mean, line, color=color, linewidth=1.5, label=label, **marks)
-            if len(moved) > 1:
-                ax.fill_between(lag, moved.min(0), moved.max(0), color=color, alpha=0.18, linewidth=0)
+            band = (moved.min(0), moved.max(0)) if len(moved) > 1 else None
+            curve(ax, i, lag, mean, band, label, markevery=(i, max(1, len(lag) // 12)))
         ax.set_xlim(0, lag[-1])
         ax.set_xlabel("lag (steps of the chain)")
         ax.set_ylabel(f"autocorrelation{f' of {quantity}' if quantity else ''}")
         ax.set_title(title, loc="left", fontsize=11)
         if any(len(chains) > 1 for chains in methods.values()):
-            _note(ax, "line: mean, band: range over n chains")
+            note(ax, "line: mean, band: range over n chains")
         ax.legend(fontsize=9)
         if own:
             lay_out(ax)
@@ -143,25 +140,18 @@ def likelihood(
         own, ax = ax is None, ax or new_axes()
         ax.set_xscale("log")
         for i, (name, points) in enumerate(curves.items()):
-            color, line = PALETTE[i % len(PALETTE)], LINES[i // len(PALETTE) % len(LINES)]
             xs, means, lows, highs, seeds = zip(*points, strict=True)
             label = f"{name} (n = {max(seeds)})" if name else f"n = {max(seeds)}"
-            ax.plot(xs, means, line, color=color, marker=MARKERS[i % len(MARKERS)], markersize=4.5, linewidth=1.5, label=label)
-            if max(seeds) > 1:
-                ax.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
+            curve(ax, i, xs, means, (lows, highs) if max(seeds) > 1 else None, label, markersize=4.5)
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.set_title(title, loc="left", fontsize=11)
         if any(points[0][4] > 1 for points in curves.values()):
-            _note(ax, "line: mean, band: range over n seeds")
+            note(ax, "line: mean, band: range over n seeds")
         ax.legend(fontsize=9)
         if own:
             lay_out(ax)
     return ax
-
-
-def _note(ax: Axes, text: str) -> None:
-    ax.text(1, 1.01, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
 
 
 def _cells(labels: Mapping[str, ArrayLike], names: Sequence[str] | None) -> tuple[np.ndarray, Sequence[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_axes, style
+from dither.plots._figure import Row, curve, new_axes, note, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,15 +54,10 @@ def draw(
     with style():
         ax = ax or new_axes(10.0 if beside else 7.0, 5.4 if many else 4.2)
         for i, (name, points) in enumerate(curves.items()):
-            color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
             xs, means, lows, highs, seeds = zip(*points, strict=True)
             n = max(seeds)
-            ax.plot(
-                xs, means, LINES[i // len(PALETTE) % len(LINES)], color=color, marker=marker, markersize=3.5, linewidth=1.5,
-                markevery=max(1, len(xs) // 12), label=f"{name} (n = {n})" if name else f"n = {n}",
-            )  # fmt: skip
-            if n > 1:
-                ax.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
+            label = f"{name} (n = {n})" if name else f"n = {n}"
+            curve(ax, i, xs, means, (lows, highs) if n > 1 else None, label, markevery=max(1, len(xs) // 12))
         ax.set_xlabel(NAMES.get(x, x.replace("_", " ")))
         ax.set_ylabel(NAMES.get(y, y.replace("_", " ")))
         ax.set_title(title, loc="left", fontsize=11)
@@ -71,7 +66,7 @@ def draw(
         if many:
             _without_start(ax, curves)
             notes.append("start cut off")
-        ax.text(1, 1.01, "; ".join(filter(None, notes)), transform=ax.transAxes, ha="right", va="bottom", fontsize=8)
+        note(ax, "; ".join(filter(None, notes)))
         # In the order of the lines' ends, from the top.
         handles, labels = ax.get_legend_handles_labels()
         last = [points[-1][1] for points in curves.values()]

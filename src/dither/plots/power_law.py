@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dither.plots._figure import LINES, MARKERS, PALETTE, Row, new_figure, style
+from dither.plots._figure import LINES, MARKERS, PALETTE, Row, named_lines, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,9 +62,7 @@ def draw(
         for ax in every[::columns]:
             ax.set_ylabel(y_label or y.replace("_", " "))
         figure.suptitle(title, fontsize=11)
-        seen: dict[Any, Any] = {
-            line.get_label(): line for ax in every for line in ax.get_lines() if not str(line.get_label()).startswith("_")
-        }
+        seen: dict[str, Any] = dict(named_lines(every))
         if any(row.get(f"{y}_max") for row in rows):
             from matplotlib.patches import Patch
 

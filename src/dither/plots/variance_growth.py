@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dither.plots._figure import MARKERS, PALETTE, Row, new_figure, style
+from dither.plots._figure import MARKERS, PALETTE, Row, named_lines, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,8 +91,7 @@ def _measured(rows: Sequence[Row], method: str, x: str) -> tuple[list[float], li
 
 def _names(panels: Sequence[Axes]) -> None:
     """A legend in the first panel of a column: the others have the same methods, or fewer."""
-    lines = {str(line.get_label()): line for ax in panels for line in ax.get_lines()}
-    lines = {name: line for name, line in lines.items() if not name.startswith("_")}
+    lines = named_lines(panels)
     panels[0].legend(list(lines.values()), list(lines), fontsize=7.5, loc="upper left", handlelength=2.6)
 
 
