@@ -188,6 +188,24 @@ def test_values_that_leave_for_python_end_local_credit(leak: str) -> None:
     assert influence(model, closure) == [None]
 
 
+@pytest.mark.parametrize("baseline", [None, "mean", "optimal"])
+def test_credit_has_one_shape_whether_or_not_connections_are_known(baseline) -> None:
+    """A baseline kept for units must fit the calls in which every unit is credited with every term, and those after them."""
+    model, steps = net(5, 2, 2), torch.tensor([1.0, -2.0], dtype=torch.float64)
+
+    def known() -> torch.Tensor:
+        return (model(X) * steps) ** 2
+
+    def unknown() -> torch.Tensor:
+        h = model(X)
+        return (h * steps + float(h.detach().sum() > 9)) ** 2
+
+    estimator = ScoreFunction(model, baseline)
+    for closure in (known, unknown, known, unknown):
+        estimator(closure).backward()
+    testing.assert_unbiased(estimator, model, known)
+
+
 def test_locality_follows_units_through_later_layers() -> None:
     model = net(6, 2, 2, 2)
 

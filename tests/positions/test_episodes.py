@@ -210,6 +210,16 @@ def test_a_loss_of_reset_steps_alone_is_zero_and_teaches_the_baseline_nothing(tr
     assert flat(model, one(2.0, False)).any()
 
 
+def test_true_is_the_default_of_gymnasium() -> None:
+    model, gradients = policy(5), []
+    for mode in (True, "next-step", "same-step"):
+        torch.manual_seed(0)
+        episodes = Episodes(model, DISCOUNT, None, autoreset=mode)
+        play(model, episodes, Environments(3, "next-step", 2), 6)
+        gradients.append(flat(model, episodes.loss()))
+    assert torch.equal(gradients[0], gradients[1]) and not torch.allclose(gradients[0], gradients[2])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     model = policy(6)
     with pytest.raises(ValueError, match="autoreset is 'disabled': it must be False, 'same-step' or 'next-step'"):
