@@ -1,5 +1,6 @@
 """What one data-parallel rank does in test_integration_distributed, or one process alone."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -74,3 +75,4 @@ def main(rank: int, world: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    os._exit(0)  # gloo's threads may ask for the interpreter while it ends, and abort the process (pytorch#179291)

@@ -1,5 +1,6 @@
 """What one of two data-parallel ranks does in test_ranks: it trains, and tells how far apart the two end."""
 
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -79,3 +80,4 @@ def main(rank: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # gloo's threads may ask for the interpreter while it ends, and abort the process (pytorch#179291)
