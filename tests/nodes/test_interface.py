@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import dither
 from dither.nodes import named_nodes, taken_over
@@ -243,5 +244,7 @@ def test_names_do_not_change_when_a_model_is_wrapped(tmp_path):
         parallel = nn.parallel.DistributedDataParallel
         for wrapped in (parallel(net), torch.compile(parallel(net)), parallel(torch.compile(net))):
             assert list(named_nodes(wrapped)) == ["a.1", "b"]
+        parts = nn.ModuleList([torch.compile(parallel(checkpoint_wrapper(net))), nn.ModuleDict({"module": model()})])
+        assert list(named_nodes(parallel(parts))) == ["0.a.1", "0.b", "1.module.a.1", "1.module.b"], "its own stays"
     finally:
         torch.distributed.destroy_process_group()

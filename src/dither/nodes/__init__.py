@@ -13,10 +13,11 @@ from dither.nodes.checkpoint import in_region as in_region
 from dither.nodes.checkpoint import noted as noted
 from dither.nodes.checks import is_concrete as is_concrete
 from dither.nodes.determinism import deterministic as deterministic
+from dither.nodes.naming import as_module as as_module
+from dither.nodes.naming import named_nodes as named_nodes
+from dither.nodes.naming import plain_name as plain_name
 from dither.nodes.node import CAPABILITIES as CAPABILITIES
 from dither.nodes.node import Node as Node
 from dither.nodes.node import Sampler as Sampler
-from dither.nodes.node import as_module as as_module
-from dither.nodes.node import named_nodes as named_nodes
 from dither.nodes.takeover import running as running
 from dither.nodes.takeover import taken_over as taken_over

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -213,22 +213,3 @@ class Node(nn.Module):
         """The samples of one-hot outcomes; linear in them, so that a gradient passes."""
         outcomes = self.outcomes(logits).to(indicator.dtype)
         return indicator @ outcomes
-
-
-def as_module(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
-    """The model itself, or one module of several; what is neither is returned as it is."""
-    several = isinstance(model, (list, tuple)) and len(model) > 0 and all(isinstance(part, nn.Module) for part in model)
-    return nn.ModuleList(model) if several else model  # type: ignore[return-value]
-
-
-def named_nodes(model: nn.Module) -> dict[str, Node]:
-    """The nodes of a model by module name; wrappers' prefixes (compile, DistributedDataParallel, in any order) are left
-    out, so that state saved from a wrapped model loads into a plain one. A node reached by two names has the first."""
-    nodes: dict[str, Node] = {}
-    while isinstance(inner := getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel):
-        model = inner.module
-    for name, module in model.named_modules():
-        if isinstance(module, Node):
-            module._name = ".".join(part for part in name.split(".") if part != "_orig_mod") or "node"
-            nodes[module._name] = module
-    return nodes
