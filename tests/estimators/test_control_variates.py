@@ -231,7 +231,7 @@ def test_relax_takes_its_size_from_the_first_call_also_when_an_optimizer_holds_i
     problem = PROBLEMS["two layers"]
     relax = RELAX(problem.model, hidden=4)
     optimizer = torch.optim.Adam(relax.parameters(), 0.1)
-    assert relax.state_dict() == {}
+    assert "control.nodes_0.0.weight" not in relax.state_dict()
     for _ in range(2):
         optimizer.zero_grad()
         relax(problem.closure).backward()

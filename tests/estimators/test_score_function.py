@@ -268,10 +268,10 @@ def test_per_node_patterns_first_match_wins_and_state_is_kept_apart() -> None:
     both = PerNode(model, {"1": partial(ScoreFunction, baseline="mean"), "*": partial(ScoreFunction, baseline="optimal")})
     both(closure)
     assert sorted(both.state_dict()) == [
-        "*/baseline.3.denominator",
-        "*/baseline.3.numerator",
-        "1/baseline.1.denominator",
-        "1/baseline.1.numerator",
+        "estimators.*.baseline.3.denominator",
+        "estimators.*.baseline.3.numerator",
+        "estimators.1.baseline.1.denominator",
+        "estimators.1.baseline.1.numerator",
     ]
     again = PerNode(model, {"1": partial(ScoreFunction, baseline="mean"), "*": partial(ScoreFunction, baseline="optimal")})
     again.load_state_dict(both.state_dict())

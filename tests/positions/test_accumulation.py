@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dither
 from dither import noise
-from dither.estimators.core.windows import Window
+from dither.estimators.core.windows import MovingAverages, Window
 
 F64 = torch.float64
 STEPS = 3
@@ -145,8 +145,7 @@ def test_a_copy_of_a_window_begins_anew(name: str) -> None:
 
 
 def _averages(estimator: dither.Estimator) -> Iterator[dict[str, Window]]:
-    for child in getattr(estimator, "children", {"": estimator}).values():
-        yield (getattr(child, "baseline", None) or child.scales)._windows
+    yield from (part._windows for part in estimator.modules() if isinstance(part, MovingAverages))
 
 
 @pytest.mark.parametrize("ends", ["step", "zero_grad", "no backward"])

@@ -49,9 +49,27 @@ def test_another_models_nodes_are_an_error(kind: str, name: str) -> None:
     loaded = KINDS[kind]()
     named(loaded, NODES)
     before = loaded.averages = {"encoder.1": torch.ones(2)}
-    with pytest.raises(ValueError, match=rf"'{re.escape(name)}', but the nodes of the model are encoder\.1, encoder\.3"):
-        loaded.load_state_dict(state_of(kind, ["encoder.1", name]))
+    with pytest.raises(ValueError, match=rf"(?s)Unexpected.*{re.escape(name)}.*the model are encoder\.1, encoder\.3"):
+        loaded.load_state_dict(state_of(kind, ["encoder.1", "encoder.3", name]))
     assert loaded.averages is before
+    loaded.load_state_dict(state_of(kind, ["encoder.1", "encoder.3", name]), strict=False)
+    assert loaded.averages.keys() == set(NODES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_node_is_an_error_and_one_that_was_not_called_is_none(kind: str) -> None:
+    loaded = KINDS[kind]()
+    named(loaded, NODES)
+    with pytest.raises(ValueError, match=r"(?s)Missing.*encoder\.3.*the model are encoder\.1, encoder\.3"):
+        loaded.load_state_dict(state_of(kind, ["encoder.1"]))
+    assert loaded.averages == {}
+    loaded.load_state_dict(state_of(kind, ["encoder.1"]), strict=False)
+    again = KINDS[kind]()
+    named(again, NODES)
+    again.load_state_dict(loaded.state_dict())  # which says that nothing is known of the other
+    assert torch.equal(again.averages["encoder.1"], loaded.averages["encoder.1"])
+    again.load_state_dict({})
+    assert again.averages == {}
 
 
 def test_a_learned_baseline_says_what_is_missing() -> None:

@@ -15,6 +15,7 @@ from dither.auditing._audit import audit
 from dither.auditing._recommendation import STEPS, Recommendation, recommend
 from dither.auditing._rows import Build, Closure
 from dither.estimators import Blend, DisARM, Estimator, MuProp, ReinMax, ScoreFunction, StraightThrough
+from dither.estimators.core import Named
 
 CANDIDATES: dict[str, Build] = {
     "leave-one-out-2": partial(ScoreFunction, baseline="leave-one-out", samples=2),
@@ -71,9 +72,9 @@ class Auto(Estimator):
             raise ValueError(f"share is {share}: the audits' share of the time must lie between 0 and 1, such as 0.05")
         if by not in ("time", "evaluations"):
             raise ValueError(f"by is {by!r}: it must be 'time' or 'evaluations'")
-        self.children = _built(model, CANDIDATES if candidates is None else candidates, unbiased_only)
+        self.candidates = Named(_built(model, CANDIDATES if candidates is None else candidates, unbiased_only))
         self.share, self.draws, self.by, self.steps = share, draws, by, steps
-        self.choice = next(iter(self.children))
+        self.choice = next(iter(self.candidates))
         self.recommendation: Recommendation | None = None
         self.audits = 0
         self.spent = self.total = 0.0  # seconds, or evaluations: of audits, and since the first call
@@ -84,7 +85,7 @@ class Auto(Estimator):
 
     @property
     def chosen(self) -> Estimator:
-        return self.children[self.choice]
+        return self.candidates[self.choice]
 
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
@@ -94,7 +95,7 @@ class Auto(Estimator):
     def evaluations(self) -> int:
         return self.chosen.evaluations
 
-    def __call__(self, closure: Closure) -> Tensor:
+    def forward(self, closure: Closure) -> Tensor:
         self.calls += 1
         if self.learning and torch.is_grad_enabled() and self._due():
             self._audit(closure)
@@ -115,8 +116,8 @@ class Auto(Estimator):
         start = time.perf_counter()
         seed = int(torch.randint(2**31, (), dtype=torch.int64, device="cpu"))
         report = audit(
-            self.model, closure, self.children, self.draws, "auto", warmup=self.draws if self.audits == 0 else 0, seed=seed,
-            max_outcomes=1 << 10, reference_draws=2 * self.draws,
+            self.model, closure, dict(self.candidates.items()), self.draws, "auto",
+            warmup=self.draws if self.audits == 0 else 0, seed=seed, max_outcomes=1 << 10, reference_draws=2 * self.draws,
         )  # fmt: skip
         rows = [dict(row) for row in report.to_dicts()]
         if self.by == "evaluations":
@@ -125,7 +126,7 @@ class Auto(Estimator):
         self.choice = self.recommendation.estimator
         self.audits += 1
         gradients = self.draws * (1 + (self.audits == 1))  # the first audit warms up
-        evaluations = gradients * sum(child.evaluations for child in self.children.values()) + 2 * self.draws * 16
+        evaluations = gradients * sum(child.evaluations for child in self.candidates.values()) + 2 * self.draws * 16
         self.spent += time.perf_counter() - start if self.by == "time" else evaluations
 
     @contextmanager
@@ -133,31 +134,25 @@ class Auto(Estimator):
         with super().frozen(), self.chosen.frozen():
             yield
 
-    def state_dict(self) -> dict[str, Tensor]:
-        own = {
-            "choice": torch.tensor(list(self.children).index(self.choice), dtype=torch.int64, device="cpu"),
+    # --- state: what the candidates have learned, which of them is in use, and the account of the audits ---------------
+    def own_state(self) -> dict[str, Tensor]:
+        return {
+            "choice": torch.tensor(list(self.candidates).index(self.choice), dtype=torch.int64, device="cpu"),
             "account": torch.tensor([self.audits, self.spent, self.total], dtype=torch.float64, device="cpu"),
         }
-        return own | {
-            f"{name}/{key}": tensor for name, child in self.children.items() for key, tensor in child.state_dict().items()
-        }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if not {"choice", "account"} <= set(state):
-            raise ValueError(f"the state of Auto holds 'choice' and 'account', got {', '.join(sorted(state)) or 'nothing'}")
-        self.choice = list(self.children)[int(state["choice"])]
-        audits, self.spent, self.total = state["account"].tolist()
-        self.audits = int(audits)
-        for name, child in self.children.items():
-            prefix = f"{name}/"
-            child.load_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        for child in self.children.values():
-            yield from child.parameters()
+    def load_own_state(self, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+        if {"choice", "account"} <= state.keys():
+            names, choice = list(self.candidates), int(state["choice"])
+            if not 0 <= choice < len(names):
+                raise ValueError(f"the state's choice is candidate {choice}, but there are {len(names)}: {', '.join(names)}")
+            self.choice = names[choice]
+            audits, self.spent, self.total = state["account"].tolist()
+            self.audits = int(audits)
+        return [key for key in ("choice", "account") if key not in state], [k for k in state if k not in ("choice", "account")]
 
     def __repr__(self) -> str:
-        return f"Auto(choice={self.choice!r}, candidates=[{', '.join(self.children)}])"
+        return f"Auto(choice={self.choice!r}, candidates=[{', '.join(self.candidates)}])"
 
 
 def _built(model: nn.Module, candidates: Mapping[str, Build], unbiased_only: bool) -> dict[str, Estimator]:

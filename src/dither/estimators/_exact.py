@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dither import exact
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
+from dither.estimators.core.nesting import refuse_inner_losses, refuse_shared, returned
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, check_costs, checked_cost
 
@@ -43,15 +44,21 @@ class Exact(Estimator):
         """The number of joint outcomes, known after the first call."""
         return self.outcomes or 1
 
-    def __call__(self, closure: Closure) -> Tensor:
+    def forward(self, closure: Closure) -> Tensor:
         self.calls += 1
+        refuse_shared(type(self).__name__, self.nodes)
         # the sum of (1), whose graph is the gradient
         result = exact.expectation(
-            self.nodes, lambda: checked_cost(closure()), max_outcomes=self.max_outcomes, vectorize=self.vectorize
+            self.nodes, lambda: self._cost(closure), max_outcomes=self.max_outcomes, vectorize=self.vectorize
         )
         require_called(result.calls > 0, self)
         self.outcomes = result.outcomes
         check_costs(
             result.cost.unsqueeze(0), [], f"call {self.calls} of Exact", torch.zeros((), dtype=torch.float32, device="cpu")
         )
-        return batch_mean(result.cost.sum(-1))
+        return returned(type(self).__name__, batch_mean(result.cost.sum(-1)))
+
+    def _cost(self, closure: Closure) -> Tensor:
+        cost = checked_cost(closure())
+        refuse_inner_losses(cost)
+        return cost

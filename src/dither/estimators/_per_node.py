@@ -1,6 +1,8 @@
+"""One estimator for some nodes of a model, another for others."""
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -10,11 +12,14 @@ from torch import Tensor, nn
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import Run
+from dither.estimators.core.parts import Named, covering
 from dither.estimators.core.site import Site
 from dither.estimators.propagating._straight_through import StraightThrough
 from dither.estimators.score._score_function import ScoreFunction
 from dither.exact import Oracle
 from dither.nodes import Node
+
+COMPOSABLE = "StraightThrough, ReinMax, GumbelSoftmax, GumbelRao, MVE, Deterministic, ScoreFunction, NVIL"
 
 
 class PerNode(Estimator):
@@ -30,32 +35,56 @@ class PerNode(Estimator):
     [False, True]
 
     estimators: module name, or shell-style pattern ("encoder.*"), -> anything that builds an estimator on a model; the
-    first that matches a node wins. Nodes that none matches back-propagate by their own sampler. All must use the same
-    number of samples: they share the runs of the closure. Unbiased if every estimator is, and no discrete node is left over.
+    first that matches a node wins. Nodes that none matches back-propagate by their own sampler. What is built covers its own
+    nodes alone, and is in `estimators` by its pattern. All must use the same number of samples: they share the runs of the
+    closure. Unbiased if every estimator is, and no discrete node is left over.
+
+    Raises TypeError for an estimator that needs more than the shared runs (runs of its own, sample gradients of every node,
+    the closure itself): it would not be that estimator any more. ValueError for a pattern without a node of its own.
     """
 
     reference = "composition"
 
     def __init__(
-        self, model: nn.Module, estimators: Mapping[str, Callable[[nn.Module], Estimator]], *, vectorize: bool = True
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        estimators: Mapping[str, Callable[[nn.Module], Estimator]],
+        *,
+        vectorize: bool = True,
     ) -> None:
         super().__init__(model, vectorize=vectorize)
-        self.children: dict[str, Estimator] = {}
+        built: dict[str, Estimator] = {}
         self._owner: dict[Node, Estimator] = {}
         for pattern, build in estimators.items():
-            matched = {n: node for n, node in self.nodes.items() if n == pattern or fnmatchcase(n, pattern)}
-            if not matched and pattern != "*":
-                raise ValueError(f"no node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
-            child = build(self.model)
-            if not child.composable or _takes_all(child):
-                raise TypeError(f"{type(child).__name__} for {pattern!r} takes all nodes of a model together: use it by itself")
-            child.nodes = {n: node for n, node in matched.items() if node not in self._owner}
-            self._owner.update(dict.fromkeys(child.nodes.values(), child))
-            self.children[pattern] = child
-        counts = {pattern: child.samples for pattern, child in self.children.items()}
+            own = self._own(pattern, estimators)
+            if not own:
+                continue
+            with covering(own.values()):
+                built[pattern] = _composable(pattern, build(self.model), own)
+            self._owner.update(dict.fromkeys(own.values(), built[pattern]))
+        self.estimators = Named(built)
+        counts = {pattern: part.samples for pattern, part in self.estimators.items()}
         if len(set(counts.values())) > 1:
-            raise ValueError(f"samples differ, {counts}: the estimators of PerNode share their runs, give all the same number")
+            most = max(counts.values())
+            raise ValueError(
+                f"samples differ, {counts}: the estimators of PerNode share their runs, so give all the same number, such as "
+                f"partial(StraightThrough, samples={most})"
+            )
         self.samples = max(counts.values(), default=1)
+
+    def _own(self, pattern: str, patterns: Mapping[str, object]) -> dict[str, Node]:
+        """The nodes that a pattern matches and none before it."""
+        matched = {n: node for n, node in self.nodes.items() if n == pattern or fnmatchcase(n, pattern)}
+        if not matched and pattern != "*":
+            raise ValueError(f"no node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
+        own = {name: node for name, node in matched.items() if node not in self._owner}
+        if not own and pattern != "*":
+            before = list(patterns)[: list(patterns).index(pattern)]
+            raise ValueError(
+                f"all nodes that {pattern!r} matches ({', '.join(matched)}) belong to earlier patterns ({', '.join(before)}): "
+                "the first that matches a node wins, so put the narrower pattern first"
+            )
+        return own
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
@@ -70,7 +99,23 @@ class PerNode(Estimator):
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
         left_over = [node for node in self.nodes.values() if node.discrete and node not in self._owner]
-        return not left_over and all(child.unbiased for child in self.children.values())
+        return not left_over and all(part.unbiased for part in self.estimators.values())
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return all(part.stochastic for part in self.estimators.values())
+
+    @property
+    def any_cost(self) -> bool:  # type: ignore[override]
+        return all(part.any_cost for part in self.estimators.values())
+
+    @property
+    def split_sums(self) -> bool:  # type: ignore[override]
+        return any(part.split_sums for part in self.estimators.values())
+
+    @property
+    def local_credit(self) -> bool:  # type: ignore[override]
+        return any(part.local_credit for part in self.estimators.values())
 
     def owner(self, node: Node) -> Estimator | None:
         """The estimator that has this node."""
@@ -80,14 +125,6 @@ class PerNode(Estimator):
         owner = self.owner(call.node)
         return owner.sample(call) if owner else (call.propagate(), None)
 
-    @property
-    def split_sums(self) -> bool:  # type: ignore[override]
-        return any(child.split_sums for child in self.children.values())
-
-    @property
-    def local_credit(self) -> bool:  # type: ignore[override]
-        return any(child.local_credit for child in self.children.values())
-
     def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
         owner = self.owner(site.node)
         return owner.surrogate(site, costs) if owner else None
@@ -95,34 +132,41 @@ class PerNode(Estimator):
     @contextmanager
     def frozen(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for child in self.children.values():
-                stack.enter_context(child.frozen())
+            for part in self.estimators.values():
+                stack.enter_context(part.frozen())
             yield
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {
-            f"{pattern}/{name}": tensor
-            for pattern, child in self.children.items()
-            for name, tensor in child.state_dict().items()
-        }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        unknown = {name for name in state if name.partition("/")[0] not in self.children}
-        if unknown:
-            raise ValueError(f"state for {sorted(unknown)}, but the estimators are {', '.join(self.children)}")
-        for pattern, child in self.children.items():
-            prefix = f"{pattern}/"
-            child.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        for child in self.children.values():
-            yield from child.parameters()
+def _composable(pattern: str, part: Estimator, own: dict[str, Node]) -> Estimator:
+    """The estimator, if `sample` and `surrogate` for these nodes are all that there is to it."""
+    if part.nodes != own:
+        raise ValueError(
+            f"the estimator for {pattern!r} was built on another module: it covers {', '.join(part.nodes)} instead of "
+            f"{', '.join(own)}; build it on the model that it is given, {{{pattern!r}: {type(part).__name__}}}"
+        )
+    if reason := _more_than_shared_runs(part):
+        raise TypeError(
+            f"{type(part).__name__} for {pattern!r} {reason}, and so takes all nodes of a model together; "
+            f"use it by itself, {type(part).__name__}(net), or one that composes: {COMPOSABLE}"
+        )
+    return part
 
 
-def _takes_all(child: Estimator) -> bool:
-    """Whether it is more than `sample` and `surrogate`: PerNode asks for nothing else of its parts."""
-    own = ("__call__", "runs", "value")
-    return child.run_type is not Run or any(getattr(type(child), name) is not getattr(Estimator, name) for name in own)
+def _more_than_shared_runs(part: Estimator) -> str | None:
+    """What it needs besides `sample` and `surrogate`, all that PerNode asks of its parts; None: nothing."""
+    kind = type(part)
+    if any(getattr(kind, name) is not getattr(Estimator, name) for name in ("__call__", "forward")):
+        return "calls the closure itself"
+    if part.multi_sample or kind.value is not Estimator.value:
+        return "has another value than the mean cost of all runs"
+    if part.needs_sample_gradients:
+        return "takes d cost / d output of every node"
+    if kind.runs is not Estimator.runs or part.runs_depend_on_layout:
+        return "makes runs of its own"
+    if part.run_type is not Run:
+        return "keeps samples in a form of its own"
+    whole = part.composable and kind.assemble in (Estimator.assemble, ScoreFunction.assemble)
+    return None if whole else "puts its loss together in a way of its own"
 
 
 # --- for oracles ----------------------------------------------------------------------------------------------------------

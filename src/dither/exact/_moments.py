@@ -152,7 +152,7 @@ def _unchanged(estimator: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        estimator.load_state_dict(state)
+        estimator.load_state_dict(state, strict=False)  # what takes its size at the first call is in no state before
 
 
 def _require_finite(grad: Tensor, name: str) -> None:

@@ -19,5 +19,6 @@ from dither.nodes.naming import plain_name as plain_name
 from dither.nodes.node import CAPABILITIES as CAPABILITIES
 from dither.nodes.node import Node as Node
 from dither.nodes.node import Sampler as Sampler
+from dither.nodes.takeover import inner_losses as inner_losses
 from dither.nodes.takeover import running as running
 from dither.nodes.takeover import taken_over as taken_over

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dither.scoped import Scoped
 
@@ -27,10 +27,12 @@ class Role:
 
 @dataclass(frozen=True)
 class Takeover:
-    """roles: of the nodes taken over. only: who runs a closure in which no other node may sample."""
+    """roles: of the nodes taken over. only: who runs a closure in which no other node may sample. losses: of the estimators
+    that the closure has called, with their names."""
 
     roles: dict[nn.Module, Role]
     only: str | None = None
+    losses: list[tuple[str, Tensor]] = field(default_factory=list)
 
 
 _FREE = Takeover({})
@@ -45,10 +47,12 @@ def taken_over(nodes: Iterable[nn.Module], *, only: str | None = None, **roles: 
     only: the name of who runs a closure, in which nodes besides these are an error.
     """
     nodes, before = list(nodes), _TAKEN.get()
-    taken = dict(before.roles)
+    # In a closure within another's closure the nodes of the other are no more covered than any.
+    taken = {node: role for node, role in before.roles.items() if only is None or role.handler is None}
     for node in nodes:
         taken[node] = Role(**{**vars(before.roles.get(node, _NO_ROLE)), **roles})
-    with _TAKEN.set(Takeover(taken, only or before.only)), _shown_to_compiled_code(nodes, taken):
+    takeover = Takeover(taken, before.only, before.losses) if only is None else Takeover(taken, only)
+    with _TAKEN.set(takeover), _shown_to_compiled_code(nodes, taken):
         yield
 
 
@@ -94,3 +98,8 @@ def role_of(node: nn.Module) -> Role:
 def running() -> str | None:
     """Who runs a closure at present."""
     return None if torch.compiler.is_compiling() else _TAKEN.get().only
+
+
+def inner_losses() -> list[tuple[str, Tensor]]:
+    """Those of the estimators that the running closure has called, with their names."""
+    return [] if torch.compiler.is_compiling() else _TAKEN.get().losses

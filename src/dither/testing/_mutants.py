@@ -53,8 +53,8 @@ class SigmoidPrimeFactor(ScoreFunction):
 class LostPathwiseTerm(ScoreFunction):
     """The cost's own derivative never reaches the parameters behind the last node."""
 
-    def __call__(self, closure):
-        return super().__call__(lambda: closure().detach())
+    def forward(self, closure):
+        return super().forward(lambda: closure().detach())
 
 
 class OnlyTheLastLayer(ScoreFunction):
@@ -130,7 +130,7 @@ class BaselineFoldsInTheCurrentCost(RunningMean):
         super().update(site, credit)
         return super().value(site, credit)
 
-    def update(self, site: Site, credit: Tensor) -> None:
+    def update(self, site: Site, credit: Tensor, value: Tensor | float = 0.0) -> None:
         pass
 
 
@@ -205,34 +205,34 @@ class AntitheticTakenForIndependent(ScoreFunction):
 
 
 class ContaminatedValue(ScoreFunction):
-    def __call__(self, closure):
-        loss = super().__call__(closure)
+    def forward(self, closure):
+        loss = super().forward(closure)
         return loss + 1e-3
 
 
 class NaNBecomesZero(ScoreFunction):
-    def __call__(self, closure):
-        return super().__call__(lambda: closure().nan_to_num(0, 0, 0))
+    def forward(self, closure):
+        return super().forward(lambda: closure().nan_to_num(0, 0, 0))
 
 
 class LeavesNodesTakenOver(ScoreFunction):
-    def __call__(self, closure):
+    def forward(self, closure):
         with suppress(KeyError):
-            return super().__call__(closure)
+            return super().forward(closure)
         self.left = taken_over(self.nodes.values(), handler=self.handler)  # kept, or its collection would leave it
         self.left.__enter__()
         raise KeyError("planned")
 
 
 class ForgetsItsState(ScoreFunction):
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self, **kwargs) -> dict[str, Tensor]:
         return {}
 
 
 class SecretEvaluation(ScoreFunction):
-    def __call__(self, closure):
+    def forward(self, closure):
         closure()
-        return super().__call__(closure)
+        return super().forward(closure)
 
 
 class ClaimsToBeUnbiased(StraightThrough):

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.blend.least_squares import outer, pairs, quality, weights_of
+from dither.estimators.blend.moments import Moments
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
-from dither.estimators.core.baselines import LeaveOneOut
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.ranks import mean_over_ranks
 from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site, over_logits
 
@@ -90,9 +89,9 @@ class Blend(IndependentSamples):
             raise ValueError(f"inputs is {inputs!r}: give one or more of {', '.join(INPUTS)}, each once")
         if not 0 < decay < 1:
             raise ValueError(f"decay is {decay}: it must lie between 0 and 1; 0.99 averages over about 100 calls")
-        self.kind, self.inputs, self.decay, self.warmup = kind, tuple(inputs), decay, warmup
+        self.kind, self.inputs, self.warmup = kind, tuple(inputs), warmup
         self.affine = {"unbiased", "biased"} <= set(inputs) and not shrink
-        self.averages: dict[str, Tensor] = {}
+        self.moments = Moments(decay, tuple(name for name, node in self.nodes.items() if node.discrete))
 
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
@@ -117,7 +116,7 @@ class Blend(IndependentSamples):
         score = site.score
         assert score is not None
         # u: (L - b) d log P / d a
-        unbiased = over_logits(credit - LeaveOneOut().value(site, credit), score) * score
+        unbiased = over_logits(credit - others(credit), score) * score
         estimate = self._predicted if self.kind == "prediction" else self._controlled
         return site.along_logits(estimate(site, credit, score, unbiased) / self.samples)
 
@@ -126,7 +125,7 @@ class Blend(IndependentSamples):
         inputs = self._inputs(site, unbiased)
         known = self._moments(site.name)
         if self.learning:
-            self._learn(site.name, self._products(inputs, unbiased))
+            self.moments.learn(site.name, self._products(inputs, unbiased))
         if known is None:
             return unbiased
         weights = weights_of(*known, self._basis())  # (2)
@@ -176,12 +175,13 @@ class Blend(IndependentSamples):
 
     def _moments(self, name: str) -> tuple[Tensor, Tensor] | None:
         """E[v v'] and E[z] E[z]' per unit, drawn towards the layer's by what a single unit's few calls are worth."""
-        if f"{name}.across" not in self.averages or self.averages[f"{name}.calls"].min() < self.warmup:
+        averages = self.moments.known(name, self.warmup)
+        if averages is None or "across" not in averages:
             return None
-        calls = self.averages[f"{name}.calls"]
+        calls = averages["calls"]
         joint = []
         for key in ("second", "across"):
-            own = self.averages[f"{name}.{key}"]
+            own = averages[key]
             trust = (calls / (calls + _PRIOR)).to(own)
             joint.append(trust * own + (1 - trust) * own.reshape(-1, *own.shape[-2:]).mean(0))
         second, across = joint
@@ -200,37 +200,19 @@ class Blend(IndependentSamples):
         taken = _of_shared_terms(site, flat_units(parts))  # (4)
         taken = taken - others(taken)  # its own leave-one-out, of mean 0 given this run
         control = over_logits(taken, score) * score - straight_through(site, gradient)
-        known = self.averages.get(f"{site.name}.control")
+        known = self.moments.averages.get(site.name, {}).get("control")
         if self.learning:
             u, v = mean_over_examples(unbiased), mean_over_examples(control)
-            self._learn(site.name, {"control": torch.stack((u * v, v * v, u * u))})
-        if known is None or self.averages[f"{site.name}.calls"].min() < self.warmup:
+            self.moments.learn(site.name, {"control": torch.stack((u * v, v * v, u * u))})
+        averages = self.moments.known(site.name, self.warmup)
+        if known is None or averages is None:
             return unbiased
         layer = known.unsqueeze(-1).flatten(1).mean(1).view(3, *[1] * (known.dim() - 1))
-        calls = self.averages[f"{site.name}.calls"]
+        calls = averages["calls"]
         both = known * calls / (calls + _PRIOR) + layer * (_PRIOR / (calls + _PRIOR))
         # (5), then (3)
         c = both[0] / torch.where(both[1] > 0, both[1], torch.ones_like(both[1]))
         return unbiased - c.to(control) * control
-
-    # --- state --------------------------------------------------------------------------------------------------------
-    def _learn(self, name: str, new: dict[str, Tensor]) -> None:
-        if not torch.is_grad_enabled():
-            return
-        calls = self.averages.get(f"{name}.calls", torch.zeros((), dtype=torch.float64, device="cpu"))
-        rate = torch.maximum(1 / (calls + 1), torch.tensor(1 - self.decay, dtype=torch.float64, device="cpu"))
-        for kind, value in new.items():
-            value, key = mean_over_ranks(value.detach()), f"{name}.{kind}"
-            old = self.averages.get(key, torch.zeros_like(value))
-            if old.shape != value.shape:
-                raise ValueError(
-                    f"node '{name}' has units of shape {tuple(value.shape)}, but Blend has learned {tuple(old.shape)}: it "
-                    "needs the same units in every call; build another Blend for another shape"
-                )
-            self.averages[key] = old + rate.to(value) * (value - old)
-        self.averages[f"{name}.calls"] = torch.minimum(
-            calls + 1, torch.tensor(1 / (1 - self.decay), dtype=torch.float64, device="cpu")
-        )
 
     def report(self) -> list[dict[str, Any]]:
         """What has been learned, a row per node. Errors are of batch-mean gradients of the logits, summed over units.
@@ -239,7 +221,7 @@ class Blend(IndependentSamples):
         "biased_mse"}. kind="control-variate": {"node", "coefficient", "remaining"}, the share of the unbiased parent's second
         moment that is left. Empty before `warmup` calls.
         """
-        names = [key.removesuffix(".calls") for key in self.averages if key.endswith(".calls")]
+        names = list(self.moments.averages)
         if self.kind == "prediction":
             return [
                 {"node": n, **quality(self.inputs, *known, self._basis())}
@@ -247,20 +229,10 @@ class Blend(IndependentSamples):
                 if (known := self._moments(n)) is not None
             ]
         rows = []
-        for name in (n for n in names if self.averages[f"{n}.calls"] >= self.warmup):
-            cross, own, parent = self.averages[f"{name}.control"].unsqueeze(-1).flatten(1).sum(1).tolist()
+        for name in (n for n in names if self.moments.known(n, self.warmup) is not None):
+            cross, own, parent = self.moments.averages[name]["control"].unsqueeze(-1).flatten(1).sum(1).tolist()
             rows.append({"node": name, "coefficient": cross / (own or 1), "remaining": 1 - cross**2 / (own * parent or 1)})
         return rows
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.averages)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        known = (".second", ".across", ".control", ".calls")
-        wrong = [name for name in state if not name.endswith(known)]
-        if wrong:
-            raise ValueError(f"the state of a Blend holds {', '.join(known)} per node, got {', '.join(wrong)}")
-        self.averages = {name: tensor.clone() for name, tensor in state.items()}
 
 
 def straight_through(site: Site, gradient: Tensor | None = None) -> Tensor:

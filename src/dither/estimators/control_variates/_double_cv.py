@@ -43,8 +43,7 @@ class DoubleCV(IndependentSamples):
 
     def __init__(self, model: nn.Module, samples: int = 2, *, decay: float = 0.99, vectorize: bool = True) -> None:
         super().__init__(model, samples, vectorize=vectorize)
-        self.scales = Scales(decay)
-        self.scales.nodes = tuple(self.nodes)
+        self.scales = Scales(decay, nodes=tuple(n for n, v in self.nodes.items() if v.discrete))
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         plain, control = self._terms(site, widen(costs).sum(-1))
@@ -61,9 +60,3 @@ class DoubleCV(IndependentSamples):
         linear = flat_units(gradient * centred).sum(-1)  # (3)
         plain, control = (over_logits(c - others(c), score) * score for c in (cost, linear))
         return plain / self.samples, (site.mean_vjp(gradient) - control) / self.samples
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.scales.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.scales.load_state_dict(state)

@@ -55,8 +55,7 @@ class REBAR(Relaxing):
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, temperature, samples, vectorize=vectorize)
-        self.scales = Scales(decay)
-        self.scales.nodes = tuple(self.nodes)
+        self.scales = Scales(decay, nodes=tuple(n for n, v in self.nodes.items() if v.discrete))
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
@@ -68,9 +67,3 @@ class REBAR(Relaxing):
         if self.learning and torch.is_grad_enabled():
             self.scales.learn(site, parts.reinforce, parts.control)
         return site.along_logits(estimate / self.samples, self.role(site.logits, 0))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.scales.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.scales.load_state_dict(state)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -59,7 +59,7 @@ class RELAX(Relaxing):
         super().__init__(model, temperature, samples, vectorize=vectorize)
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
             self.control = self._nets(hidden) if control is None else control
-        self._shared: set[nn.Module] = set()  # whose parameters are rank 0's
+        self._shared: set[str] = set()  # the nodes of whose nets the parameters are rank 0's
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
@@ -112,27 +112,11 @@ class RELAX(Relaxing):
         if any(isinstance(p, nn.UninitializedParameter) for p in net.parameters()):
             with torch.random.fork_rng(devices=[]):  # whether it was called before may not change the user's draws
                 r(torch.zeros_like(parts.logits))
-        if world() > 1 and net not in self._shared:
+        if world() > 1 and site.name not in self._shared:
             broadcast_module(net)
-            self._shared.add(net)
+            self._shared.add(site.name)
         along_free = torch.func.vjp(lambda a: r(parts.free(a)), parts.logits)[1]
         tied, along_tied = torch.func.vjp(lambda a: r(parts.tied(a)), parts.logits)[:2]
         ones = torch.ones_like(tied)
         # d r(z) / d a - d r(z~) / d a - r(z~) d log P(b) / d a: (1) is linear in c
         return along_free(ones)[0] - along_tied(ones)[0] - over_logits(tied, parts.logits) * parts.score
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The learned part; empty before the first call has given it its size, when it has learned nothing."""
-        if any(isinstance(p, nn.UninitializedParameter) for p in self.parameters()):
-            return {}
-        return {f"control.{name}": tensor for name, tensor in self.control.state_dict().items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        wrong = [name for name in state if not name.startswith("control.")]
-        if wrong:
-            raise ValueError(f"the state of RELAX holds control.* only, got {', '.join(wrong)}")
-        if state:
-            self.control.load_state_dict({name.removeprefix("control."): tensor for name, tensor in state.items()})
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return self.control.parameters()

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -119,18 +117,6 @@ class RODEO(IndependentSamples):
         changes = changes[torch.arange(k, device=x.device, dtype=torch.int64).unsqueeze(1), index]
         h = call_averaged(net, changes, cost[index].unsqueeze(-1)).mean(2).to(x.dtype)
         return h[..., :1], h[..., 1:]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {f"nets.{name}": tensor for name, tensor in self.nets.state_dict().items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        wrong = [name for name in state if not name.startswith("nets.")]
-        if wrong:
-            raise ValueError(f"the state of RODEO holds nets.* only, got {', '.join(wrong)}")
-        self.nets.load_state_dict({name.removeprefix("nets."): tensor for name, tensor in state.items()})
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return self.nets.parameters()
 
 
 def _step(site: Site) -> Tensor:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dither.estimators.core.node_state import Entries
 from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site
 from dither.estimators.core.windows import MovingAverages, Window
+
+_SHAPES = {"scale": (2,), "window": (2,), "before": (2,), "rows": ()}
 
 
 def others(values: Tensor) -> Tensor:
@@ -31,15 +34,15 @@ class Scales(MovingAverages):
     gradients are accumulated the averages stand still: calls between two steps of the optimizer count together (`windows`).
     """
 
-    def __init__(self, decay: float, start: float = 1.0) -> None:
+    def __init__(self, decay: float, start: float = 1.0, nodes: tuple[str, ...] = ()) -> None:
         super().__init__(decay)
-        self.start = start
+        self.start, self.nodes = start, nodes
 
     def of(self, site: Site) -> Tensor | float:
         averages = self.known(site)
         if averages is None:
             return self.start
-        product, square = averages.unbind()
+        product, square = averages.to(site.logits.device).unbind()
         return torch.where(square > 0, -product / torch.where(square > 0, square, 1), self.start)
 
     @torch.no_grad()
@@ -48,29 +51,32 @@ class Scales(MovingAverages):
         new = torch.stack([mean_over_examples(flat_units(g).sum(-1)) for g in (g0 * g1, g1.square())])
         self.move(site.name, new, g0.shape[1], site)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    # --- state --------------------------------------------------------------------------------------------------------
+    def entries(self) -> Entries:
         """scale.NODE per node; of a window that the optimizer has not closed also window., before. and rows.NODE."""
-        state = {f"scale.{name}": tensor for name, tensor in self.averages.items()}
+        entries = {name: {"scale": tensor} for name, tensor in self.averages.items()}
         for name, window in self.pending().items():
-            state |= {
-                f"window.{name}": window.mean,
-                f"rows.{name}": torch.tensor(window.rows, dtype=torch.float64, device="cpu"),
-            }
-            state |= {} if window.before is None else {f"before.{name}": window.before}
-        return state
+            entries[name] |= {"window": window.mean, "rows": torch.tensor(window.rows, dtype=torch.float64, device="cpu")}
+            entries[name] |= {} if window.before is None else {"before": window.before}
+        return entries
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"scale": {}, "window": {}, "before": {}, "rows": {}}
-        wrong = []
-        for key, tensor in state.items():
-            kind, _, name = key.partition(".")
-            if kind not in parts or not name or tensor.shape != (() if kind == "rows" else (2,)):
-                wrong.append(f"{key} {tuple(tensor.shape)}")
-            else:
-                parts[kind][name] = tensor.clone()
-        scales, means, before, rows = parts.values()
-        wrong += [f"a window of {name} without its parts" for name in means.keys() ^ rows.keys() | before.keys() - rows.keys()]
-        wrong += [f"a window of {name} without its scale" for name in rows.keys() - scales.keys()]
-        if wrong:
-            raise ValueError(f"a scale's state is one tensor 'scale.NODE' of shape (2,) per node, got {', '.join(wrong)}")
-        self.load(scales, {name: Window(before.get(name), means[name], float(rows[name])) for name in rows})
+    def nothing(self) -> dict[str, Tensor]:
+        return {"scale": torch.zeros(2, dtype=torch.float32, device="cpu")}
+
+    def key(self, node: str, part: str) -> str:
+        return f"{part}.{node}"
+
+    def parsed(self, key: str) -> tuple[str, str]:
+        part, _, node = key.partition(".")
+        return (node, part) if part in _SHAPES else ("", part)
+
+    def restore(self, entries: Entries) -> None:
+        for name, parts in entries.items():
+            whole = parts.keys() in ({"scale"}, {"scale", "window", "rows"}, set(_SHAPES))
+            if not whole or any(tensor.shape != _SHAPES[part] for part, tensor in parts.items()):
+                got = ", ".join(f"{self.key(name, part)} {tuple(tensor.shape)}" for part, tensor in sorted(parts.items()))
+                raise ValueError(f"a scale's state is one tensor 'scale.NODE' of shape (2,) per node, got {got}")
+        self.load(
+            {name: parts["scale"] for name, parts in entries.items()},
+            {n: Window(p.get("before"), p["window"], float(p["rows"])) for n, p in entries.items() if "window" in p},
+        )

@@ -3,6 +3,7 @@
 from dither.estimators.core.baselines import Baseline, make_baseline
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.parts import Named
 from dither.estimators.core.site import Closure, Site
 
-__all__ = ["Baseline", "Call", "Closure", "Estimator", "Layout", "Site", "make_baseline"]
+__all__ = ["Baseline", "Call", "Closure", "Estimator", "Layout", "Named", "Site", "make_baseline"]

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dither.estimators.core.node_state import Entries, NodeState
+from dither.estimators.core.parts import Part
 from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.shapes import mean_over_examples
 from dither.estimators.core.site import Site
@@ -18,30 +20,26 @@ BaselineName = Literal["mean", "optimal", "leave-one-out"]
 _PARTS = ("numerator", "denominator")
 
 
-class Baseline(ABC):
-    """credit (K, batch, *units or ones) -> what to subtract from it, broadcastable to it."""
+class Baseline(nn.Module, ABC):
+    """credit (K, batch, *units or ones) -> what to subtract from it, broadcastable to it.
+
+    A module: the parameters of one that learns are listed, moved and saved with the estimator's. What it learns besides is a
+    `NodeState`, itself or a part of it.
+    """
 
     minimum_samples = 1
-    nodes: tuple[str, ...] = ()  # the model's, which a state may name; none: any
 
     @abstractmethod
     def value(self, site: Site, credit: Tensor) -> Tensor | float:
         """The baseline of each credit; computed before `update` has seen it."""
 
-    def update(self, site: Site, credit: Tensor) -> None:
-        """Learn from this call for the next ones."""
+    def update(self, site: Site, credit: Tensor, value: Tensor | float) -> None:
+        """Learn from this call, in which it was `value`, for the next ones."""
         return None
 
     def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
         """A scalar to minimise by the user's optimizer, for baselines with parameters."""
         return None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if state:
-            raise ValueError(f"{type(self).__name__} has no state but was given {', '.join(sorted(state))}")
 
 
 class Zero(Baseline):
@@ -76,7 +74,7 @@ class Moving(MovingAverages, Baseline):
         if averages is None:
             return 0.0
         require_units(site.name, self.units(site), averages, self.shared)
-        numerator, denominator = averages.unbind()
+        numerator, denominator = averages.to(credit).unbind()
         known = denominator > 0  # a unit that has only ever been certain has no score to weigh costs by
         return torch.where(known, numerator / torch.where(known, denominator, 1), 0)
 
@@ -85,7 +83,7 @@ class Moving(MovingAverages, Baseline):
         return site.units
 
     @torch.no_grad()
-    def update(self, site: Site, credit: Tensor) -> None:
+    def update(self, site: Site, credit: Tensor, value: Tensor | float = 0.0) -> None:
         weight = self.weight(site, credit)
         weighted = weight * credit
         new = torch.stack([mean_over_examples(v) for v in (weighted, weight.expand_as(weighted))])
@@ -100,39 +98,47 @@ class Moving(MovingAverages, Baseline):
             if old is not None:
                 require_units(name, tuple(new.shape[1:]), old)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    # --- state --------------------------------------------------------------------------------------------------------
+    def entries(self) -> Entries:
         """Per node: numerator and denominator; of a window that the optimizer has not closed also its own, how many
         examples they are of, and what was before it."""
-        state = {f"{name}.{part}": tensor for name, pair in self.averages.items() for part, tensor in _named("", pair)}
+        entries = {name: _named("", pair) for name, pair in self.averages.items()}
         for name, window in self.pending().items():
-            parts = dict(_named("window_", window.mean)) | {
-                "window_rows": torch.tensor(window.rows, dtype=torch.float64, device="cpu")
-            }
-            parts |= {} if window.before is None else dict(_named("before_", window.before))
-            state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-        return state
+            rows = torch.tensor(window.rows, dtype=torch.float64, device="cpu")
+            entries[name] |= _named("window_", window.mean) | {"window_rows": rows}
+            entries[name] |= {} if window.before is None else _named("before_", window.before)
+        return entries
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        names = sorted({key.rpartition(".")[0] for key in state})
-        pending = [name for name in names if f"{name}.window_rows" in state]
-        earlier = [name for name in pending if f"{name}.before_numerator" in state]
-        prefixes = {"": names, "window_": pending, "before_": earlier}
-        expected = {f"{n}.{prefix}{part}" for prefix, of in prefixes.items() for n in of for part in _PARTS}
-        if set(state) != expected | {f"{name}.window_rows" for name in pending}:
-            raise ValueError(
-                f"the state of a {type(self).__name__} baseline holds numerator and denominator per node, got {sorted(state)}"
-            )
+    def nothing(self) -> dict[str, Tensor]:
+        return _named("", torch.zeros(2, dtype=torch.float32, device="cpu"))
+
+    def restore(self, entries: Entries) -> None:
+        entries = {name: parts for name, parts in entries.items() if not _is_nothing(parts)}
+        for name, parts in entries.items():
+            pending = {"window_rows"} & parts.keys()
+            prefixes = ["", *["window_" for _ in pending], *["before_" for _ in pending if "before_numerator" in parts]]
+            if parts.keys() != {prefix + part for prefix in prefixes for part in _PARTS} | pending:
+                raise ValueError(
+                    f"the state of a {type(self).__name__} baseline holds numerator and denominator per node, got "
+                    f"{', '.join(sorted(parts))} of node '{name}'"
+                )
 
         def pairs(prefix: str) -> dict[str, Tensor]:
-            return {n: torch.stack([state[f"{n}.{prefix}{part}"] for part in _PARTS]) for n in prefixes[prefix]}
+            first, second = (prefix + part for part in _PARTS)
+            return {n: torch.stack((parts[first], parts[second])) for n, parts in entries.items() if first in parts}
 
         means, before = pairs("window_"), pairs("before_")
-        rows = {name: float(state[f"{name}.window_rows"]) for name in pending}
-        self.load(pairs(""), {name: Window(before.get(name), means[name], rows[name]) for name in pending})
+        windows = {n: Window(before.get(n), mean, float(entries[n]["window_rows"])) for n, mean in means.items()}
+        self.load(pairs(""), windows)
 
 
-def _named(prefix: str, pair: Tensor) -> list[tuple[str, Tensor]]:
-    return [(prefix + part, tensor) for part, tensor in zip(_PARTS, pair.unbind(), strict=True)]
+def _named(prefix: str, pair: Tensor) -> dict[str, Tensor]:
+    return {prefix + part: tensor for part, tensor in zip(_PARTS, pair.unbind(), strict=True)}
+
+
+def _is_nothing(parts: dict[str, Tensor]) -> bool:
+    """Whether it is what `nothing` says: weights of no sum, of a node without a shape."""
+    return parts.keys() == set(_PARTS) and all(tensor.dim() == 0 and not tensor for tensor in parts.values())
 
 
 def require_units(name: str, units: tuple[int, ...], averages: Tensor, shared: bool = False) -> None:
@@ -155,7 +161,7 @@ class RunningMean(Moving):
         return torch.ones_like(credit)
 
     @torch.no_grad()
-    def update(self, site: Site, credit: Tensor) -> None:
+    def update(self, site: Site, credit: Tensor, value: Tensor | float = 0.0) -> None:
         new = torch.stack([mean_over_examples(v) for v in (credit, torch.ones_like(credit))])
         self.move(site.name, new, credit.shape[1], site)
 
@@ -177,7 +183,7 @@ class Optimal(Moving):
         return (site.score_weight if own is None else own.square()).to(credit.dtype)
 
     @torch.no_grad()
-    def update(self, site: Site, credit: Tensor) -> None:
+    def update(self, site: Site, credit: Tensor, value: Tensor | float = 0.0) -> None:
         weight = self.weight(site, credit)
         super().update(site, per_logit(credit, site) if weight.dim() > 2 + len(site.units) else credit)
 
@@ -187,7 +193,7 @@ def per_logit(credit: Tensor, site: Site) -> Tensor:
     return credit.unsqueeze(-1) if len(site.shape) > 2 + len(site.units) else credit
 
 
-class Learned(Baseline):
+class Learned(Part, Baseline):
     """A module of the node's logits, trained by squared error through the returned loss.
 
     It sees what the sample was drawn from and nothing of the sample itself, so the gradient stays unbiased. The module
@@ -199,6 +205,7 @@ class Learned(Baseline):
     """
 
     def __init__(self, module: nn.Module) -> None:
+        super().__init__()
         self.module = module
         self._shared: set[str] = set()  # the modules, by key, whose parameters the ranks have in common
         for key, part in module.items() if isinstance(module, nn.ModuleDict) else (("", module),):
@@ -249,18 +256,23 @@ class Learned(Baseline):
         assert isinstance(value, Tensor)
         return mean_over_examples((value - credit).square()).mean()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.module.state_dict())
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.module.load_state_dict(state)
-
 
 def _is_lazy(module: nn.Module) -> bool:
     return any(isinstance(p, nn.UninitializedParameter) for p in module.parameters())
 
 
-def make_baseline(baseline: BaselineName | nn.Module | Baseline | None, decay: float, per_logit: bool = True) -> Baseline:
+def make_baseline(
+    baseline: BaselineName | nn.Module | Baseline | None, decay: float, per_logit: bool = True, nodes: tuple[str, ...] = ()
+) -> Baseline:
+    """The baseline that an argument names. nodes: those that it is for, which its state is to name."""
+    learner = _made(baseline, decay, per_logit)
+    for part in learner.modules():
+        if isinstance(part, NodeState):
+            part.nodes = nodes
+    return learner
+
+
+def _made(baseline: BaselineName | nn.Module | Baseline | None, decay: float, per_logit: bool) -> Baseline:
     if isinstance(baseline, Baseline):
         return baseline
     if isinstance(baseline, nn.Module):

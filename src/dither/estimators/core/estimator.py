@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,14 +13,16 @@ from dither import noise
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.execution import FORESEEN, Execution, Handler, Run, layout_of
 from dither.estimators.core.locality import Locality
+from dither.estimators.core.nesting import returned
+from dither.estimators.core.parts import OnModel
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, Site, check_costs
 from dither.exact import Oracle
 from dither.functional import attach, widen
-from dither.nodes import CAPABILITIES, as_module, named_nodes
+from dither.nodes import CAPABILITIES
 
 
-class Estimator(ABC):
+class Estimator(OnModel, ABC):
     """Base of the estimators: built on a model, or a list of several, called on a closure, returns the loss.
 
     The loss's value is the mean cost; its gradient is the estimate. A subclass says how a node samples in a run of the closure
@@ -58,20 +60,13 @@ class Estimator(ABC):
     split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
 
     def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: bool = True) -> None:
-        model = as_module(model)
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model is {type(model).__name__}: an estimator is built on a torch.nn.Module, {type(self).__name__}(net), or "
-                f"on several, {type(self).__name__}([encoder, decoder])"
-            )
+        super().__init__(model)
         if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= noise.MAX_SAMPLES:
             raise ValueError(f"samples is {samples!r}: it must be an integer from 1 to {noise.MAX_SAMPLES}")
-        self.model = model
-        self.nodes = named_nodes(model)
         if not self.nodes:
             raise ValueError(
-                f"{type(model).__name__} has no stochastic node: put a dither.Bernoulli(), dither.Categorical() or another "
-                "node where the model takes its hard decisions (a closure is estimated only through its model's nodes)"
+                f"{type(self.model).__name__} has no stochastic node: put a dither.Bernoulli(), dither.Categorical() or "
+                "another node where the model takes its hard decisions (a closure is estimated only through its model's nodes)"
             )
         self._require_capable()
         self.samples = samples
@@ -122,7 +117,11 @@ class Estimator(ABC):
         """The objective of each example from the costs (K, batch, terms) of all runs: their mean, terms summed."""
         return widen(costs).sum(-1).mean(0)
 
-    def __call__(self, closure: Closure) -> Tensor:
+    if TYPE_CHECKING:  # torch.nn.Module's, which calls `forward`
+
+        def __call__(self, closure: Closure) -> Tensor: ...
+
+    def forward(self, closure: Closure) -> Tensor:
         self.calls += 1
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
@@ -141,7 +140,8 @@ class Estimator(ABC):
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
         if self.local_credit and self.locality.watching:
             self.locality.mark(execution, sites, costs.shape[-1])
-        return self.assemble(costs, sites) if execution.differentiating else batch_mean(self.value(costs))
+        loss = self.assemble(costs, sites) if execution.differentiating else batch_mean(self.value(costs))
+        return returned(type(self).__name__, loss)
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         """The loss: the objective's value with its own gradient, and every site's surrogate attached."""
@@ -161,18 +161,6 @@ class Estimator(ABC):
             yield
         finally:
             self.learning = before
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The estimator's state as a flat dict of tensors; empty if it has none."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if state:
-            raise ValueError(f"{type(self).__name__} has no state but was given {', '.join(sorted(state))}")
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the estimator's own (a learned baseline): give them to the optimizer."""
-        return iter(())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(samples={self.samples}, nodes=[{', '.join(self.nodes)}])"

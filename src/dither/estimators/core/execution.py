@@ -14,12 +14,13 @@ from torch import Tensor
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.nesting import refuse_inner_losses, refuse_shared
 from dither.estimators.core.sample_gradients import Graph, sample_gradients
 from dither.estimators.core.site import Closure, Site, checked_cost
 from dither.estimators.core.structure import Randomness, Watch
 from dither.estimators.core.sums import with_terms
 from dither.estimators.core.versions import shares_memory, version
-from dither.nodes import Node, noted, running, taken_over
+from dither.nodes import Node, noted, taken_over
 
 FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
 
@@ -103,6 +104,7 @@ class Run:
         plan = self.plan
         with taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__), self.watch or nullcontext():
             cost = with_terms(closure) if plan.split_sums else closure()
+            refuse_inner_losses(cost)
         cost = checked_cost(cost)
         self.check_unchanged()
         outputs = [record.output for record in self.records if record.output is not None]
@@ -137,12 +139,7 @@ class Execution:
 
     def __init__(self, plan: Plan, closure: Closure, layout: Layout, run_type: type[Run] = Run) -> None:
         self.plan, self.closure, self.layout, self.run_type = plan, closure, layout, run_type
-        shared = [name for name, node in plan.nodes.items() if running() and node._handler is not None]
-        if shared:
-            raise RuntimeError(
-                f"{type(plan).__name__} is called in the closure of {running()}, and both cover node '{shared[0]}': which of "
-                "them credits it? Build each on modules of its own, or use dither.PerNode, which gives each node its estimator"
-            )
+        refuse_shared(type(plan).__name__, plan.nodes)
         self.seed, self.differentiating = noise.draw_seed(), torch.is_grad_enabled()
         self.watching = False
         self.structures: list[Any] = []  # of each run, or of all in one vmap

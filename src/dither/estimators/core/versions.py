@@ -9,18 +9,19 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 
 def version(tensor: Tensor) -> int:
     """How often it was changed in place; the wrapper that a vmap puts around it does not count."""
-    tensor = _held(tensor)
+    tensor = held(tensor)
     return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def shares_memory(one: Tensor, other: Tensor) -> bool:
     if one is other or torch.compiler.is_compiling():
         return one is other
-    one, other = _held(one), _held(other)
+    one, other = held(one), held(other)
     return one.numel() > 0 and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def _held(tensor: Tensor) -> Tensor:
+def held(tensor: Tensor) -> Tensor:
+    """What a vmap has wrapped."""
     while not torch.compiler.is_compiling() and _functorch.is_functorch_wrapped_tensor(tensor):
         tensor = _functorch.get_unwrapped(tensor)
     return tensor

@@ -10,20 +10,24 @@ inside torch.compile, a reentrant checkpoint), each call is a window of its own:
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from dither.estimators.core.node_state import NodeState
 from dither.estimators.core.ranks import mean_over_ranks, world
 from dither.estimators.core.site import Site
 
 _VISITS, _ENOUGH = 256, 4  # functions of the graph to look at, and parameters to watch: an optimizer moves them together
 
-Seen = tuple[tuple[int, tuple[int, int] | None], ...]
+# Of each parameter its version, and its gradient with the version of that.
+Seen = tuple[tuple[int, "weakref.ref[Tensor] | None", int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
     """The calls since the last step. before: the averages without them; mean: of their statistics, over their rows."""
 
@@ -42,12 +46,13 @@ class Window:
         return self.seen is None or self._goes_on(self.parameters)
 
     def _goes_on(self, parameters: tuple[nn.Parameter, ...]) -> bool:
-        now = seen(parameters)
         if self.seen is None:
-            return any(gradient is not None for _, gradient in now)
-        pairs = list(zip(now, self.seen, strict=True))
-        unchanged = all(version == old for (version, _), (old, _) in pairs)
-        return unchanged and any(g is not None and g != old for (_, g), (_, old) in pairs)
+            return any(p.grad is not None for p in parameters)
+        pairs = list(zip(parameters, self.seen, strict=True))
+        return all(p._version == version for p, (version, _, _) in pairs) and any(_grown(p, g, n) for p, (_, g, n) in pairs)
+
+    def converted(self, f: Callable[[Tensor], Tensor]) -> Window:
+        return replace(self, before=None if self.before is None else f(self.before), mean=f(self.mean))
 
     def __getstate__(self) -> dict[str, object]:
         # A copy or another process has other parameters, without a gradient.
@@ -57,15 +62,15 @@ class Window:
         vars(self).update(state)
 
 
-class MovingAverages:
+class MovingAverages(NodeState):
     """Moving averages of a statistic per node over previous windows, which a call does not see before its step."""
 
     def __init__(self, decay: float) -> None:
+        super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}: the moving average needs 0 <= decay < 1, such as 0.99")
         self.decay = decay
         self.averages: dict[str, Tensor] = {}  # those that a call after the next step sees
-        self.nodes: tuple[str, ...] = ()  # those that a state may name; none: any
         self._windows: dict[str, Window] = {}
 
     def known(self, site: Site) -> Tensor | None:
@@ -104,21 +109,12 @@ class MovingAverages:
         }
 
     def load(self, averages: dict[str, Tensor], windows: dict[str, Window]) -> None:
-        """Take over a state: averages and pending windows by node, under the names that they have here."""
-        own = {name: self._own_name(name) for name in averages}
-        self.averages = {own[name]: tensor.clone() for name, tensor in averages.items()}
-        self._windows = {own[name]: window for name, window in windows.items()}
+        """Take over a state: averages and pending windows by node."""
+        self.averages, self._windows = averages, windows
 
-    def _own_name(self, name: str) -> str:
-        """What a node of a state is called here, whatever wrappers the models were or are in."""
-        plain = plain_name(name)
-        for candidate in (plain, plain.removeprefix("module."), f"module.{plain}"):
-            if not self.nodes or candidate.partition(":")[0] in self.nodes:
-                return candidate
-        raise ValueError(
-            f"the state has averages of a node '{name}', but the nodes of the model are {', '.join(self.nodes)}: load it into "
-            "an estimator of the model that it was saved with, or rename its keys"
-        )
+    def convert(self, f: Callable[[Tensor], Tensor]) -> None:
+        self.averages = {name: f(average) for name, average in self.averages.items()}
+        self._windows = {name: window.converted(f) for name, window in self._windows.items()}
 
 
 def _over_ranks(new: Tensor, rows: float) -> tuple[Tensor, float]:
@@ -131,7 +127,17 @@ def _over_ranks(new: Tensor, rows: float) -> tuple[Tensor, float]:
 
 def seen(parameters: tuple[nn.Parameter, ...]) -> Seen:
     """What an optimizer step and a backward pass change: versions, and which gradient is there."""
-    return tuple((p._version, None if p.grad is None else (id(p.grad), p.grad._version)) for p in parameters)
+    gradients = [p.grad for p in parameters]
+    return tuple(
+        (p._version, None, 0) if g is None else (p._version, weakref.ref(g), g._version)
+        for p, g in zip(parameters, gradients, strict=True)
+    )
+
+
+def _grown(parameter: nn.Parameter, gradient: weakref.ref[Tensor] | None, version: int) -> bool:
+    """Whether a gradient has come, or come to the one that was there."""
+    now = parameter.grad
+    return now is not None and (gradient is None or gradient() is not now or now._version != version)
 
 
 def parameters_behind(site: Site) -> tuple[nn.Parameter, ...]:
@@ -151,9 +157,3 @@ def parameters_behind(site: Site) -> tuple[nn.Parameter, ...]:
         if function is not None and len(visited) < _VISITS:
             visited += [f for f, _ in function.next_functions if f is not None]
     return tuple(parameters)
-
-
-def plain_name(name: str) -> str:
-    """A node's name without what wrappers (compile, checkpointing, FSDP) put into it."""
-    wrappers = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
-    return ".".join(part for part in name.split(".") if part not in wrappers)

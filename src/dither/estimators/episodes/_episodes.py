@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline
+from dither.estimators.core.nesting import refuse_shared
+from dither.estimators.core.parts import OnModel
 from dither.estimators.episodes.returns import Decision, Objective, Step, Stored
 from dither.estimators.episodes.traces import Traces
 from dither.functional import widen
-from dither.nodes import Node, named_nodes, taken_over
+from dither.nodes import Node, taken_over
 from dither.noise import draw_seed
 
 
-class Episodes:
+class Episodes(OnModel):
     """Score-function gradient of a return: decisions are taken now, rewards come later, the loss when the episodes are over.
 
     >>> import torch, dither
@@ -69,7 +71,7 @@ class Episodes:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Sequence[nn.Module],
         discount: float = 0.99,
         baseline: BaselineName | nn.Module | Baseline | None = "optimal",
         *,
@@ -85,20 +87,19 @@ class Episodes:
             raise ValueError(f"discount_from is {discount_from!r}: it must be 'decision' or 'start'")
         if autoreset not in (False, True, "same-step", "next-step"):
             raise ValueError(f"autoreset is {autoreset!r}: it must be False, 'same-step' or 'next-step'")
-        self.model, self.discount, self.discount_from = model, discount, discount_from
+        super().__init__(model)
+        self.discount, self.discount_from = discount, discount_from
         self.autoreset, self.traces = "next-step" if autoreset is True else autoreset, traces
-        self.nodes = named_nodes(model)
         self.credited = self._credited(nodes)
         self.leave_one_out = baseline == "leave-one-out"
-        self.baseline = make_baseline(None if self.leave_one_out else baseline, decay, per_logit=False)
-        self.baseline.nodes = tuple(self.nodes)
+        self.baseline = make_baseline(None if self.leave_one_out else baseline, decay, False, tuple(self.credited.values()))
         if traces and (self.leave_one_out or isinstance(self.baseline, Learned)):
             raise ValueError(
                 f"baseline={baseline!r} needs the whole episode, traces=True forgets it: use traces=False or 'optimal'"
             )
         self._start()
 
-    def _credited(self, nodes: Collection[str] | None) -> dict[int, str]:
+    def _credited(self, nodes: Collection[str] | None) -> dict[Node, str]:
         patterns = ("*",) if nodes is None else (nodes,) if isinstance(nodes, str) else tuple(nodes)
         for pattern in patterns:
             if not any(node.discrete and fnmatchcase(name, pattern) for name, node in self.nodes.items()):
@@ -109,7 +110,7 @@ class Episodes:
                     )
                 raise ValueError(f"no discrete node is called {pattern!r}: the nodes of the model are {', '.join(self.nodes)}")
         return {
-            id(node): name
+            node: name
             for name, node in self.nodes.items()
             if node.discrete and any(fnmatchcase(name, pattern) for pattern in patterns)
         }
@@ -141,17 +142,18 @@ class Episodes:
             raise RuntimeError("acting() again before reward(): give each step its reward, zeros if none has come yet")
         if not torch.is_grad_enabled():
             raise RuntimeError("acting() under torch.no_grad() could not be learned from: to evaluate, call the policy itself")
+        refuse_shared("Episodes", self.nodes)
         seed, calls, decisions = draw_seed(), 0, []
-        counts: dict[int, int] = {}
+        counts: dict[Node, int] = {}
 
         def handler(node: Node, logits: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
             noise = node.keyed(logits, seed, calls - 1)
-            if id(node) not in self.credited:
+            if node not in self.credited:
                 return node.propagate_keyed(logits, noise)
-            sample, name = node.sample_keyed(logits, noise), self.credited[id(node)]
-            nth = counts[id(node)] = counts.get(id(node), -1) + 1
+            sample, name = node.sample_keyed(logits, noise), self.credited[node]
+            nth = counts[node] = counts.get(node, -1) + 1
             decisions.append(Decision(f"{name}:{nth}" if nth else name, node, logits, sample))
             return node.output(logits, sample)
 
@@ -259,16 +261,10 @@ class Episodes:
         return tensor
 
     # --- state --------------------------------------------------------------------------------------------------------
-    def state_dict(self) -> dict[str, Tensor]:
-        """The baseline's state; steps since the last loss are not part of it."""
-        return {f"baseline.{name}": tensor for name, tensor in self.baseline.state_dict().items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        wrong = [name for name in state if not name.startswith("baseline.")]
-        if wrong:
-            raise ValueError(f"the state of Episodes holds baseline.* only, got {', '.join(wrong)}")
-        self.baseline.load_state_dict({name.removeprefix("baseline."): tensor for name, tensor in state.items()})
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of a learned baseline: give them to the optimizer."""
-        return self.baseline.module.parameters() if isinstance(self.baseline, Learned) else iter(())
+    def __getstate__(self) -> dict[str, Any]:
+        if self._pending or self.steps:
+            raise RuntimeError(
+                f"Episodes is copied or pickled with {self.steps} steps since the last loss, whose graphs cannot be: do it "
+                "after loss(), or after reset(), which forgets them; state_dict() is what it has learned, at any time"
+            )
+        return super().__getstate__()

@@ -80,7 +80,7 @@ class Stored:
             loss = attach(loss, -(score_function_surrogate(credit, site.log_prob, baseline) * rows(weight)).sum() / envs)
             fit = self.objective.baseline.loss(site, credit, baseline)
             loss = loss if fit is None else attach(loss, fit)
-            self.objective.baseline.update(site, credit)
+            self.objective.baseline.update(site, credit, baseline)
         return loss
 
     def _decisions(self) -> dict[str, list[int]]:

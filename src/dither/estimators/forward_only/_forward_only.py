@@ -104,9 +104,10 @@ class ForwardOnly(ScoreFunction):
         if any(len(s.shape) != len(first.shape) or averages.get(s.name) is not averages.get(first.name) for s in sites):
             return None
         credit = first.credit(costs)
-        advantage = (credit - self.baseline.value(first, credit)) / max(credit.numel(), 1)
+        value = self.baseline.value(first, credit)
+        advantage = (credit - value) / max(credit.numel(), 1)
         if self.learning and torch.is_grad_enabled():
-            self.baseline.update(first, credit)
+            self.baseline.update(first, credit, value)
             if isinstance(self.baseline, RunningMean):
                 self.baseline.averages.update(dict.fromkeys((s.name for s in sites), self.baseline.averages[first.name]))
         return advantage.view(-1, 1)

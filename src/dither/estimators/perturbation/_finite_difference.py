@@ -5,6 +5,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from dither.estimators.core.nesting import returned
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure
 from dither.estimators.perturbation.perturbing import Perturbing, with_gradient
@@ -45,29 +46,29 @@ class FiniteDifference(Perturbing):
 
     @property
     def evaluations(self) -> int:
-        return 2 * sum(p.numel() for p in self._parameters())
+        return 2 * sum(p.numel() for p in self.perturbed())
 
-    def __call__(self, closure: Closure) -> Tensor:
-        self._begin()
+    def forward(self, closure: Closure) -> Tensor:
+        seed = self._begin()
         values, gradients = [], []
-        for p in self._parameters():
+        for p in self.perturbed():
             gradient = torch.zeros_like(p, requires_grad=False)
             for index in product(*map(range, p.shape)):
-                gradient[index], value = self._difference(closure, p, index)
+                gradient[index], value = self._difference(closure, seed, p, index)
                 values.append(value)
             gradient = self._over_ranks(gradient)
             gradients.append((p, lambda gradient=gradient: gradient))
-        return with_gradient(torch.stack(values).mean(), gradients)
+        return returned(type(self).__name__, with_gradient(torch.stack(values).mean(), gradients))
 
     @torch.no_grad()
-    def _difference(self, closure: Closure, p: Tensor, index: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def _difference(self, closure: Closure, seed: Tensor, p: Tensor, index: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         before = p[index].clone()
         high, low = before + self.scale, before - self.scale
         try:
             p[index] = high
-            plus = self._cost(closure, 0)
+            plus = self._cost(closure, seed, 0)
             p[index] = low
-            minus = self._cost(closure, 0)
+            minus = self._cost(closure, seed, 0)
         finally:
             p[index] = before
         step = high.double() - low.double()  # as it was rounded

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import noise
+from dither.estimators.core.nesting import returned
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure
 from dither.estimators.perturbation.perturbing import Perturbing, with_gradient
@@ -69,19 +70,20 @@ class SPSA(Perturbing):
     def evaluations(self) -> int:
         return 2 * self.samples
 
-    def __call__(self, closure: Closure) -> Tensor:
-        self._begin()
-        parameters, derivatives, values = self._parameters(), [], []
+    def forward(self, closure: Closure) -> Tensor:
+        key = self._begin()
+        seed = int(key)
+        parameters, derivatives, values = self.perturbed(), [], []
         for k in range(self.samples):
-            with torch.no_grad(), self._moving(parameters, k) as move_to:
+            with torch.no_grad(), self._moving(parameters, seed, k) as move_to:
                 move_to(self.scale)
-                plus = self._cost(closure, k)
+                plus = self._cost(closure, key, k)
                 move_to(-self.scale)
-                minus = self._cost(closure, k)
+                minus = self._cost(closure, key, k)
             # (1) without its last factor, a number; `replayed` multiplies by D in the backward pass
             derivatives.append(batch_mean((plus - minus).double().sum(-1)) / (2 * self.scale))
             values.append(batch_mean((plus + minus).sum(-1)) / 2)
-        seed, along = int(self._seed), self._over_ranks(torch.stack(derivatives) / self.samples)
+        along = self._over_ranks(torch.stack(derivatives) / self.samples)
 
         def replayed(number: int, p: Tensor) -> Tensor:
             with torch.no_grad():
@@ -91,7 +93,7 @@ class SPSA(Perturbing):
                 return total
 
         gradients = [(p, lambda i=i, p=p: replayed(i, p)) for i, p in enumerate(parameters)]
-        return with_gradient(torch.stack(values).mean(), gradients)
+        return returned(type(self).__name__, with_gradient(torch.stack(values).mean(), gradients))
 
     def direction(self, seed: int, number: int, like: Tensor, sample: int) -> Tensor:
         """The entries of D for trainable parameter `number` of the model, whose shape and dtype `like` has."""
@@ -108,10 +110,10 @@ class SPSA(Perturbing):
         return flat.view(like.shape)
 
     @contextmanager
-    def _moving(self, parameters: list[nn.Parameter], sample: int) -> Iterator[Callable[[float], None]]:
+    def _moving(self, parameters: list[nn.Parameter], seed: int, sample: int) -> Iterator[Callable[[float], None]]:
         """Gives a function that puts the parameters at theta + c D; on leaving they are at theta."""
         saved = [p.detach().clone() for p in parameters] if self.exact_restore else None
-        seed, at = int(self._seed), 0.0
+        at = 0.0
 
         def move_to(c: float) -> None:
             nonlocal at

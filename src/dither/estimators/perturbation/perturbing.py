@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from dither import noise
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
+from dither.estimators.core.nesting import refuse_shared
 from dither.estimators.core.ranks import mean_over_ranks, seed_of_first_rank
 from dither.estimators.core.site import Closure, checked_cost
 from dither.exact import Oracle
@@ -62,7 +63,7 @@ class Perturbing(Estimator):
     def __init__(self, model: nn.Module, scale: float, samples: int) -> None:
         super().__init__(model, samples=samples, vectorize=False)
         self.scale = positive(scale, "0.01")
-        if not self._parameters():
+        if not self.perturbed():
             raise ValueError(f"{type(model).__name__} has no parameter with requires_grad=True: there is nothing to perturb")
 
     @classmethod
@@ -71,28 +72,29 @@ class Perturbing(Estimator):
         # parameters that are moved in place. They are tested against the enumerated cost instead.
         return {}
 
-    def _parameters(self) -> list[nn.Parameter]:
+    def perturbed(self) -> list[nn.Parameter]:
+        """The model's parameters that are moved."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def _begin(self) -> None:
+    def _begin(self) -> Tensor:
+        """The seed of a call, and of what its backward pass draws anew."""
         self.calls += 1
-        # Of the present call, and of what its backward pass draws anew. Without gradients nothing must agree, and a rank may
-        # evaluate by itself.
-        self._seed = noise.draw_seed()
-        if torch.is_grad_enabled():
-            self._seed = seed_of_first_rank(self._seed, self._parameters()[0].device)
+        refuse_shared(type(self).__name__, self.nodes)
+        seed = noise.draw_seed()
+        # Without gradients nothing must agree, and a rank may evaluate by itself.
+        return seed_of_first_rank(seed, self.perturbed()[0].device) if torch.is_grad_enabled() else seed
 
     def _over_ranks(self, derivatives: Tensor) -> Tensor:
         return mean_over_ranks(derivatives) if torch.is_grad_enabled() else derivatives
 
-    def _cost(self, closure: Closure, sample: int) -> Tensor:
+    def _cost(self, closure: Closure, seed: Tensor, sample: int) -> Tensor:
         """The closure's costs, (batch, terms), with this sample's noise in the nodes, whatever the parameters are."""
         called = 0
 
         def handler(node: Node, logits: Tensor) -> Tensor:
             nonlocal called
             called += 1
-            noise = node.keyed(logits, self._seed, called - 1, sample)
+            noise = node.keyed(logits, seed, called - 1, sample)
             if not node.discrete:
                 return node.propagate_keyed(logits, noise)
             return node.output(logits, node.sample_keyed(logits, noise))
@@ -104,7 +106,7 @@ class Perturbing(Estimator):
             rows = (~torch.isfinite(cost)).any(-1).nonzero().flatten().tolist()
             raise FloatingPointError(
                 f"the cost is not finite for {len(rows)} of {len(cost)} examples (first: example {rows[0]}) in call "
-                f"{self.calls} of {type(self).__name__}, at perturbed parameters; noise seed {int(self._seed)}. Lower the "
+                f"{self.calls} of {type(self).__name__}, at perturbed parameters; noise seed {int(seed)}. Lower the "
                 "learning rate or scale; the update was not made"
             )
         return cost

@@ -6,11 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baselines import Learned, RunningMean
+from dither.estimators.core.baselines import Baseline, Learned, RunningMean
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.parts import covered_nodes
 from dither.estimators.core.site import Site
 from dither.estimators.score._score_function import ScoreFunction
-from dither.nodes import as_module, named_nodes
+from dither.nodes import as_module
 
 
 class NVIL(ScoreFunction):
@@ -57,7 +58,7 @@ class NVIL(ScoreFunction):
         vectorize: bool = True,
     ) -> None:
         baseline = _linear_per_node(as_module(model)) if baseline is None else baseline
-        if not isinstance(baseline, nn.Module):
+        if not isinstance(baseline, nn.Module) or isinstance(baseline, Baseline):
             raise TypeError(
                 f"baseline is {type(baseline).__name__}: NVIL learns a torch.nn.Module of the node's logits, such as "
                 "nn.Linear(units, 1); for a running mean alone use ScoreFunction(net, 'mean')"
@@ -75,32 +76,14 @@ class _Centred(Learned):
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__(module)
         self.mean = RunningMean(decay)
-        self._left: Tensor | None = None
 
     def value(self, site: Site, credit: Tensor) -> Tensor:
-        learned = super().value(site, credit)
-        self._left = credit - learned.detach()  # what (2) will average
-        return learned + self.mean.value(site, credit)  # C(a) + c of (1)
+        return super().value(site, credit) + self.mean.value(site, credit)  # C(a) + c of (1)
 
-    def update(self, site: Site, credit: Tensor) -> None:
-        assert self._left is not None, "value comes before update"
-        self.mean.update(site, self._left)  # (2), after it was used
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {
-            **{f"module.{name}": tensor for name, tensor in super().state_dict().items()},
-            **{f"mean.{name}": tensor for name, tensor in self.mean.state_dict().items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-
-        if wrong := [name for name in state if not name.startswith(("module.", "mean."))]:
-            raise ValueError(f"the state of NVIL's baseline holds module.* and mean.* only, got {', '.join(wrong)}")
-        self.mean.nodes = self.nodes
-        super().load_state_dict(part("module."))
-        self.mean.load_state_dict(part("mean."))
+    @torch.no_grad()
+    def update(self, site: Site, credit: Tensor, value: Tensor | float) -> None:
+        learned = value - self.mean.value(site, credit)  # C(a)
+        self.mean.update(site, credit - learned)  # (2), after it was used
 
 
 class _Constant(nn.Module):
@@ -129,5 +112,5 @@ class _Linear(nn.Module):
 def _linear_per_node(model: nn.Module) -> nn.ModuleDict:
     # ambient: the nets of a model without parameters are built as layers are, by torch's defaults
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    discrete = [name for name, node in named_nodes(model).items() if node.discrete]
+    discrete = [name for name, node in covered_nodes(model).items() if node.discrete]
     return nn.ModuleDict({name.replace(".", "_"): _Linear(like.dtype, like.device) for name in discrete})

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline, per_logit
+from dither.estimators.core.baselines import Baseline, BaselineName, make_baseline, per_logit
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.shapes import flat_units
@@ -73,8 +73,7 @@ class ScoreFunction(Estimator):
         super().__init__(model, samples=samples, vectorize=vectorize)
         self.any_order, self.split_sums = any_order, split_sums
         self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
-        self.baseline = make_baseline(baseline, decay, per_logit=not any_order)
-        self.baseline.nodes = tuple(self.nodes)
+        self.baseline = make_baseline(baseline, decay, not any_order, tuple(n for n, v in self.nodes.items() if v.discrete))
         if samples < self.baseline.minimum_samples:
             raise ValueError(
                 f"samples={samples} with baseline={baseline!r}: it needs samples >= {self.baseline.minimum_samples}, because "
@@ -107,12 +106,12 @@ class ScoreFunction(Estimator):
         return call.output(sample), sample
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
-        credit = site.credit(costs)  # L, of those terms that a unit can influence
-        baseline = self.baseline.value(site, credit)  # b, of previous calls or other samples
+        learner, credit = self.baseline, site.credit(costs)  # L, of those terms that a unit can influence
+        baseline = learner.value(site, credit)  # b, of previous calls or other samples
         surrogate = self._surrogate(site, credit, baseline)  # the sum of (1); d L / d theta is in the loss's value
-        fit = self.baseline.loss(site, credit, baseline)
+        fit = learner.loss(site, credit, baseline)
         if self.learning and torch.is_grad_enabled():
-            self.baseline.update(site, credit)
+            learner.update(site, credit, baseline)
         return surrogate if fit is None else surrogate + fit
 
     def _surrogate(self, site: Site, credit: Tensor, baseline: Tensor | float) -> Tensor:
@@ -139,15 +138,3 @@ class ScoreFunction(Estimator):
         if isinstance(log_prob, Tensor):  # (3)
             costs = widen(costs) * (log_prob - log_prob.detach()).exp()
         return super().assemble(costs, sites)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {f"baseline.{name}": tensor for name, tensor in self.baseline.state_dict().items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        wrong = [name for name in state if not name.startswith("baseline.")]
-        if wrong:
-            raise ValueError(f"the state of ScoreFunction holds baseline.* only, got {', '.join(wrong)}")
-        self.baseline.load_state_dict({name.removeprefix("baseline."): tensor for name, tensor in state.items()})
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return self.baseline.module.parameters() if isinstance(self.baseline, Learned) else iter(())
