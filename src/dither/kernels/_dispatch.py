@@ -157,7 +157,7 @@ def _functions(
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:  # type: ignore[override]
-            output = run(*args)
+            output = _no_view(run(*args))
             save(ctx, args, output)
             return output
 
@@ -183,6 +183,13 @@ def _functions(
             return rule(Transformed.apply, info.batch_size, in_dims, *args)
 
     return Eager.apply, Transformed.apply
+
+
+def _no_view(output: Result) -> Result:
+    """The same memory, as a tensor that is no view: torch lets nobody change a function's view in place."""
+    if isinstance(output, Tensor):
+        return torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
+    return tuple(map(_no_view, output))  # type: ignore[return-value]
 
 
 # --- vmap ---------------------------------------------------------------------------------------------------------------
