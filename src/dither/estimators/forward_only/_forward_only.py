@@ -10,7 +10,7 @@ from dither.estimators.core.baselines import Baseline, BaselineName, LeaveOneOut
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Site
-from dither.estimators.forward_only.packed_run import Keep, PackedRun
+from dither.estimators.forward_only.packed_run import Keep, PackedRun, own_forward, present_run
 from dither.estimators.forward_only.packed_site import PackedSite, broadcast
 from dither.estimators.score._score_function import ScoreFunction
 from dither.functional import attach
@@ -79,10 +79,10 @@ class ForwardOnly(ScoreFunction):
 
     def _linear(self, linear: nn.Linear, x: Tensor) -> Tensor:
         # What is compiled, or will be computed again at backward by a module that is no longer taken over, stays as it is.
-        run = self.handler.run
-        if torch.compiler.is_compiling() or in_region() or not isinstance(run, PackedRun):
+        if torch.compiler.is_compiling():
             return nn.Linear.forward(linear, x)
-        return run.linear(linear, x)
+        run = present_run(linear)
+        return own_forward(linear)(x) if run is None or in_region() else run.linear(linear, x)
 
     # --- the gradient -------------------------------------------------------------------------------------------------
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:

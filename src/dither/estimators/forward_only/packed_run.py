@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from dither.estimators.core.site import Closure, Site
 from dither.estimators.core.versions import version
 from dither.estimators.forward_only.packed_site import PackedSite, Segment
 from dither.nodes import Bernoulli, Node, in_region
+from dither.scoped import Scoped
 
 Keep = Literal["logits", "bits"]
 
@@ -28,6 +30,11 @@ class PackingPlan(Plan, Protocol):
     samples: int
     keep: Keep
     linears: dict[nn.Linear, Callable[[Tensor], Tensor]]  # what takes the place of their forward
+
+
+_PRESENT: Scoped[PackedRun | None] = Scoped(None)  # the run of this thread and task
+_LOCK = Lock()
+_USERS: dict[nn.Linear, tuple[int, Callable[[Tensor], Tensor] | None]] = {}  # runs in any thread, and the layer's own forward
 
 
 @dataclass
@@ -50,10 +57,9 @@ class PackedRun(Run):
         super().__init__(*state)
         self.segments: list[Segment | None] = []
         self._sources: dict[int, _Source] = {}
-        self._forwards: dict[nn.Linear, Callable[[Tensor], Tensor]] = {}
 
     def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):
-        with self._linears_taken_over():
+        with _taken_over(self.plan.linears), _PRESENT.set(self):
             return super().over(closure, handler)
 
     def sites(self, sites: list[Site]) -> list[Site]:
@@ -82,6 +88,8 @@ class PackedRun(Run):
         self._note(h, packed=packed, site=len(self.records))
         if self.drops(segment):  # of the logits their shape alone is kept
             logits = torch.zeros((), dtype=logits.dtype, device=logits.device).expand(tuple(logits.shape))
+        else:
+            self.versions.append((node, logits, version(logits)))
         self.calls += 1
         self.records.append(Record(node, logits, packed))
         return h
@@ -95,22 +103,9 @@ class PackedRun(Run):
         return h, kernels.pack(h.flatten(1))
 
     # --- layers -----------------------------------------------------------------------------------------------------------
-    @contextmanager
-    def _linears_taken_over(self) -> Iterator[None]:
-        linears = self.plan.linears
-        self._forwards = {linear: vars(linear)["forward"] for linear in linears if "forward" in vars(linear)}
-        try:
-            for linear, taken in linears.items():
-                vars(linear)["forward"] = taken
-            yield
-        finally:
-            for linear in linears:
-                vars(linear).pop("forward")
-                vars(linear).update({"forward": self._forwards[linear]} if linear in self._forwards else {})
-
     def linear(self, linear: nn.Linear, x: Tensor) -> Tensor:
         """The layer's output, on the bits of x where it has them."""
-        forward = self._forwards.get(linear) or partial(nn.Linear.forward, linear)
+        forward = own_forward(linear)
         source = self._source(x)
         same = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)  # bits are exact in every dtype
         if source is None or source.packed is None or x.dim() != 2 or not same:
@@ -136,3 +131,37 @@ class PackedRun(Run):
         """What computed this very tensor, if nothing has changed it since."""
         source = self._sources.get(id(tensor))
         return source if source is not None and source.tensor() is tensor and source.version == version(tensor) else None
+
+
+# --- layers taken over --------------------------------------------------------------------------------------------------
+def present_run(linear: nn.Linear) -> PackedRun | None:
+    """The run in this thread that has taken over the layer. That of another thread does not count."""
+    run = _PRESENT.get()
+    return run if run is not None and linear in run.plan.linears else None
+
+
+def own_forward(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """What the layer computes while nobody has taken it over."""
+    return _USERS.get(linear, (0, None))[1] or partial(nn.Linear.forward, linear)
+
+
+@contextmanager
+def _taken_over(linears: dict[nn.Linear, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Give each layer its forward of `linears`, which asks for the present run. Runs of several threads overlap in any order:
+    the first gives it, the last takes it away."""
+    with _LOCK:
+        for linear, taken in linears.items():
+            users, own = _USERS.get(linear) or (0, vars(linear).get("forward"))
+            _USERS[linear] = users + 1, own
+            vars(linear)["forward"] = vars(linear)["forward"] if users else taken
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for linear in linears:
+                users, own = _USERS.pop(linear)
+                if users > 1:
+                    _USERS[linear] = users - 1, own
+                    continue
+                vars(linear).pop("forward")
+                vars(linear).update({"forward": own} if own else {})
