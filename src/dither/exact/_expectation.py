@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over
-from dither.nodes import Node, named_nodes, taken_over
+from dither.nodes import Node, eagerly, named_nodes, taken_over
 
 Closure = Callable[[], Tensor]
 
@@ -39,7 +39,7 @@ def expectation(
     def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
         source.start(row)
         with taken_over(nodes.values(), handler=_plain, source=source, only="dither.exact"):
-            cost = closure()
+            cost = eagerly(closure)  # compiled code does not see a source
         source.finish()
         if cost.dim() == 0:
             raise ValueError(

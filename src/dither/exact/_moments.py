@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from dither.exact._enumeration import MAX_OUTCOMES, CannotEnumerate, Enumeration, over
 from dither.exact._expectation import Closure, parameter_gradients, trainable
-from dither.nodes import named_nodes, taken_over
+from dither.nodes import eagerly, named_nodes, taken_over
 
 CHUNK = 1 << 14  # outcomes summed at a time: bounds the memory
 
@@ -116,7 +116,7 @@ def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[
     def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
         source.start(row)
         with taken_over(nodes.values(), source=source):
-            loss = estimator(closure)
+            loss = eagerly(estimator, closure)  # compiled code does not see a source
         source.finish()
         return loss, source.log_weight.sum().detach()
 

@@ -13,6 +13,7 @@ from dither.nodes.checkpoint import in_region as in_region
 from dither.nodes.checkpoint import noted as noted
 from dither.nodes.checks import is_concrete as is_concrete
 from dither.nodes.determinism import deterministic as deterministic
+from dither.nodes.eager import eagerly as eagerly
 from dither.nodes.naming import as_module as as_module
 from dither.nodes.naming import named_nodes as named_nodes
 from dither.nodes.naming import plain_name as plain_name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from dither.estimators.core.site import Closure, Site, checked_cost
 from dither.estimators.core.structure import Randomness, Watch
 from dither.estimators.core.sums import with_terms
 from dither.estimators.core.versions import shares_memory, version
-from dither.nodes import Node, noted, taken_over
+from dither.nodes import Node, eagerly, noted, taken_over
 
 FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
 
@@ -180,8 +179,7 @@ class Execution:
         try:
             # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
             runs = torch.func.vmap(once, randomness="same")
-            indices = torch.arange(count, dtype=torch.int64, device="cpu")
-            return _eagerly(runs, indices) if "torch._dynamo" in sys.modules else runs(indices)
+            return eagerly(runs, torch.arange(count, dtype=torch.int64, device="cpu"))
         except RuntimeError as error:
             error.add_note(
                 f"dither: {type(self.plan).__name__} makes its {count} runs as one vmap over the closure; where the "
@@ -230,12 +228,3 @@ def require_called(called: bool, plan: Plan) -> None:
             f"({', '.join(plan.nodes)}): build the estimator on the model that the closure runs, and call it outside "
             "dither.deterministic"
         )
-
-
-def _eagerly(runs: Callable[[Tensor], Any], indices: Tensor) -> Any:
-    """The runs, with whatever is compiled in them run eagerly, also where the whole step is compiled."""
-    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback  # type: ignore[attr-defined]
-    if torch.compiler.is_compiling() or callback() not in (None, False):
-        return torch.compiler.disable(runs)(indices)  # type: ignore[arg-type]
-    with torch.compiler.set_stance("force_eager"):
-        return runs(indices)
