@@ -13,6 +13,8 @@ SOURCE = ROOT / "src" / "dither"
 MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
 NAMES = {"eval", "exec", "compile", "__import__"}
 ATTRIBUTES = {"torch.load", "torch.save", "torch.hub.load", "os.system", "os.popen"}
+# Reads nothing but what it has just written itself: the copy of an estimator for another process, which it checks.
+ROUND_TRIP = {SOURCE / "testing" / "_round_trip.py": "import of pickle"}
 KEYWORDS = {"allow_pickle": True, "shell": True}
 
 
@@ -79,6 +81,7 @@ def test_source_cannot_run_what_it_reads():
         f"{path.relative_to(ROOT)}, {fault}"
         for path in sorted(SOURCE.rglob("*.py"))
         for fault in faults(path.read_text("utf-8"))
+        if ROUND_TRIP.get(path) != fault.partition(": ")[2]
     ]
     assert not violations, "\n".join(violations)
 

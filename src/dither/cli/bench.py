@@ -15,6 +15,10 @@ BENCHMARKS = {
     "gsn": ("dither.benchmarks.gsn", "an epoch of training a generative stochastic network against its matrix products"),
     "samples": ("dither.benchmarks.samples", "the time of K samples per step against one"),
     "node": ("dither.benchmarks.node", "the overhead on one small node"),
+    "positions": (
+        "dither.benchmarks.positions",
+        "in which positions of a program unbiased estimators are right, or refused",
+    ),
     "overhead": ("dither.benchmarks.overhead", "the time of a step against the same estimator written by hand"),
 }
 

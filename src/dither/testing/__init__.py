@@ -12,18 +12,26 @@ from dither.testing._checks import (
 from dither.testing._examples import assert_examples_separate
 from dither.testing._mutants import MUTANTS
 from dither.testing._nodes import check_node
+from dither.testing._position_mutants import POSITION_MUTANTS
+from dither.testing._positions import POSITIONS, REFUSALS, check_positions
+from dither.testing._tiny import Tiny
 from dither.testing._zoo import Problem, random_problem, rectifier_problem, zoo
 
 __all__ = [
     "MUTANTS",
+    "POSITIONS",
+    "POSITION_MUTANTS",
+    "REFUSALS",
     "CheckFailed",
     "Problem",
+    "Tiny",
     "assert_examples_separate",
     "assert_mean",
     "assert_unbiased",
     "bias",
     "check_estimator",
     "check_node",
+    "check_positions",
     "default_problems",
     "fits",
     "random_problem",

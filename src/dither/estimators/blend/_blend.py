@@ -61,12 +61,14 @@ class Blend(IndependentSamples):
     Requires    samples >= 2 evaluations of the closure and one backward pass; Bernoulli and Categorical nodes. Where the cost
                 is not differentiable in the outputs, s is 0 and u alone is left.
     report()    what it has learned: weights, and the bias, variance and MSE of it and of both parents.
-    decay       of the moving averages, per call.
+    decay       of the moving averages, per call. They move while gradients are accumulated too (`moves_in_windows`): unbiased,
+                but another gradient than one call of the whole batch has.
     Reference   Bengio 2013, Sec. 3.2.2; for the control variate Gu et al. 2016 and Titsias & Shi 2022.
     """
 
     reference = "Bengio 2013, Sec. 3.2.2"
     local_credit = True
+    moves_in_windows = True  # products of batch means, which micro-batches cannot pool
 
     def __init__(
         self,

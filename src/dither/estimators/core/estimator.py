@@ -53,6 +53,7 @@ class Estimator(OnModel, ABC):
     any_cost: ClassVar[bool] = True  # False: (un)biasedness holds for costs that are smooth in the nodes' outputs only
     runs_depend_on_layout: ClassVar[bool] = False  # then the closure may have to run anew once its layout is known
     stochastic: ClassVar[bool] = True  # False: its value is the cost of another network
+    moves_in_windows: ClassVar[bool] = False  # True: what it learned of a micro-batch is used in the next, before the step
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
     oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
     run_type: ClassVar[type[Run]] = Run
