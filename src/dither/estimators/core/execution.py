@@ -160,6 +160,8 @@ class Execution:
                 self.random.remember()
             outer, self.plan.handler.run = self.plan.handler.run, run
             try:
+                if self.plan.split_sums:  # sums are watched, which the compiler cannot follow
+                    return eagerly(run.over, self.closure, self.plan.handler)
                 return run.over(self.closure, self.plan.handler)
             finally:
                 self.plan.handler.run = outer
