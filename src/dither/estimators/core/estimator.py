@@ -126,7 +126,8 @@ class Estimator(OnModel, ABC):
         self.calls += 1
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
-        execution.watching = self.local_credit and self.locality.watching and not self.locality.static
+        execution.watching = self.local_credit and self.locality.watches_next
+        again = self.local_credit and self.locality.repeats(execution)
         costs, sites = execution.runs()
         if (layout := layout_of(sites)) != self.layout:
             self.layout = layout
@@ -134,12 +135,12 @@ class Estimator(OnModel, ABC):
                 execution.layout = layout
                 costs, sites = execution.runs()
         if self.local_credit:
-            self.locality.watching = costs.shape[-1] > 1
-            if self.locality.watching and not execution.watching and not self.locality.static:  # the first call of its kind
-                execution.watching = True
-                costs, sites = execution.runs()
+            self.locality.several = costs.shape[-1] > 1
+            if again and self.locality.several:
+                with again:
+                    costs, sites = execution.runs()
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
-        if self.local_credit and self.locality.watching:
+        if self.local_credit and self.locality.several:
             self.locality.mark(execution, sites, costs.shape[-1])
         loss = self.assemble(costs, sites) if execution.differentiating else batch_mean(self.value(costs))
         return returned(type(self).__name__, loss)

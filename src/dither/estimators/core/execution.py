@@ -9,14 +9,15 @@ from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.nesting import refuse_inner_losses, refuse_shared
+from dither.estimators.core.randomness import Randomness
 from dither.estimators.core.sample_gradients import Graph, sample_gradients
 from dither.estimators.core.site import Closure, Site, checked_cost
-from dither.estimators.core.structure import Randomness, Watch
+from dither.estimators.core.structure import Watch
 from dither.estimators.core.sums import with_terms
 from dither.estimators.core.versions import shares_memory, version
 from dither.nodes import Node, eagerly, noted, taken_over
@@ -27,6 +28,7 @@ FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
 class Plan(Protocol):
     """What an execution needs to know of its estimator."""
 
+    model: nn.Module
     nodes: dict[str, Node]
     vectorize: bool
     split_sums: bool
@@ -78,7 +80,7 @@ class Run:
 
     @property
     def structure(self) -> Any:
-        """What the closure did, if it was watched; None else."""
+        """What the closure did, if it was watched and can be told; None else."""
         return None if self.watch is None else self.watch.structure()
 
     def check_unchanged(self) -> None:
@@ -104,6 +106,8 @@ class Run:
         with taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__), self.watch or nullcontext():
             cost = with_terms(closure) if plan.split_sums else closure()
             refuse_inner_losses(cost)
+        if self.watch is not None:
+            self.watch.note("cost", (cost,), {}, None)
         cost = checked_cost(cost)
         self.check_unchanged()
         outputs = [record.output for record in self.records if record.output is not None]
@@ -129,7 +133,7 @@ class Handler:
             return run.on_node(node, logits)
         with torch._C.DisableTorchFunction():
             output = run.on_node(node, logits)
-        run.watch.note("node", logits, {}, output)
+        run.watch.note("node", (logits,), {}, output)
         return output
 
 
@@ -142,6 +146,7 @@ class Execution:
         self.seed, self.differentiating = noise.draw_seed(), torch.is_grad_enabled()
         self.watching = False
         self.structures: list[Any] = []  # of each run, or of all in one vmap
+        self.watches: list[Watch | None] = []
         self.random = Randomness()
 
     def run(self, index: Tensor, run_type: type[Run] | None = None) -> Run:
@@ -150,7 +155,7 @@ class Execution:
     def runs(self) -> tuple[Tensor, list[Site]]:
         """Costs (runs, batch, terms) and the sites, for all runs that the plan has for the layout."""
         count, last = self.plan.runs(self.layout), []
-        self.structures, self.random = [], Randomness()
+        self.structures, self.watches, self.random = [], [], Randomness()
 
         def once(index: Tensor):
             run = self.run(index)
@@ -166,6 +171,9 @@ class Execution:
             finally:
                 self.plan.handler.run = outer
                 self.structures.append(run.structure)
+                self.watches.append(run.watch)
+                if run.watch is not None:
+                    run.watch.close()
 
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         if count == 1:

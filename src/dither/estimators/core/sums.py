@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from dither.estimators.core.site import Closure
 from dither.estimators.core.versions import version
+from dither.nodes import is_concrete
 
-_SUMS = {torch.sum: 1, Tensor.sum: 1, torch.mean: 0, Tensor.mean: 0}
+_SUMS = {torch.sum: False, Tensor.sum: False, torch.mean: True, Tensor.mean: True}  # whether it is a mean
 
 
 def with_terms(closure: Closure) -> Tensor:
@@ -19,49 +22,70 @@ def with_terms(closure: Closure) -> Tensor:
     (batch, terms)."""
     with _Watch() as watch:
         cost = closure()
-    return watch.terms_of(cost)
+    with torch._C.DisableTorchFunction():
+        return watch.terms_of(cost)
+
+
+@dataclass
+class _Sum:
+    """One sum over all dimensions but the first. versions: how often what it gave and what it read had been changed."""
+
+    result: Tensor
+    summed: Tensor
+    again: Callable[[], Tensor]
+    mean: bool
+    versions: tuple[int, int]
 
 
 class _Watch(TorchFunctionMode):
-    """Remembers the last sum over all dimensions but the first, and how often what it read and gave had been changed."""
+    """Remembers the sums over all dimensions but the first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.last: tuple[Tensor, Tensor, bool, tuple[int, int]] | None = None
+        self.sums: dict[int, _Sum] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func in _SUMS and isinstance(result, Tensor) and isinstance(args[0], Tensor):
-            summed = args[0]
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in _SUMS and isinstance(result, Tensor):
             with torch._C.DisableTorchFunction():  # what is looked up here is no part of the closure
-                own = _over_all_but_the_first(summed, args[1:], kwargs or {})
-                self.last = (result, summed, not _SUMS[func], _versions(result, summed)) if own else None
+                summed, dims = _arguments(*args, **kwargs)
+                if _over_all_but_the_first(summed, dims, kwargs):
+                    self.sums[id(result)] = _Sum(
+                        result, summed, lambda: func(*args, **kwargs), _SUMS[func], (version(result), version(summed))
+                    )
         return result
 
     def terms_of(self, cost: Tensor) -> Tensor:
-        with torch._C.DisableTorchFunction():
-            return self._terms_of(cost)
-
-    def _terms_of(self, cost: Tensor) -> Tensor:
-        if self.last is None or cost is not self.last[0] or cost.dim() != 1:
+        one = self.sums.get(id(cost))
+        if one is None or one.result is not cost or cost.dim() != 1 or not self._is_still(one):
             return cost
-        _, summed, mean, versions = self.last
-        if summed.dim() < 2 or summed.shape[0] != cost.shape[0] or summed.is_complex() or not summed.is_floating_point():
+        summed = one.summed
+        if summed.shape[0] != cost.shape[0] or not summed.is_floating_point() or summed.dtype != cost.dtype:
             return cost
-        if _versions(cost, summed) != versions or summed.dtype != cost.dtype:
-            return cost  # changed in place since: no longer the sum of these terms
         terms = summed.flatten(1)
-        return terms / terms.shape[1] if mean else terms
+        if terms.shape[1] == 0:
+            return cost
+        return terms / terms.shape[1] if one.mean else terms
+
+    def _is_still(self, one: _Sum) -> bool:
+        """Whether the cost is the sum of these terms now: neither was changed since, by whatever way."""
+        if (version(one.result), version(one.summed)) != one.versions:
+            return False
+        if not is_concrete(one.result):  # in a vmap there is no `.data`, nor numpy, to write by unnoticed
+            return True
+        with torch.no_grad():
+            return torch.equal(one.again(), one.result)
 
 
-def _over_all_but_the_first(summed: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    dims = kwargs.get("dim", kwargs.get("axis", args[0] if args else None))
-    if dims is None or kwargs.keys() - {"dim", "axis", "keepdim", "dtype"} or len(args) > 1:
+def _arguments(input: Tensor, dim: Any = None, *rest: Any, axis: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
+    return input, None if rest else axis if dim is None else dim
+
+
+def _over_all_but_the_first(summed: Any, dims: Any, kwargs: dict[str, Any]) -> bool:
+    if not isinstance(summed, Tensor) or kwargs.keys() - {"input", "dim", "axis", "keepdim", "dtype"} or summed.dim() < 2:
         return False
-    dims = [dims] if isinstance(dims, int) else list(dims)
+    dims = [dims] if isinstance(dims, int) else dims
+    if not isinstance(dims, (list, tuple)) or not all(isinstance(d, int) for d in dims):
+        return False
     return sorted(d % summed.dim() for d in dims) == list(range(1, summed.dim()))
-
-
-def _versions(*tensors: Tensor) -> tuple[int, int]:
-    first, second = (version(tensor) for tensor in tensors)
-    return first, second

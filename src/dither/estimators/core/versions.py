@@ -21,7 +21,7 @@ def shares_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def held(tensor: Tensor) -> Tensor:
-    """What a vmap has wrapped."""
+    """What vmaps and other transforms have wrapped."""
     while not torch.compiler.is_compiling() and _functorch.is_functorch_wrapped_tensor(tensor):
         tensor = _functorch.get_unwrapped(tensor)
     return tensor
