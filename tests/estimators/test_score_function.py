@@ -126,6 +126,7 @@ def test_leave_one_out_by_hand() -> None:
 # --- local credit ---------------------------------------------------------------------------------------------------------
 def influence(model: nn.Module, closure) -> list[list[list[int]]]:
     estimator = ScoreFunction(model)
+    estimator.examples = "separate"
     estimator(closure)
     (actual,) = estimator.locality._known.values()
     return [table.int().tolist() if table is not None else None for table in actual]  # type: ignore[misc]
@@ -234,6 +235,7 @@ def test_locality_of_categorical_units_reduces_variance() -> None:
 def test_locality_is_traced_again_when_asked_or_when_shapes_change() -> None:
     model = net(5, 2, 2)
     estimator = ScoreFunction(model)
+    estimator.examples = "separate"  # no look at them, which runs the closure
     runs = 0
 
     def closure() -> torch.Tensor:

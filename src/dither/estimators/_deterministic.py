@@ -23,6 +23,7 @@ class Deterministic(Estimator):
     """
 
     unbiased = False
+    credits_examples = False
     stochastic = False
     reference = "plain back-propagation"
 

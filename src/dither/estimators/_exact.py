@@ -7,6 +7,7 @@ from dither import exact
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
 from dither.estimators.core.nesting import refuse_inner_losses, refuse_shared, returned
+from dither.estimators.core.pooling import pools
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, check_costs, checked_cost
 
@@ -32,6 +33,7 @@ class Exact(Estimator):
     unbiased = True
     reference = "enumeration"
     composable = False
+    credits_batches = False
     oracle = exact.Oracle(enumerates=True)
 
     def __init__(self, model: nn.Module, max_outcomes: int = exact.MAX_OUTCOMES, *, vectorize: bool = True) -> None:
@@ -47,6 +49,7 @@ class Exact(Estimator):
     def forward(self, closure: Closure) -> Tensor:
         self.calls += 1
         refuse_shared(type(self).__name__, self.nodes)
+        pools(self, closure)
         # the sum of (1), whose graph is the gradient
         result = exact.expectation(
             self.nodes, lambda: self._cost(closure), max_outcomes=self.max_outcomes, vectorize=self.vectorize

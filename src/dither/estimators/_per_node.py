@@ -125,6 +125,18 @@ class PerNode(Estimator):
         owner = self.owner(call.node)
         return owner.sample(call) if owner else (call.propagate(), None)
 
+    @property
+    def credits_examples(self) -> bool:  # type: ignore[override]
+        return any(part.credits_examples for part in self.estimators.values())
+
+    @property
+    def credits_batches(self) -> bool:  # type: ignore[override]
+        return all(part.credits_batches for part in self.estimators.values())
+
+    def credits(self, node: Node) -> bool:
+        owner = self.owner(node)
+        return owner is not None and owner.credits_examples and owner.credits(node)
+
     def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
         owner = self.owner(site.node)
         return owner.surrogate(site, costs) if owner else None

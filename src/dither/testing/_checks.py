@@ -262,6 +262,7 @@ def _evaluations(build: Build, problems: list[Problem]) -> int:
             continue
         estimator.vectorize = False
         estimator.locality.static = True  # else a run that does something new is made once more
+        estimator.examples = "separate"  # else a closure that is new is looked at
         estimator(p.closure)  # the first call may trace locality
         calls = 0
 

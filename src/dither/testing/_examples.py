@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dither.nodes import Node, named_nodes, taken_over
+from dither.estimators.core.mixing import Redrawn
+from dither.nodes import Node, named_nodes
 from dither.noise import draw_seed
 from dither.testing._checks import CheckFailed
 
@@ -28,10 +29,10 @@ def assert_examples_separate(model: nn.Module, closure: Callable[[], Tensor], *,
     """
     nodes = named_nodes(model)
     for _ in range(draws):
-        seed, other = draw_seed(), draw_seed()
-        before = _cost(nodes, closure, seed, other, -1)
+        seeds = int(draw_seed()), int(draw_seed())
+        before = _costs(nodes, closure, seeds, -1)
         for row in range(len(before)):
-            changed = (_cost(nodes, closure, seed, other, row) != before).flatten(1).any(1)
+            changed = (_costs(nodes, closure, seeds, row) != before).any(1)
             changed[row] = False
             if bool(changed.any()):
                 raise CheckFailed("examples", "this model", _message(list(nodes), row, int(changed.nonzero()[0])))
@@ -47,18 +48,10 @@ def _message(nodes: list[str], row: int, example: int) -> str:
 
 
 @torch.no_grad()
-def _cost(nodes: dict[str, Node], closure: Callable[[], Tensor], seed: Tensor, other: Tensor, row: int) -> Tensor:
-    """The costs, (batch, terms), with the noise of one row drawn by another seed."""
-    calls = 0
+def _costs(nodes: dict[str, Node], closure: Callable[[], Tensor], seeds: tuple[int, int], row: int) -> Tensor:
+    """The costs, (batch, terms), with the noise of one row drawn by the second seed."""
 
-    def handler(node: Node, logits: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        noise, anew = (node.keyed(logits, s, calls - 1).draw(logits) for s in (seed, other))
-        here = torch.arange(len(noise), device=noise.device, dtype=torch.int64).view(-1, *[1] * (noise.dim() - 1)) == row
-        noise = torch.where(here, anew, noise)
-        return node.output(logits, node.sample(logits, noise)) if node.discrete else node.propagate(logits, noise)
+    def where(node: Node, logits: Tensor) -> Tensor:
+        return torch.arange(len(logits), device=logits.device, dtype=torch.int64) == row
 
-    with taken_over(nodes.values(), handler=handler):
-        cost = closure()
-    return cost.reshape(len(cost), -1)
+    return Redrawn(nodes, closure, where, seeds).costs

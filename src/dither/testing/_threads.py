@@ -31,6 +31,7 @@ class Company:
         self.estimators = [subject.build(model) for _ in range(2)]  # equal ones
         for estimator in self.estimators:
             warm(estimator, model.cost)
+            estimator.examples = "separate"  # what begins is the call, not a look before it
         self.threads = [ThreadPoolExecutor(1) for _ in range(3)]
         self.mean = deterministic("mean")
 

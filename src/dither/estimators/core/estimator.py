@@ -13,13 +13,15 @@ from dither import noise
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.execution import FORESEEN, Execution, Handler, Run, layout_of
 from dither.estimators.core.locality import Locality
+from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.nesting import returned
 from dither.estimators.core.parts import OnModel
+from dither.estimators.core.pooling import Examples, pooled, pools
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, Site, check_costs
 from dither.exact import Oracle
 from dither.functional import attach, widen
-from dither.nodes import CAPABILITIES
+from dither.nodes import CAPABILITIES, Node
 
 
 class Estimator(OnModel, ABC):
@@ -36,10 +38,14 @@ class Estimator(OnModel, ABC):
     needs_sample_gradients  whether it takes d cost / d output of each node (`Site.sample_gradient`): then the cost must be
                    differentiable in the nodes' outputs, unless `any_cost`.
 
-    The first dimension of every node's logits is that of the costs: the unit in row i is credited with cost i alone. Nobody
-    can see from shapes that time-first logits, (time, batch, units), are not (batch, time, units) where time == batch: give
-    them as logits.transpose(0, 1), and `testing.assert_examples_separate` says whether all is in its row. An empty batch,
-    costs of shape (0,), is legal: the loss is 0 and so is its gradient.
+    The first dimension of every node's logits is that of the costs: the unit in row i is credited with cost i alone. An empty
+    batch, costs of shape (0,), is legal: the loss is 0 and so is its gradient.
+
+    examples: "checked" (the default): at its first call with several examples a closure is run a few times more, to see
+    whether costs depend on other examples' samples (time-first logits where time equals the batch, batch normalisation in
+    training mode, losses that compare examples). If so the estimator warns, and credits with the cost of the whole batch from
+    then on, which is unbiased and noisy, or raises where it cannot. "mixed" declares it; "separate" is not looked at, and
+    leaves out what a sample does to other examples. Running statistics of the model are put back after the look.
 
     Raises TypeError for a node that it cannot credit; ValueError for a model without nodes, a cost without a batch
     dimension and the like; FloatingPointError, naming call, node and seed, for a cost that is not finite.
@@ -57,6 +63,8 @@ class Estimator(OnModel, ABC):
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
     oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
     run_type: ClassVar[type[Run]] = Run
+    credits_examples: bool = True  # whether a sample is credited with the cost of its own example
+    credits_batches: bool = True  # whether it may as well be with the cost of all, where examples depend on each other
     local_credit: bool = False  # whether surrogates use Site.influence
     split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
 
@@ -74,6 +82,8 @@ class Estimator(OnModel, ABC):
         self.vectorize = vectorize
         self.calls = 0
         self.locality = Locality()
+        self.examples: Examples = "checked"
+        self.mixing = Mixing()
         self.learning = True  # False while an oracle needs the state as it is
         self.handler = Handler()
         self.layout: Layout = FORESEEN  # that of the last call
@@ -106,6 +116,10 @@ class Estimator(OnModel, ABC):
         """Known after the first call, where it depends on the closure's units."""
         return self.runs(self.layout)
 
+    def credits(self, node: Node) -> bool:
+        """Whether the node's samples are credited with costs, and not by back-propagation."""
+        return node.discrete
+
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         """(the node's output in this run, its sample if it is to be credited)."""
         raise NotImplementedError(f"{type(self).__name__} does not define sample(call)")
@@ -124,6 +138,7 @@ class Estimator(OnModel, ABC):
 
     def forward(self, closure: Closure) -> Tensor:
         self.calls += 1
+        pool = pools(self, closure)
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
         execution.watching = self.local_credit and self.locality.watches_next
@@ -139,10 +154,14 @@ class Estimator(OnModel, ABC):
             if again and self.locality.several:
                 with again:
                     costs, sites = execution.runs()
+        self.mixing.batch = costs.shape[1]
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
         if self.local_credit and self.locality.several:
             self.locality.mark(execution, sites, costs.shape[-1])
-        loss = self.assemble(costs, sites) if execution.differentiating else batch_mean(self.value(costs))
+        if pool and execution.differentiating:
+            loss = attach(batch_mean(self.value(costs)), self.assemble(pooled(costs), sites))
+        else:
+            loss = self.assemble(costs, sites) if execution.differentiating else batch_mean(self.value(costs))
         return returned(type(self).__name__, loss)
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:

@@ -53,6 +53,7 @@ class Perturbing(Estimator):
     """
 
     unbiased = False
+    credits_examples = False
     composable = False
     oracle = Oracle(
         refusal="moves the parameters in place and repeats the nodes' noise, so dither.exact cannot sum over its runs: measure "

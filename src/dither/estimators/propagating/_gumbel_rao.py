@@ -42,6 +42,7 @@ class GumbelRao(Estimator):
     """
 
     unbiased = False
+    credits_examples = False
     reference = "Paulus, Maddison, Krause 2021"
     requires = ("relaxation",)
 

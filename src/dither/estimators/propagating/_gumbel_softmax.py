@@ -43,6 +43,7 @@ class GumbelSoftmax(Estimator):
     """
 
     unbiased = False
+    credits_examples = False
     reference = "Jang, Gu, Poole 2017"
     requires = ("relaxation",)
 

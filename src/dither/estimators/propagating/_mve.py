@@ -39,6 +39,7 @@ class MVE(Estimator):
     """
 
     unbiased = False
+    credits_examples = False
     reference = "Hooper & Shekhovtsov 2026"
     requires = ("probabilities",)
 

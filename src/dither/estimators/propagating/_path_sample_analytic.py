@@ -45,6 +45,7 @@ class PathSampleAnalytic(Estimator):
     requires = ("binary",)
     runs_depend_on_layout = True
     composable = False
+    credits_batches = False
 
     def __init__(self, model: nn.Module, *, vectorize: bool = True) -> None:
         super().__init__(model, vectorize=vectorize)

@@ -35,6 +35,7 @@ class ReinMax(Estimator):
     """
 
     unbiased = False
+    credits_examples = False
     reference = "Liu et al. 2023, Algorithm 2"
     requires = ("probabilities",)
 

@@ -46,6 +46,7 @@ class StraightThrough(Estimator):
     """
 
     unbiased = False
+    credits_examples = False
     reference = "Bengio 2013, Sec. 3.2.1"
 
     def __init__(

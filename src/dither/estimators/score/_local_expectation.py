@@ -47,6 +47,7 @@ class LocalExpectation(Estimator):
     requires = ("probabilities",)
     runs_depend_on_layout = True
     composable = False
+    credits_batches = False
     local_credit = True
 
     def __init__(self, model: nn.Module, *, max_runs: int = 4096, vectorize: bool = True) -> None:

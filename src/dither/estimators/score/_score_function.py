@@ -73,6 +73,7 @@ class ScoreFunction(Estimator):
         super().__init__(model, samples=samples, vectorize=vectorize)
         self.any_order, self.split_sums = any_order, split_sums
         self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
+        self.credits_batches = not any_order
         self.baseline = make_baseline(baseline, decay, not any_order, tuple(n for n, v in self.nodes.items() if v.discrete))
         if samples < self.baseline.minimum_samples:
             raise ValueError(

@@ -49,6 +49,7 @@ class UnorderedSet(Estimator):
     reference = "Kool, van Hoof, Welling 2020"
     requires = ("one_hot",)
     composable = False
+    credits_batches = False
 
     def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)

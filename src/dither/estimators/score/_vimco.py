@@ -39,6 +39,7 @@ class VIMCO(Estimator):
     unbiased = True
     multi_sample = True
     composable = False
+    credits_batches = False
     reference = "Mnih, Rezende 2016"
 
     def __init__(self, model: nn.Module, samples: int = 5, *, vectorize: bool = True) -> None:
