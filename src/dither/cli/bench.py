@@ -19,6 +19,7 @@ BENCHMARKS = {
         "dither.benchmarks.positions",
         "in which positions of a program unbiased estimators are right, or refused",
     ),
+    "credit": ("dither.benchmarks.credit", "the time of a step whose credit is followed against one declared static"),
     "overhead": ("dither.benchmarks.overhead", "the time of a step against the same estimator written by hand"),
 }
 
