@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from statistics import median
 from typing import Literal, cast
 
@@ -15,7 +15,7 @@ from dither.auditing._report import AuditReport
 from dither.auditing._rows import Build, Closure, Row
 from dither.auditing._warm_up import untouched, warm_up
 from dither.estimators import Estimator, ScoreFunction
-from dither.nodes import named_nodes
+from dither.nodes import ClosureError, named_nodes
 
 Audited = Estimator | Build
 
@@ -65,7 +65,9 @@ def audit(
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: there is nothing to audit")
     with untouched(model, built.values(), closure, seed):
-        target, error, source = _reference(model, closure, parameters, reference, max_outcomes, reference_draws or 4 * draws)
+        target, error, source = _reference(
+            built.values(), closure, parameters, reference, max_outcomes, reference_draws or 4 * draws
+        )
         for estimator in built.values():
             warm_up(estimator, closure, warmup)
         moments = {name: _Moments(parameters, target) for name in built}
@@ -110,25 +112,43 @@ def _gradient(estimator: Estimator, closure: Closure, parameters: Mapping[str, n
 
 
 def _reference(
-    model: nn.Module, closure: Closure, parameters: Mapping[str, nn.Parameter], kind: str, limit: int, draws: int
+    built: Collection[Estimator], closure: Closure, parameters: Mapping[str, nn.Parameter], kind: str, limit: int, draws: int
 ) -> tuple[Tensor, Tensor, str]:
     """(gradient, its squared standard error per coordinate, how it was computed)."""
+    model, vectorize = next(iter(built)).model, any(estimator.vectorize for estimator in built)
     if kind != "average":
         try:
-            cost = exact.expectation(named_nodes(model), closure, max_outcomes=limit)
+            cost = _enumerated(model, closure, limit, vectorize)
             grads = exact.parameter_gradients(cost.cost.sum() / len(cost.cost), parameters.values())
             target = exact.concatenate(grads).double().cpu()
             return target, torch.zeros_like(target), f"exact, enumeration of {cost.outcomes} outcomes per example"
         except (exact.CannotEnumerate, NotImplementedError):
             if kind == "exact":
                 raise
-    estimator = ScoreFunction(model, "leave-one-out", samples=16)
+    estimator = ScoreFunction(model, "leave-one-out", samples=16, vectorize=vectorize)
     moments = _Moments(parameters, None)
     for _ in range(draws):
         moments.add(estimator, closure)
     error = moments.variance() / draws
     relative = 1.96 * float(error.sum().sqrt() / moments.mean.norm())
     return moments.mean, error, f"average of {draws} draws of leave-one-out with 16 samples, +-{relative:.2g} of its norm (95%)"
+
+
+def _enumerated(model: nn.Module, closure: Closure, limit: int, vectorize: bool) -> exact.Expectation:
+    """vectorize: whether some estimator runs the closure in a vmap; else it may be one that vmap cannot take."""
+    nodes = named_nodes(model)
+    try:
+        return exact.expectation(nodes, closure, max_outcomes=limit)
+    except ClosureError:
+        raise
+    except RuntimeError as error:
+        if vectorize:
+            error.add_note(
+                "dither: of audited estimators, and of Auto's candidates, this is an argument: partial(dither.DisARM, "
+                "vectorize=False)"
+            )
+            raise
+        return exact.expectation(nodes, closure, max_outcomes=limit, vectorize=False)
 
 
 class _Moments:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from dither.exact._oracle import Oracle
-from dither.nodes import Node
+from dither.exact._path import AVERAGE, DEPENDS, CannotEnumerate, Path
+from dither.nodes import ClosureError, Node
 
 MAX_OUTCOMES = 1 << 16
-_DEPENDS = (
-    "the nodes called, or their shapes, change from one run of the closure to the next: such a closure cannot be enumerated; "
-    "estimate by a long average, dither.audit(..., reference='average')"
-)
-
-
-class CannotEnumerate(ValueError):
-    """The closure's outcomes cannot be summed over."""
 
 
 class TooManyOutcomes(CannotEnumerate):
@@ -34,14 +26,14 @@ class TooManyOutcomes(CannotEnumerate):
         )
         super().__init__(
             f"{size} joint outcomes (units drawn: {units}) exceed max_outcomes={limit}: enumerate a smaller net or batch, or "
-            "estimate by a long average, dither.audit(..., reference='average')"
+            f"{AVERAGE}"
         )
         self.outcomes = outcomes
 
 
 class Enumeration:
     """A noise source that walks through the parts of a partition: first it notes what is sampled (layout), then it replays
-    chosen parts.
+    chosen parts, or those of a path.
 
     Noise that an estimator asks for twice by one key is the same noise. Where the second request is for other logits, whose
     threshold may divide the interval of the first, that interval is divided once more (`_refined`).
@@ -53,13 +45,17 @@ class Enumeration:
         self.layout: list[tuple[int, int]] = []
         self.replaying = False
         self.row: Tensor | None = None
+        self.path: Path | None = None
 
-    def start(self, row: Tensor | None) -> None:
-        self.replaying, self.row, self.position, self.call = row is not None, row, 0, 0
+    def start(self, row: Tensor | Path | None) -> None:
+        self.path = row if isinstance(row, Path) else None
+        self.row = row if isinstance(row, Tensor) else None
+        self.replaying, self.position, self.call = self.row is not None, 0, 0
         self._weights: list[Tensor] = []
         self._noise: dict[Any, Tensor] = {}
+        self._kinds: dict[Any, tuple[str, tuple[int, ...]]] = {}
         self._between: dict[Any, tuple[Tensor, Tensor]] = {}
-        if row is None:
+        if not self.replaying:
             self.layout = []
 
     def __call__(self, node: Node, logits: Tensor, call: Any = None, stream: int = 0, sample: Any = 0) -> Tensor:
@@ -67,6 +63,12 @@ class Enumeration:
         if call is None:
             return self._pick(*node.partition(logits))
         key = (call.site, stream, int(sample))
+        kind = (node.noise_kind, node.noise_shape(logits))
+        if self._kinds.setdefault(key, kind) != kind:
+            raise CannotEnumerate(
+                f"{node.label} gets noise of shape {kind[1]} where another run of the same call gave {self._kinds[key][1]} to "
+                f"another node: what both have in common cannot be enumerated; {AVERAGE}"
+            )
         if key in self._noise and (key not in self._between or bool(self.oracle.repeats(self.estimator, call, stream))):
             return self._noise[key]
         thresholds = self.oracle.thresholds(self.estimator, node, logits.detach(), stream)
@@ -90,19 +92,28 @@ class Enumeration:
         count, parts = math.prod(shape), len(log_weight)
         if not self.replaying:
             self.layout.append((parts, count))
-            return noise[0]
-        if self.call >= len(self.layout) or self.layout[self.call] != (parts, count):
-            raise CannotEnumerate(_DEPENDS)
-        assert self.row is not None
-        digits = self.row[self.position : self.position + count].view(shape).expand(log_weight.shape[1:])
-        self.call, self.position = self.call + 1, self.position + count
+            if self.path is None:
+                return noise[0]
+        digits = self._digits(parts, count).view(shape).expand(log_weight.shape[1:])
         weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
+        if self.path is not None:
+            self.path.forbid((weight == -torch.inf).reshape(-1, count).all(0))
         self._weights.append(weight.unsqueeze(-1).flatten(1).sum(1))
         # What cannot happen weighs 0, whatever it costs; but 0 times the NaN of a forbidden category is NaN in the gradient.
         # So the closure runs there on what is likeliest instead.
         digits = torch.where(weight > -torch.inf, digits, log_weight.detach().argmax(0))
         spread = digits.view(*digits.shape, *[1] * (noise.dim() - 1 - digits.dim())).expand(noise.shape[1:])
         return noise.gather(0, spread.unsqueeze(0)).squeeze(0)
+
+    def _digits(self, parts: int, count: int) -> Tensor:
+        """Which part each of the next `count` units takes."""
+        if self.path is not None:
+            return self.path.take(parts, count)
+        assert self.row is not None
+        if self.call >= len(self.layout) or self.layout[self.call] != (parts, count):
+            raise CannotEnumerate(DEPENDS)
+        start, self.call, self.position = self.position, self.call + 1, self.position + count
+        return self.row[start : self.position]
 
     def _refined(self, key: Any, thresholds: Tensor) -> Tensor:
         """A point of an interval between thresholds, inside the interval of this key's earlier request, if any."""
@@ -121,7 +132,7 @@ class Enumeration:
     def finish(self) -> None:
         """Every unit of the layout must have been drawn again, else weights would not sum to one."""
         if self.replaying and self.call != len(self.layout):
-            raise CannotEnumerate(_DEPENDS)
+            raise CannotEnumerate(DEPENDS)
 
     def outcomes(self) -> int:
         return math.prod(parts**count for parts, count in self.layout)
@@ -139,8 +150,36 @@ class Enumeration:
         return torch.stack(columns, 1) if columns else torch.zeros(1, 0, dtype=torch.int64, device="cpu")
 
 
-def over(run: Callable[..., Any], rows: Tensor, vectorize: bool, *batched: Any) -> Any:
-    if vectorize:
+def over(run: Callable[..., Any], rows: Tensor, *batched: Any) -> Any:
+    """run(row) for all rows at once, the results of each in a leading dimension."""
+    try:
         return torch.func.vmap(run, randomness="same")(rows, *batched)
-    results = [run(row, *tree_map(lambda t, i=i: t[i], batched)) for i, row in enumerate(rows)]
-    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    except ClosureError:
+        raise
+    except RuntimeError as error:
+        error.add_note(
+            "dither: all outcomes are enumerated in one vmap over the closure; where the closure cannot be vmapped (.item(), "
+            "in-place updates of buffers, ...) give vectorize=False"
+        )
+        raise
+
+
+def walk(run: Callable[[Path], Any], source: Enumeration, limit: int) -> Iterator[Any]:
+    """run(path) for every combination of parts, one after the other: each run may sample other units."""
+    path, count, more = Path(), 0, True
+    while more:
+        if count == limit:
+            raise TooManyOutcomes(limit + 1, source.layout, limit)
+        yield run(path)
+        if count == 0 and source.outcomes() > limit:
+            _require_other_lengths(run, source, limit)
+        count, more = count + 1, path.next()
+
+
+def _require_other_lengths(run: Callable[[Path], Any], source: Enumeration, limit: int) -> None:
+    """Raise at once where the last combination draws the same units as the first, too many of them to be walked through."""
+    first, outcomes = source.layout, source.outcomes()
+    with torch.no_grad():
+        run(Path(last=True))
+    if source.layout == first:
+        raise TooManyOutcomes(outcomes, first, limit)

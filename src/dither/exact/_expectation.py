@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over
+from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over, walk
+from dither.exact._path import Path
 from dither.nodes import Node, eagerly, named_nodes, taken_over
 
 Closure = Callable[[], Tensor]
@@ -17,7 +19,7 @@ Closure = Callable[[], Tensor]
 @dataclass(frozen=True)
 class Expectation:
     """cost: exact expected cost per example, (batch,) or (batch, terms), differentiable; outcomes: how many were summed;
-    calls: of nodes, in one run of the closure."""
+    calls: of nodes, in one run of the closure (the longest)."""
 
     cost: Tensor
     outcomes: int
@@ -36,7 +38,7 @@ def expectation(
     """The exact expected cost of each example over the given nodes' outcomes; see `expected_cost`."""
     source = Enumeration(joint=False)
 
-    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(row: Tensor | Path | None) -> tuple[Tensor, Tensor]:
         source.start(row)
         with taken_over(nodes.values(), handler=_plain, source=source, only="dither.exact"):
             cost = eagerly(closure)  # compiled code does not see a source
@@ -47,10 +49,27 @@ def expectation(
             )
         return cost, source.log_weight
 
+    if not vectorize:
+        return _walked(run, source, max_outcomes)
     with torch.no_grad():
         run(None)
     rows = source.rows(max_outcomes)
-    costs, log_weights = over(run, rows, vectorize)
+    costs, log_weights = over(run, rows)
+    return Expectation(_weighed(costs, log_weights).sum(0), len(rows), len(source.layout))
+
+
+def _walked(run: Callable[[Path], tuple[Tensor, Tensor]], source: Enumeration, max_outcomes: int) -> Expectation:
+    costs, calls = [], 0
+    for cost, log_weight in walk(run, source, max_outcomes):
+        costs.append(_weighed(cost.unsqueeze(0), log_weight.unsqueeze(0)).squeeze(0))
+        calls = max(calls, len(source.layout))
+    terms = max(cost[0].numel() if cost.dim() > 1 else 0 for cost in costs)
+    padded = [F.pad(cost, (0, terms - cost.shape[1])) if cost.dim() > 1 else cost for cost in costs]
+    return Expectation(torch.stack(padded).sum(0), len(costs), calls)
+
+
+def _weighed(costs: Tensor, log_weights: Tensor) -> Tensor:
+    """costs (outcomes, batch, ...), each times its probability; 0 for what cannot be."""
     weights = log_weights.exp()
     if weights.dim() > 1 and weights.shape[1] != costs.shape[1]:
         raise ValueError(
@@ -58,17 +77,17 @@ def expectation(
             "first dimension of logits must be the batch, example by example; reshape (batch * time, units) to (batch, time, "
             "units)"
         )
-    if weights.dim() > 1:
-        weights = weights.view(*weights.shape, *[1] * (costs.dim() - 2))
+    weights = weights.view(*weights.shape, *[1] * (costs.dim() - weights.dim()))
     possible = (weights > 0).expand_as(costs)
-    return Expectation((weights * torch.where(possible, costs, 0)).sum(0), len(rows), len(source.layout))
+    return weights * torch.where(possible, costs, 0)
 
 
 def expected_cost(model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
     """The exact expected cost of each example, sum over outcomes h of P(h) L(h); differentiable in the parameters.
 
     closure: returns costs (batch,) or (batch, terms), as for an estimator; the result has that shape. Each example's cost
-    must depend on its own noise only. vectorize=False loops over outcomes, for closures that vmap cannot take.
+    must depend on its own noise only. vectorize=False takes outcome after outcome: for closures that vmap cannot take, and for
+    those in which Python looks at samples, which may then call other nodes in each run (a net that stops early).
     Raises TooManyOutcomes beyond max_outcomes = outcomes^units per example.
     """
     return expectation(named_nodes(model), closure, max_outcomes=max_outcomes, vectorize=vectorize).cost

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from dither.exact._enumeration import MAX_OUTCOMES, CannotEnumerate, Enumeration, over
+from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, TooManyOutcomes, over, walk
 from dither.exact._expectation import Closure, parameter_gradients, trainable
+from dither.exact._path import CannotEnumerate, Path
 from dither.nodes import eagerly, named_nodes, taken_over
 
 CHUNK = 1 << 14  # outcomes summed at a time: bounds the memory
@@ -43,8 +44,11 @@ def moments(
     estimator: any of dither's. Its state (baselines) starts from its present values and is left as it was; with
     frozen=False it may learn during the call, as in training, which shows a baseline that sees its own sample.
     variance=False leaves the variance out, for half the work. The estimator's own output, the gradient of the loss it
-    returns, is weighted by the probability of the noise behind it: nothing is sampled.
+    returns, is weighted by the probability of the noise behind it: nothing is sampled. vectorize=False takes outcome after
+    outcome, each of which may call other nodes.
     """
+    if not vectorize:
+        return _walked(estimator, closure, max_outcomes, frozen, variance)
     model, source = estimator.model, Enumeration(joint=True, estimator=estimator)
     run, named = _runner(estimator, closure, source), trainable(model)
 
@@ -59,7 +63,7 @@ def moments(
     with estimator.frozen() if frozen else _unchanged(estimator):
         rows = _laid_out(estimator, source, run).rows(max_outcomes)
         for part in rows.split(CHUNK):
-            losses, log_weights = over(run, part, vectorize)
+            losses, log_weights = over(run, part)
             weights = log_weights.exp().to(losses.dtype)
             possible = weights > 0
             value = value + (weights * losses.detach())[possible].sum()
@@ -68,7 +72,7 @@ def moments(
             if not variance:
                 continue
             copies = {n: p.detach().expand(len(part), *p.shape).clone().requires_grad_() for n, p in named.items()}
-            losses, _ = over(run_apart, part, vectorize, copies)
+            losses, _ = over(run_apart, part, copies)
             for name, grad in zip(named, parameter_gradients(losses[possible].sum(), copies.values()), strict=True):
                 weight = weights.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1))
                 per_outcome[name] += (weight * grad).sum(0)
@@ -85,26 +89,75 @@ def moments(
     return Moments(mean, spread, value, len(rows))
 
 
+def _walked(estimator: Any, closure: Closure, max_outcomes: int, frozen: bool, variance: bool) -> Moments:
+    named = trainable(estimator.model)
+    mean, square = ({name: torch.zeros_like(p) for name, p in named.items()} for _ in range(2))
+    value: Any = 0.0
+    count = 0
+    for loss, log_weight in _losses(estimator, closure, max_outcomes, frozen):
+        count += 1
+        weight = log_weight.exp().to(loss.dtype)
+        if not weight > 0:
+            continue
+        value = value + weight * loss.detach()
+        for name, grad in zip(named, parameter_gradients(loss, named.values()), strict=True):
+            mean[name] += weight.to(grad.dtype) * grad
+            square[name] += weight.to(grad.dtype) * grad.square()
+    for name, grad in mean.items():
+        _require_finite(grad, name)
+    spread = {name: (square[name] - mean[name].square()).clamp(min=0) for name in mean} if variance else {}
+    return Moments(mean, spread, value, count)
+
+
+def _losses(estimator: Any, closure: Closure, max_outcomes: int, frozen: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+    """The estimator's loss and its log-probability for outcome after outcome, each from the state as it is now."""
+    source = Enumeration(joint=True, estimator=estimator)
+    run = _runner(estimator, closure, source)
+
+    def from_now(path: Path) -> tuple[Tensor, Tensor]:
+        if not frozen:
+            estimator.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=False)
+        return run(path)
+
+    with estimator.frozen() if frozen else _unchanged(estimator):
+        with estimator.frozen():
+            _laid_out(estimator, source, run)
+        state = {} if frozen else {name: tensor.clone() for name, tensor in estimator.state_dict().items()}
+        yield from walk(from_now, source, max_outcomes)
+
+
 def expected_loss(estimator: Any, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
     """The exact expectation of the loss that an estimator returns, the probabilities held constant: so each of its derivatives,
     of any order, is the expectation of that derivative of the loss. State (baselines) is left as it was.
     """
+    if not vectorize:
+        losses = [(loss, log_p) for loss, log_p in _losses(estimator, closure, max_outcomes) if log_p > -torch.inf]
+        return torch.stack([log_p.exp() * loss for loss, log_p in losses]).sum()
     source = Enumeration(joint=True, estimator=estimator)
     run = _runner(estimator, closure, source)
     with estimator.frozen():
-        losses, log_weights = over(run, _laid_out(estimator, source, run).rows(max_outcomes), vectorize)
+        losses, log_weights = over(run, _laid_out(estimator, source, run).rows(max_outcomes))
     return (log_weights.exp() * losses)[log_weights > -torch.inf].sum()
 
 
-def outcomes(estimator: Any, closure: Closure) -> int:
-    """How many joint outcomes `moments` would sum for this estimator on this closure."""
+def outcomes(estimator: Any, closure: Closure, *, vectorize: bool = True) -> int:
+    """How many joint outcomes `moments` would sum for this estimator on this closure. vectorize=False walks through them where
+    their number depends on the samples, and raises TooManyOutcomes beyond MAX_OUTCOMES."""
+    if not vectorize:
+        try:
+            with torch.no_grad(), _unchanged(estimator):
+                return sum(1 for _ in _losses(estimator, closure, MAX_OUTCOMES))
+        except TooManyOutcomes as error:
+            if error.outcomes > MAX_OUTCOMES + 1:  # they are known, as they do not depend on the samples
+                return error.outcomes
+            raise
     source = Enumeration(joint=True, estimator=estimator)
     run = _runner(estimator, closure, source)
     with _unchanged(estimator), estimator.frozen():
         return _laid_out(estimator, source, run).outcomes()
 
 
-def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[Tensor | None], tuple[Tensor, Tensor]]:
+def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[Tensor | Path | None], tuple[Tensor, Tensor]]:
     """row of parts -> (the estimator's loss for it, the logarithm of its probability); None notes what is sampled."""
     nodes = named_nodes(estimator.model)
     if source.oracle.refusal:
@@ -113,7 +166,7 @@ def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[
         with torch.random.fork_rng(devices=[]), estimator.frozen():
             estimator(closure)  # a lazy baseline learns its sizes
 
-    def run(row: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(row: Tensor | Path | None) -> tuple[Tensor, Tensor]:
         source.start(row)
         with taken_over(nodes.values(), source=source):
             loss = eagerly(estimator, closure)  # compiled code does not see a source

@@ -11,6 +11,7 @@ from dither.nodes._pooling import NoisyMaxPool2d as NoisyMaxPool2d
 from dither.nodes._pooling import StochasticPool2d as StochasticPool2d
 from dither.nodes.checkpoint import in_region as in_region
 from dither.nodes.checkpoint import noted as noted
+from dither.nodes.checks import check_logits as check_logits
 from dither.nodes.checks import is_concrete as is_concrete
 from dither.nodes.determinism import deterministic as deterministic
 from dither.nodes.eager import eagerly as eagerly
@@ -20,6 +21,7 @@ from dither.nodes.naming import plain_name as plain_name
 from dither.nodes.node import CAPABILITIES as CAPABILITIES
 from dither.nodes.node import Node as Node
 from dither.nodes.node import Sampler as Sampler
+from dither.nodes.takeover import ClosureError as ClosureError
 from dither.nodes.takeover import inner_losses as inner_losses
 from dither.nodes.takeover import running as running
 from dither.nodes.takeover import taken_over as taken_over

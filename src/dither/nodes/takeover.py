@@ -35,6 +35,10 @@ class Takeover:
     losses: list[tuple[str, Tensor]] = field(default_factory=list)
 
 
+class ClosureError(RuntimeError):
+    """A closure does what it may not, whichever way it is run."""
+
+
 _FREE = Takeover({})
 _NO_ROLE = Role()
 _TAKEN: Scoped[Takeover] = Scoped(_FREE)
@@ -79,7 +83,7 @@ def present_role(node: nn.Module) -> Role:
 
 
 def role_of(node: nn.Module) -> Role:
-    """The node's role in the present takeover. Raises RuntimeError for a node outside of a closure's takeover."""
+    """The node's role in the present takeover. Raises ClosureError for a node outside of a closure's takeover."""
     if torch.compiler.is_compiling():
         return Role(node._compiled_handler)
     taken = _TAKEN.get()
@@ -87,7 +91,7 @@ def role_of(node: nn.Module) -> Role:
     if role is not None:
         return role
     if taken.only is not None:
-        raise RuntimeError(
+        raise ClosureError(
             f"{node.label} samples in the closure of {taken.only}, which does not cover it: build the "
             f"estimator on all modules that the closure runs, {taken.only.partition(' ')[0]}([encoder, decoder]), or compute "
             "what does not belong to the cost before the call"

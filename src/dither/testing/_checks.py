@@ -33,10 +33,12 @@ class CheckFailed(AssertionError):
 def bias(estimator: Any, closure: Callable[[], Tensor], *, max_outcomes: int = exact.MAX_OUTCOMES) -> dict[str, Tensor]:
     """The exact bias of an estimator per parameter of its model: enumerated expectation minus exact gradient.
 
-    Also exact for the learning estimator: its baselines may update during the call, as they do in training.
+    Also exact for the learning estimator: its baselines may update during the call, as they do in training. Outcomes are taken
+    one after the other if the estimator's runs are (`vectorize=False`): they may then call other nodes each.
     """
-    expected = exact.gradient(estimator.model, objective(estimator, closure), max_outcomes=max_outcomes)
-    mean = exact.moments(estimator, closure, max_outcomes=max_outcomes, frozen=False, variance=False).mean
+    how: Any = {"max_outcomes": max_outcomes, "vectorize": getattr(estimator, "vectorize", True)}
+    expected = exact.gradient(estimator.model, objective(estimator, closure), **how)
+    mean = exact.moments(estimator, closure, frozen=False, variance=False, **how).mean
     return {name: mean[name] - expected[name] for name in expected}
 
 
@@ -48,7 +50,7 @@ def objective(estimator: Any, closure: Callable[[], Tensor]) -> Callable[[], Ten
 
     def joint() -> Tensor:
         costs = [closure() for _ in range(estimator.samples)]
-        return estimator.value(torch.stack([c if c.dim() == 2 else c.unsqueeze(1) for c in costs]))
+        return estimator.value(torch.stack([c.reshape(len(c), -1).sum(1, keepdim=True) for c in costs]))
 
     return joint
 
@@ -68,7 +70,8 @@ def assert_unbiased(
     tolerance: absolute, relative to the largest entry of the exact gradient where that exceeds 1.
     """
     built = estimator if hasattr(estimator, "model") else estimator(model)
-    expected = exact.gradient(model, objective(built, closure), max_outcomes=max_outcomes)
+    vectorize = getattr(built, "vectorize", True)
+    expected = exact.gradient(model, objective(built, closure), max_outcomes=max_outcomes, vectorize=vectorize)
     tolerance = max(tolerance, _accuracy(built))
     errors = bias(built, closure, max_outcomes=max_outcomes)
     scale = max(1.0, *(float(g.abs().max()) for g in expected.values()))
