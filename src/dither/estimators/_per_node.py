@@ -169,12 +169,12 @@ def _more_than_shared_runs(part: Estimator) -> str | None:
     kind = type(part)
     if any(getattr(kind, name) is not getattr(Estimator, name) for name in ("__call__", "forward")):
         return "calls the closure itself"
+    if kind.runs is not Estimator.runs or part.runs_depend_on_layout:
+        return "makes runs of its own"
     if part.multi_sample or kind.value is not Estimator.value:
         return "has another value than the mean cost of all runs"
     if part.needs_sample_gradients:
         return "takes d cost / d output of every node"
-    if kind.runs is not Estimator.runs or part.runs_depend_on_layout:
-        return "makes runs of its own"
     if part.run_type is not Run:
         return "keeps samples in a form of its own"
     whole = part.composable and kind.assemble in (Estimator.assemble, ScoreFunction.assemble)

@@ -26,6 +26,7 @@ class LayerwiseSamples(Estimator):
     """
 
     runs_depend_on_layout = True
+    runs_differ_by_kind = True
     composable = False
     local_credit = True
 
@@ -44,6 +45,10 @@ class LayerwiseSamples(Estimator):
 
     def runs(self, layout: Layout) -> int:
         return 1 + (self.samples - 1) * len(layout)
+
+    def value(self, costs: Tensor) -> Tensor:
+        # Where samples say how many runs there are, the mean of all weighs short ones more.
+        return super().value(costs[:1] if self.reading else costs)
 
     def layer(self, call: Call) -> Tensor:
         """The layer whose other members the present run takes; -1 in the first run."""

@@ -28,6 +28,7 @@ class LayerwisePairs(Estimator):
 
     requires = ("binary",)
     runs_depend_on_layout = True
+    runs_differ_by_kind = True
     composable = False
     local_credit = True
 
@@ -37,6 +38,14 @@ class LayerwisePairs(Estimator):
 
     def runs(self, layout: Layout) -> int:
         return self.samples * (1 + len(layout))
+
+    @property
+    def groups(self) -> int:
+        return self.samples
+
+    def value(self, costs: Tensor) -> Tensor:
+        # Where samples say how many runs there are, the mean of all weighs short ones more.
+        return super().value(costs.unflatten(0, (self.samples, -1))[:, 0] if self.reading else costs)
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         group, layer = call.run // (1 + len(call.layout)), turned_layer(call)

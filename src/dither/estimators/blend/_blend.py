@@ -119,6 +119,7 @@ class Blend(IndependentSamples):
         assert score is not None
         # u: (L - b) d log P / d a
         unbiased = over_logits(credit - others(credit), score) * score
+        unbiased = site.where_present(unbiased)
         estimate = self._predicted if self.kind == "prediction" else self._controlled
         return site.along_logits(estimate(site, credit, score, unbiased) / self.samples)
 
@@ -197,11 +198,11 @@ class Blend(IndependentSamples):
     def _controlled(self, site: Site, credit: Tensor, score: Tensor, unbiased: Tensor) -> Tensor:
         assert site.sample_gradient is not None
         gradient = others(site.sample_gradient)
-        parts = gradient * (site.output - site.per_run(site.node.mean, site.logits.detach()))
+        parts = site.where_present(gradient * (site.output - site.per_run(site.node.mean, site.logits.detach())))
         parts = parts.sum(-1) if parts.dim() > 2 + len(site.units) else parts
         taken = _of_shared_terms(site, flat_units(parts))  # (4)
         taken = taken - others(taken)  # its own leave-one-out, of mean 0 given this run
-        control = over_logits(taken, score) * score - straight_through(site, gradient)
+        control = site.where_present(over_logits(taken, score) * score - straight_through(site, gradient))
         known = self.moments.averages.get(site.name, {}).get("control")
         if self.learning:
             u, v = mean_over_examples(unbiased), mean_over_examples(control)

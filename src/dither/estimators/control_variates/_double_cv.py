@@ -57,6 +57,7 @@ class DoubleCV(IndependentSamples):
         assert site.sample_gradient is not None and site.score is not None
         score, gradient = site.score, others(widen(site.sample_gradient))
         centred = site.output - site.per_run(site.node.mean, site.logits.detach())
-        linear = flat_units(gradient * centred).sum(-1)  # (3)
+        linear = site.where_present(flat_units(gradient * centred).sum(-1))  # (3)
         plain, control = (over_logits(c - others(c), score) * score for c in (cost, linear))
-        return plain / self.samples, (site.mean_vjp(gradient) - control) / self.samples
+        control = site.mean_vjp(gradient) - control
+        return site.where_present(plain) / self.samples, site.where_present(control) / self.samples

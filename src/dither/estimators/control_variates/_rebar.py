@@ -62,6 +62,8 @@ class REBAR(Relaxing):
         return {cls.__name__: cls, f"{cls.__name__}-1.0": partial(cls, temperature=1.0)}
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        if (plain := self.plain(site, costs)) is not None:
+            return plain
         parts = self.parts(site, costs)
         estimate = parts.reinforce + self.scales.of(site) * parts.control  # (1) + (2)
         if self.learning and torch.is_grad_enabled():

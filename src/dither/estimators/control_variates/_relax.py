@@ -87,6 +87,8 @@ class RELAX(Relaxing):
         return self.control[key]
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        if (plain := self.plain(site, costs)) is not None:
+            return plain
         parts = self.parts(site, costs)
         estimate = parts.reinforce + parts.control + self._learned(site, parts)  # (1), grouped by the two terms of (2)
         surrogate = site.along_logits(estimate / self.samples, self.role(site.logits, 0))

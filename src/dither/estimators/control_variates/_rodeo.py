@@ -96,13 +96,14 @@ class RODEO(IndependentSamples):
         flip = s * (1 - x) + (1 - s) * x
         before, after = self._surrogates(site, cost, x)
         change = (flip * (after - before)).mean(-1)  # (2), of h and of beta H_2
+        of_others = site.where_present(change[0])
         score = x - s
         # (2) of (4): A (score H) = score A H, plus this
         turned = flip * after[1] * (1 - 2 * x) / x.shape[-1]  # the flipped unit's own entry of y - s moves too
-        baseline = others(cost + change[0])
+        baseline = others(cost + of_others)
         # (1)
         estimate = (cost - baseline + change[1]).unsqueeze(-1) * score + turned
-        return estimate.view(site.logits.shape)
+        return site.where_present(estimate.view(site.logits.shape))
 
     def _surrogates(self, site: Site, cost: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """(3), and (4) without its y - s: at x_k, (2, K, batch, 1), and with each unit flipped, (2, K, batch, units)."""

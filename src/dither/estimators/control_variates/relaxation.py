@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dither.estimators.core.baselines import score_alone
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.site import Site, over_logits
@@ -44,6 +46,7 @@ class Relaxing(Estimator):
     needs_sample_gradients = True
     any_cost = False
     runs_depend_on_layout = True
+    runs_differ_by_kind = True
     composable = False
     unbiased = True
 
@@ -54,10 +57,14 @@ class Relaxing(Estimator):
         self.temperature = temperature
 
     def runs(self, layout: Layout) -> int:
-        return self.samples * (1 + 2 * len(layout))
+        return self.samples * (1 if self.reading else 1 + 2 * len(layout))
+
+    @property
+    def groups(self) -> int:
+        return self.samples
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
-        runs = 1 + 2 * len(call.layout)
+        runs = self.runs(call.layout) // self.samples
         group, role = call.run // runs, call.run % runs
         layer = (role + 1) // 2 - 1  # that this run is for; -1 in the hard run
         node, logits, noise = call.node, call.logits, call.noise(group, groups=self.samples)
@@ -81,6 +88,10 @@ class Relaxing(Estimator):
 
     def value(self, costs: Tensor) -> Tensor:
         return super().value(self.role(costs, 0))
+
+    def plain(self, site: Site, costs: Tensor) -> Tensor | None:
+        """Where Python looks at samples, and might take other branches for relaxed ones: the score function alone."""
+        return score_alone(replace(site, sample=site.sample[..., 0]), costs) if self.reading else None
 
     def parts(self, site: Site, costs: Tensor) -> Relaxed:
         return Relaxed(self, site, costs)

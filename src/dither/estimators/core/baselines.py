@@ -15,6 +15,7 @@ from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.shapes import mean_over_examples
 from dither.estimators.core.site import Site
 from dither.estimators.core.windows import MovingAverages, Window
+from dither.functional import score_function_surrogate
 
 BaselineName = Literal["mean", "optimal", "leave-one-out"]
 _PARTS = ("numerator", "denominator")
@@ -84,7 +85,7 @@ class Moving(MovingAverages, Baseline):
 
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor, value: Tensor | float = 0.0) -> None:
-        weight = self.weight(site, credit)
+        weight = site.where_present(self.weight(site, credit))
         weighted = weight * credit
         new = torch.stack([mean_over_examples(v) for v in (weighted, weight.expand_as(weighted))])
         self.move(site.name, new, credit.shape[1], site)
@@ -162,7 +163,7 @@ class RunningMean(Moving):
 
     @torch.no_grad()
     def update(self, site: Site, credit: Tensor, value: Tensor | float = 0.0) -> None:
-        new = torch.stack([mean_over_examples(v) for v in (credit, torch.ones_like(credit))])
+        new = torch.stack([mean_over_examples(site.where_present(v)) for v in (credit, torch.ones_like(credit))])
         self.move(site.name, new, credit.shape[1], site)
 
 
@@ -254,11 +255,19 @@ class Learned(Part, Baseline):
 
     def loss(self, site: Site, credit: Tensor, value: Tensor | float) -> Tensor | None:
         assert isinstance(value, Tensor)
-        return mean_over_examples((value - credit).square()).mean()
+        return mean_over_examples(site.where_present((value - credit).square())).mean()
 
 
 def _is_lazy(module: nn.Module) -> bool:
     return any(isinstance(p, nn.UninitializedParameter) for p in module.parameters())
+
+
+def score_alone(site: Site, costs: Tensor) -> Tensor:
+    """A scalar whose gradient is (L - b) d log P(sample), the mean over runs and examples; b the mean cost of the other runs,
+    or 0. For estimators whose control variate takes runs of another kind than the net's own."""
+    credit = site.over_units(costs.sum(-1))
+    baseline = LeaveOneOut().value(site, credit) if len(credit) > 1 else 0.0
+    return score_function_surrogate(credit, site.log_prob, baseline).sum() / max(credit.shape[:2].numel(), 1)
 
 
 def make_baseline(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
-from dither.estimators.core.execution import FORESEEN, Execution, Handler, Run, layout_of
+from dither.estimators.core.execution import FORESEEN, Execution, Handler, Run
 from dither.estimators.core.locality import Locality
 from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.nesting import returned
@@ -47,6 +47,8 @@ class Estimator(OnModel, ABC):
     then on, which is unbiased and noisy, or raises where it cannot. "mixed" declares it; "separate" is not looked at, and
     leaves out what a sample does to other examples. Running statistics of the model are put back after the look.
 
+    A closure may look at samples in Python and stop early, or go on by other nodes: with several runs by `vectorize=False`.
+
     Raises TypeError for a node that it cannot credit; ValueError for a model without nodes, a cost without a batch
     dimension and the like; FloatingPointError, naming call, node and seed, for a cost that is not finite.
     """
@@ -58,11 +60,12 @@ class Estimator(OnModel, ABC):
     needs_sample_gradients: ClassVar[bool] = False
     any_cost: ClassVar[bool] = True  # False: (un)biasedness holds for costs that are smooth in the nodes' outputs only
     runs_depend_on_layout: ClassVar[bool] = False  # then the closure may have to run anew once its layout is known
+    runs_differ_by_kind: ClassVar[bool] = False  # some take relaxed, turned or other samples than the nodes': see `reading`
     stochastic: ClassVar[bool] = True  # False: its value is the cost of another network
     moves_in_windows: ClassVar[bool] = False  # True: what it learned of a micro-batch is used in the next, before the step
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
     oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
-    run_type: ClassVar[type[Run]] = Run
+    run_type: type[Run] = Run
     credits_examples: bool = True  # whether a sample is credited with the cost of its own example
     credits_batches: bool = True  # whether it may as well be with the cost of all, where examples depend on each other
     local_credit: bool = False  # whether surrogates use Site.influence
@@ -84,6 +87,9 @@ class Estimator(OnModel, ABC):
         self.locality = Locality()
         self.examples: Examples = "checked"
         self.mixing = Mixing()
+        # Whether Python looked at samples in the last call, one run after the other (`vectorize=False`). Then another kind of
+        # run may take other branches than the net itself, and what it leaves may be no control variate.
+        self.reading = False
         self.learning = True  # False while an oracle needs the state as it is
         self.handler = Handler()
         self.layout: Layout = FORESEEN  # that of the last call
@@ -110,6 +116,16 @@ class Estimator(OnModel, ABC):
     def runs(self, layout: Layout) -> int:
         """How many runs of the closure a call makes, for discrete calls of these shapes."""
         return self.samples
+
+    @property
+    def groups(self) -> int:
+        """How many groups the runs are in, where they depend on the layout: each has a first run, which is the net's own, and
+        runs that differ from it by the samples of one call and what follows."""
+        return 1
+
+    def starts(self, layout: Layout) -> list[int]:
+        """The first run, within a group, of those that differ from each call of the layout on, and how many runs it has."""
+        return [self.runs(layout[:calls]) // self.groups for calls in range(len(layout) + 1)]
 
     @property
     def evaluations(self) -> int:
@@ -144,9 +160,11 @@ class Estimator(OnModel, ABC):
         execution.watching = self.local_credit and self.locality.watches_next
         again = self.local_credit and self.locality.repeats(execution)
         costs, sites = execution.runs()
-        if (layout := layout_of(sites)) != self.layout:
+        layout: Layout = tuple((site.node, site.shape[2:]) for site in sites)
+        if layout != self.layout:
             self.layout = layout
-            if self.runs_depend_on_layout:  # the first call, or a change of shapes: made once more, by the right plan
+            # The first call, or a change of shapes: made once more, by the right plan, unless run after run kept to it.
+            if self.runs_depend_on_layout and execution.layout != layout:
                 execution.layout = layout
                 costs, sites = execution.runs()
         if self.local_credit:

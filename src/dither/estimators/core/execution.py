@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.loop import CallId, Finished, in_groups, layout_of, lined, united
 from dither.estimators.core.nesting import refuse_inner_losses, refuse_shared
 from dither.estimators.core.randomness import Randomness
+from dither.estimators.core.reads import Reads, values_are_there
 from dither.estimators.core.sample_gradients import Graph, sample_gradients
 from dither.estimators.core.site import Closure, Site, checked_cost
 from dither.estimators.core.structure import Watch
 from dither.estimators.core.sums import with_terms
 from dither.estimators.core.versions import shares_memory, version
-from dither.nodes import Node, eagerly, noted, taken_over
+from dither.nodes import ClosureError, Node, eagerly, noted, taken_over
 
 FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
 
@@ -34,10 +36,19 @@ class Plan(Protocol):
     split_sums: bool
     handler: Handler
     needs_sample_gradients: ClassVar[bool]
+    run_type: type[Run]
+    runs_depend_on_layout: ClassVar[bool]
+    runs_differ_by_kind: ClassVar[bool]
+    reading: bool
+
+    @property
+    def groups(self) -> int: ...
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]: ...
 
     def runs(self, layout: Layout) -> int: ...
+
+    def starts(self, layout: Layout) -> list[int]: ...
 
 
 @dataclass
@@ -57,6 +68,7 @@ class Run:
         self.plan, self.index, self.seed, self.layout = plan, index, seed, layout
         self.differentiating = differentiating
         self.watch: Watch | None = None
+        self.reads: Reads | None = None
         self.graph = Graph(index, plan.nodes.values())
         self.calls = 0
         self.records: list[Record] = []
@@ -87,7 +99,7 @@ class Run:
         """Raise if the closure has changed in place what a node was given: credit is computed from it."""
         for node, logits, before in self.versions:
             if version(logits) != before:
-                raise RuntimeError(
+                raise ClosureError(
                     f"the logits of {node.label} were changed in place after the node sampled from them (relu_, +=, index_put_ "
                     "...): credit would be computed from other logits; change a copy, or give the node one: node(a.clone())"
                 )
@@ -96,14 +108,31 @@ class Run:
         """What the estimator is told of a node's call."""
         return Call(node, logits, self.seed, self.calls, len(self.records), self.index, self.layout, self.graph)
 
+    def lines_up(self, runs: Sequence[Run]) -> bool:
+        """Whether what it keeps of its calls can be put together with what the other runs keep of theirs."""
+        return True
+
     def sites(self, sites: list[Site]) -> list[Site]:
         """The sites of all runs, of which this is the last, as the estimator keeps them."""
         return sites
 
+    def calls_by_name(self) -> list[CallId]:
+        """Which calls its records are of."""
+        names = {node: name for name, node in self.plan.nodes.items()}
+        seen: dict[str, int] = {}
+        result = []
+        for record in self.records:
+            name = names[record.node]
+            seen[name] = seen.get(name, -1) + 1
+            name = f"{name}:{seen[name]}" if seen[name] else name
+            result.append(CallId(name, record.node, tuple(record.logits.shape), record.logits.dtype))
+        return result
+
     def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):
         """Run it: (cost (batch, terms), logits, samples, sample gradients), lists with an entry for each record."""
         plan = self.plan
-        with taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__), self.watch or nullcontext():
+        taken = taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__)
+        with taken, self.reads or nullcontext(), self.watch or nullcontext():
             cost = with_terms(closure) if plan.split_sums else closure()
             refuse_inner_losses(cost)
         if self.watch is not None:
@@ -129,11 +158,15 @@ class Handler:
     def __call__(self, node: Node, logits: Tensor) -> Tensor:
         run = self.run
         assert run is not None
-        if run.watch is None:
+        if run.reads is not None:
+            output = run.reads.node(node, logits, run.on_node)
+        elif run.watch is None:
             return run.on_node(node, logits)
-        with torch._C.DisableTorchFunction():
-            output = run.on_node(node, logits)
-        run.watch.note("node", (logits,), {}, output)
+        else:
+            with torch._C.DisableTorchFunction():
+                output = run.on_node(node, logits)
+        if run.watch is not None:
+            run.watch.note("node", (logits,), {}, output)
         return output
 
 
@@ -149,17 +182,20 @@ class Execution:
         self.watches: list[Watch | None] = []
         self.random = Randomness()
 
-    def run(self, index: Tensor, run_type: type[Run] | None = None) -> Run:
-        return (run_type or self.run_type)(self.plan, index, self.seed, self.layout, self.differentiating)
+    def run(self, index: Tensor, run_type: type[Run] | None = None, layout: Layout | None = None) -> Run:
+        layout = self.layout if layout is None else layout
+        return (run_type or self.run_type)(self.plan, index, self.seed, layout, self.differentiating)
 
     def runs(self) -> tuple[Tensor, list[Site]]:
         """Costs (runs, batch, terms) and the sites, for all runs that the plan has for the layout."""
-        count, last = self.plan.runs(self.layout), []
+        self.plan.reading = False
+        count, finished = self.plan.runs(self.layout), []
         self.structures, self.watches, self.random = [], [], Randomness()
 
-        def once(index: Tensor):
-            run = self.run(index)
-            last[:] = [run]
+        def once(index: Tensor, layout: Layout | None = None, reads: Reads | None = None):
+            run = self.run(index, layout=layout)
+            finished.append(run)
+            run.reads = reads
             if self.watching:
                 run.watch = Watch()
                 self.random.remember()
@@ -181,15 +217,20 @@ class Execution:
             costs, parts = cost.unsqueeze(0), [[t.unsqueeze(0) for t in part] for part in parts]
         elif self.plan.vectorize and not from_oracle:
             costs, *parts = self._vmapped(once, count)
+        elif self.plan.runs_differ_by_kind or self.plan.needs_sample_gradients:
+            # In compiled code nobody sees what Python looks at, and no sample is a leaf of a graph.
+            return eagerly(self._looped, once, finished)
         else:
-            costs, parts = self._looped(once, count)
-        return costs, self._sites(last[0], *parts)
+            return self._looped(once, finished)
+        return costs, self._sites(finished[-1:], finished[-1].calls_by_name(), parts)
 
     def _vmapped(self, once: Callable[[Tensor], Any], count: int):
         try:
             # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
             runs = torch.func.vmap(once, randomness="same")
             return eagerly(runs, torch.arange(count, dtype=torch.int64, device="cpu"))
+        except ClosureError:
+            raise
         except RuntimeError as error:
             error.add_note(
                 f"dither: {type(self.plan).__name__} makes its {count} runs as one vmap over the closure; where the "
@@ -197,38 +238,47 @@ class Execution:
             )
             raise
 
-    def _looped(self, once: Callable[[Tensor], Any], count: int):
-        results = [once(torch.tensor(k, dtype=torch.int64, device="cpu")) for k in range(count)]
-        calls = {len(logits) for _, logits, *_ in results}
-        if len(calls) > 1:
-            raise ValueError(
-                f"the closure called {sorted(calls)} nodes in its {count} runs: with "
-                "several runs per call each must call the same nodes"
-            )
-        costs = torch.stack([result[0] for result in results])
-        parts = [[torch.stack(same) for same in zip(*(result[p] for result in results), strict=True)] for p in (1, 2, 3)]
-        return costs, parts
+    def _looped(self, once: Callable[..., Any], finished: list[Run]) -> tuple[Tensor, list[Site]]:
+        plan, random = self.plan, Randomness()
 
-    def _sites(self, run: Run, logits: list[Tensor], samples: list[Tensor], gradients: list[Tensor]) -> list[Site]:
-        require_called(run.calls > 0, self.plan)
-        names = self._names(run)
-        gradients = gradients or [None] * len(logits)  # type: ignore[list-item]
-        each = enumerate(zip(names, run.records, logits, samples, gradients, strict=True))
-        return run.sites([Site(name, record.node, a, h, g, i, len(names)) for i, (name, record, a, h, g) in each])
+        def make(number: int, layout: Layout) -> Finished:
+            index = torch.tensor(number, dtype=torch.int64, device="cpu")
+            if finished:
+                with random.repeated(0):  # as in a vmap, where what the closure draws itself is drawn once
+                    result = once(index, layout)
+            else:
+                random.remember()
+                result = once(index, layout, reads := self._reads())
+                plan.reading = reads is not None and reads.found
+            return Finished(result[0], finished[-1].calls_by_name(), *result[1:])
 
-    def _names(self, run: Run) -> list[str]:
-        names = {id(node): name for name, node in self.plan.nodes.items()}
-        seen: dict[str, int] = {}
-        result = []
-        for record in run.records:
-            name = names[id(record.node)]
-            seen[name] = seen.get(name, -1) + 1
-            result.append(f"{name}:{seen[name]}" if seen[name] else name)
-        return result
+        if plan.runs_depend_on_layout:
+            runs, calls = united(plan, in_groups(plan, make, self.layout))
+            self.layout = layout_of(calls)
+        else:
+            runs, calls = [make(0, self.layout)], None
+            runs += [make(number, self.layout) for number in range(1, plan.runs(self.layout))]
+        if not finished[-1].lines_up(finished):  # the same runs, as ordinary ones; and all that follow
+            self.run_type = plan.run_type = Run
+            with random.repeated(0):
+                return self.runs()
+        line = lined(runs, calls)
+        return line.costs, self._sites(finished, line.calls, line.parts, line.present)
 
+    def _reads(self) -> Reads | None:
+        """What watches whether Python looks at samples, where it matters and where there are values to look at."""
+        return Reads() if self.plan.runs_differ_by_kind and values_are_there() else None
 
-def layout_of(sites: list[Site]) -> Layout:
-    return tuple((site.node, site.shape[2:]) for site in sites)
+    def _sites(
+        self, runs: list[Run], calls: list[CallId], parts: list[list[Tensor]], present: list[Tensor | None] | None = None
+    ) -> list[Site]:
+        require_called(any(run.calls > 0 for run in runs), self.plan)
+        logits, samples, gradients = parts
+        gradients = gradients or [None] * len(calls)  # type: ignore[list-item]
+        sites = []
+        for i, (call, a, h, g) in enumerate(zip(calls, logits, samples, gradients, strict=True)):
+            sites.append(Site(call.name, call.node, a, h, g, i, len(calls), present=present[i] if present else None))
+        return runs[-1].sites(sites)
 
 
 def require_called(called: bool, plan: Plan) -> None:

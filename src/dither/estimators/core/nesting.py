@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dither.estimators.core.versions import held
-from dither.nodes import Node, inner_losses, running
+from dither.nodes import ClosureError, Node, inner_losses, running
 
 
 def refuse_shared(name: str, nodes: Mapping[str, Node]) -> None:
@@ -16,7 +16,7 @@ def refuse_shared(name: str, nodes: Mapping[str, Node]) -> None:
     outer = running()
     shared = [own for own, node in nodes.items() if node._handler is not None] if outer is not None else []
     if shared:
-        raise RuntimeError(
+        raise ClosureError(
             f"{name} is called in the closure of {outer}, and both cover node '{shared[0]}': which of "
             "them credits it? Build each on modules of its own, or use dither.PerNode, which gives each node its estimator"
         )
@@ -46,7 +46,7 @@ def refuse_inner_losses(cost: Tensor) -> None:
             function = todo.pop()
             if function in wanted:
                 inner, outer = wanted[function], running()
-                raise RuntimeError(
+                raise ClosureError(
                     f"the loss of {inner}, called in the closure of {outer}, is a part of the closure's cost: it is one number "
                     "for all examples, of which no example can be credited with its own; add it to the loss outside the "
                     f"closure, {outer}'s + {inner}'s, or give all nodes to one estimator, such as dither.PerNode"

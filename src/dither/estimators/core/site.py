@@ -32,6 +32,7 @@ class Site:
     index: int = 0
     count: int = 1
     influence: Tensor | None = None  # (units, terms) bool: the cost terms that each unit can change; None: all
+    present: Tensor | None = None  # (K,) bool: the runs that made this call; None: all. The others' entries are another run's
     local: bool = False  # whether influences were asked for: credit then has one shape, whether or not they are known
 
     @property
@@ -47,6 +48,12 @@ class Site:
     def units(self) -> tuple[int, ...]:
         """The shape of the node's units: that of log_prob without runs and batch."""
         return self.node.unit_shape(self.shape[2:])
+
+    def where_present(self, values: Tensor) -> Tensor:
+        """Values (K, batch, ...), and 0 for runs that did not make this call."""
+        if self.present is None:
+            return values
+        return torch.where(self.present.view(-1, *[1] * (values.dim() - 1)), values, 0)
 
     @cached_property
     def log_prob(self) -> Tensor:

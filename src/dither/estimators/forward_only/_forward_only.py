@@ -39,7 +39,8 @@ class ForwardOnly(ScoreFunction):
     keep        "logits" for speed; "bits" computes them a second time when the gradient is taken.
     Requires    samples evaluations of the closure; any cost. Linear layers are recognised when they are called as modules of
                 the model, on what a node gave them, without hooks that look at their input's values. Code that `torch.compile`
-                made keeps its own products, in an ordinary graph.
+                made keeps its own products, in an ordinary graph; so do the runs of a closure that leads to other nodes in
+                each of several runs (`vectorize=False`).
     baseline, samples, decay, split_sums, vectorize, Raises: as for ScoreFunction.
     Reference   Bengio 2013, Theorem 1, Sec. 3.1.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +61,16 @@ class PackedRun(Run):
     def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):
         with _taken_over(self.plan.linears), _PRESENT.set(self):
             return super().over(closure, handler)
+
+    def lines_up(self, runs: Sequence[Run]) -> bool:
+        """Whether the nodes of all runs are the same, and come behind the same layers: the bits of all are kept together."""
+        calls, segments = self.calls_by_name(), [s and (s.linear, s.site) for s in self.segments]
+        return all(
+            isinstance(run, PackedRun)
+            and run.calls_by_name() == calls
+            and [s and (s.linear, s.site) for s in run.segments] == segments
+            for run in runs
+        )
 
     def sites(self, sites: list[Site]) -> list[Site]:
         packed: list[Site] = []

@@ -44,6 +44,7 @@ class PathSampleAnalytic(Estimator):
     reference = "Shekhovtsov, Yanush, Flach 2020"
     requires = ("binary",)
     runs_depend_on_layout = True
+    runs_differ_by_kind = True
     composable = False
     credits_batches = False
 
@@ -59,6 +60,9 @@ class PathSampleAnalytic(Estimator):
 
     def runs(self, layout: Layout) -> int:
         return 1 + math.prod(layout[-1][1])
+
+    def starts(self, layout: Layout) -> list[int]:
+        return [1] * len(layout) + [self.runs(layout)]
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         sample = call.node.sample(call.logits, call.noise(0))

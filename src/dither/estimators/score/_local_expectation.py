@@ -46,6 +46,7 @@ class LocalExpectation(Estimator):
     reference = "Titsias, Lazaro-Gredilla 2015"
     requires = ("probabilities",)
     runs_depend_on_layout = True
+    runs_differ_by_kind = True
     composable = False
     credits_batches = False
     local_credit = True

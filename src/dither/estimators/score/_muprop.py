@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from dither.estimators.core.baselines import score_alone
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.shapes import flat_units
@@ -37,6 +38,7 @@ class MuProp(Estimator):
     reference = "Gu, Levine, Sutskever, Mnih 2016, Eq. 7"
     requires = ("score",)
     needs_sample_gradients = True
+    runs_differ_by_kind = True
     composable = False
 
     @classmethod
@@ -44,7 +46,7 @@ class MuProp(Estimator):
         return {f"{cls.__name__}-{k}": partial(cls, samples=k) for k in (1, 2)}
 
     def runs(self, layout: Layout) -> int:
-        return self.samples + 1
+        return self.samples + (not self.reading)
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         if not call.node.discrete:
@@ -59,6 +61,8 @@ class MuProp(Estimator):
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         assert site.sample_gradient is not None
+        if self.reading:
+            return score_alone(site, costs)
         k = self.samples
         gradient, output = site.sample_gradient[k:], site.output[:k]  # L'(m), of the last run; h, of the others
         mean = site.per_run(site.node.mean, site.logits)
