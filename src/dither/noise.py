@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dither import kernels
 from dither.kernels import philox_words
@@ -154,21 +155,24 @@ def examples(ids: Tensor) -> Iterator[None]:
 
 def example_ids(batch: int, device: torch.device) -> Tensor:
     """The ids of the rows of a batch of this size: those of `examples`, else consecutive ones that no rank shares."""
-    if (ids := _EXAMPLES.get()) is not None:
-        if len(ids) != batch:
+    compiling = torch.compiler.is_compiling()
+    if (ids := _EXAMPLES.get() if compiling else _EXAMPLES.present()) is not None:
+        if ids.shape[0] != batch:
             raise ValueError(
                 f"a node got a batch of {batch} rows inside noise.examples(ids) with {len(ids)} ids: the first "
                 "dimension of logits must be the batch; reshape (batch * time, units) to (batch, time, units)"
             )
         return ids.to(device)
-    if kernels.plain():
-        return _consecutive(batch, device, _rank())
-    return torch.arange(batch, device=device, dtype=torch.int64) + _rank() * batch
+    if compiling or is_in_torch_dispatch_mode():
+        return torch.arange(batch, device=device, dtype=torch.int64) + _rank() * batch
+    return _consecutive(batch, device, _rank())
 
 
 @lru_cache(maxsize=64)
 def _consecutive(batch: int, device: torch.device, rank: int) -> Tensor:
-    return torch.arange(batch, device=device, dtype=torch.int64) + rank * batch
+    """Kept for later calls: an ordinary tensor, whatever transform or mode the first call is in."""
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False), torch._C.DisableTorchFunction():
+        return torch.arange(rank * batch, (rank + 1) * batch, device=device, dtype=torch.int64)
 
 
 _DISTRIBUTED = torch.distributed.is_available()
@@ -200,7 +204,9 @@ class Keyed:
         ids = example_ids(self.shape[0], self.device)
         if torch.compiler.is_compiling():
             return self.seed, self.site, self.sample, ids, self.slices_differ
-        seed, sample = (self.seed, self.sample) if kernels.plain() else (_among_fakes(self.seed), _among_fakes(self.sample))
+        seed, sample = self.seed, self.sample
+        if is_in_torch_dispatch_mode():
+            seed, sample = _among_fakes(seed), _among_fakes(sample)
         return seed, self.site, _of_slices(sample) if self.slices_differ else sample, ids, False
 
     def draw(self, like: Tensor) -> Tensor:

@@ -47,13 +47,21 @@ SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
 Obeying = Callable[[str, Dims, tuple[Any, ...]], tuple[Dims, tuple[Any, ...]]]
 Backward = Callable[..., Tensor | tuple[Tensor | None, ...]]
 
+_VMAP = _functorch.TransformType.Vmap
 _PLAIN = frozenset((Tensor, nn.Parameter, int, float, bool, str, type(None)))
 
 
 # --- what a call is part of ---------------------------------------------------------------------------------------------
 def plain(*args: object) -> bool:
     """Whether the tensors among these are ordinary ones, with values, that nothing traces, batches or watches."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or _functorch.maybe_current_level() is not None:
+    if torch.compiler.is_compiling() or _functorch.maybe_current_level() is not None:
+        return False
+    return _ordinary(args)
+
+
+def _ordinary(args: tuple[object, ...]) -> bool:
+    """`plain`, where nothing is compiled or transformed."""
+    if is_in_torch_dispatch_mode():
         return False
     for a in args:
         if type(a) not in _PLAIN and isinstance(a, Tensor):
@@ -75,7 +83,7 @@ def readable(tensor: Tensor) -> bool:
 
 def recording(tensor: Tensor) -> bool:
     """Whether a CUDA graph is being recorded on the tensor's device."""
-    return tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 # --- implementations ----------------------------------------------------------------------------------------------------
@@ -136,15 +144,17 @@ def operator(
         eager, transformed = _functions(op, run, *gradient, rule)
 
     def call(*args: Any) -> Any:
-        if plain(*args):
+        if torch.compiler.is_compiling():
+            return op(*args)
+        if (level := _functorch.maybe_current_level()) is None:
+            if not _ordinary(args):
+                return op(*args)
             if eager is not None and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
                 return eager(*args)
             return run(*args)
-        if torch.compiler.is_compiling() or _functorch.maybe_current_level() is None:
-            return op(*args)
-        if _functorch.peek_interpreter_stack().key() == _functorch.TransformType.Vmap and not is_in_torch_dispatch_mode():
-            return _in_vmap(call, rule, args)
-        return transformed(*args)
+        if is_in_torch_dispatch_mode() or _functorch.peek_interpreter_stack().key() != _VMAP:
+            return transformed(*args)
+        return _in_vmap(call, rule, level, args)
 
     return call
 
@@ -193,9 +203,8 @@ def _no_view(output: Result) -> Result:
 
 
 # --- vmap ---------------------------------------------------------------------------------------------------------------
-def _in_vmap(call: Callable[..., Result], rule: Rule, args: tuple[Any, ...]) -> Result:
+def _in_vmap(call: Callable[..., Result], rule: Rule, level: int, args: tuple[Any, ...]) -> Result:
     """The vmap rule on what the batched tensors hold, one level down: what torch does, without its detours."""
-    level = _functorch.maybe_current_level()
     unwrapped = [_functorch._unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in args]
     inner, in_dims = zip(*unwrapped, strict=True)
     sizes = [a.shape[d] for a, d in unwrapped if d is not None]

@@ -1,8 +1,8 @@
 """The native library on tensors: each function takes and returns what its namesake in `_reference` does, on the CPU.
 
-Those that make noise of a key take rows, (lead, batch, units) with samples (lead,) and ids (lead, batch), of any
-strides; or the contiguous values (batch, *units) of one sample () with contiguous ids (batch,), and return results of
-that shape.
+Those that make noise of a key take rows, (lead, batch, units) with samples (lead,) and ids (lead, batch) or (batch,), of
+any strides; or the contiguous values (batch, *units) of one sample () with contiguous ids (batch,), and return results
+of that shape.
 
 No address is handed over before its buffer was checked: dtype, device, size, contiguity, alignment (`_place`).
 """
@@ -10,7 +10,7 @@ No address is handed over before its buffer was checked: dtype, device, size, co
 from __future__ import annotations
 
 import ctypes
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def _place(name: str, tensor: Tensor, dtype: torch.dtype, count: int) -> int:
 
 
 def _rows(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
-    return (_rows_of_one if ids.dim() == 1 else _rows_of_many)(seed, site, samples, ids, units)
+    return (_rows_of_many if samples.dim() or ids.dim() != 1 else _rows_of_one)(seed, site, samples, ids, units)
 
 
 def _rows_of_one(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
@@ -49,22 +49,29 @@ def _rows_of_one(seed: int, site: int, samples: Tensor, ids: Tensor, units: int)
 
 
 def _rows_of_many(seed: int, site: int, samples: Tensor, ids: Tensor, units: int) -> Rows:
-    if ids.dim() != 2 or ids.dtype is not _INT or not ids.is_cpu or ids.data_ptr() & 7 or site >> 63:
+    of_all, lead = ids.dim() == 1, samples.numel()  # whether every sample has the same ids
+    fit = ids.dtype is _INT and ids.is_cpu and samples.dim() == 1 and (of_all or (ids.dim() == 2 and ids.shape[0] == lead))
+    if not fit or ids.data_ptr() & 7 or site >> 63:
         _misfit(seed, site, samples, ids)
-    samples, ids = samples.contiguous(), ids if ids.shape[-1] < 2 or ids.stride(-1) == 1 else ids.contiguous()
-    lead, batch = ids.shape
-    places = (ids.data_ptr(), ids.stride(0) if lead > 1 else 0, _place("sample", samples, _INT, lead))
+    batch = ids.shape[-1]
+    samples, ids = samples.contiguous(), ids if batch < 2 or ids.stride(-1) == 1 else ids.contiguous()
+    places = (ids.data_ptr(), 0 if of_all or lead < 2 else ids.stride(0), _place("sample", samples, _INT, lead))
     rows = Rows(lead, batch, units, *places, seed & _64_BITS, site)
     rows.tensors = samples, ids  # they must outlive the call
     return rows
 
 
-def _misfit(seed: int | float, site: int, samples: Tensor, ids: Tensor) -> None:
+def _misfit(seed: int | float, site: int, samples: Tensor, ids: Tensor) -> NoReturn:
     """Raises what is wrong with the key of noise."""
     dtype = _INT if isinstance(seed, int) else torch.float64
-    _arguments.require_key((torch.empty_like(samples, dtype=dtype, device="cpu"), site, samples, ids))
+    of_each = ids.expand(*samples.shape, *ids.shape) if ids.dim() == 1 else ids
+    _arguments.require_key((torch.empty_like(samples, dtype=dtype, device="cpu"), site, samples, of_each))
     for name, tensor in (("ids", ids), ("sample", samples)):
         _arguments.require_buffer(name, tensor, _INT, tensor.numel())
+    raise ValueError(
+        f"sample has shape {tuple(samples.shape)} and ids {tuple(ids.shape)}: native code takes values (lead, batch, units) "
+        "with samples (lead,) and ids (lead, batch) or (batch,); flatten the leading dimensions, and the units"
+    )
 
 
 def _values(x: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, per_unit: int = 1) -> tuple[Rows, Input]:
@@ -72,17 +79,21 @@ def _values(x: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, per_u
     dtype, place = DTYPES[x.dtype], x.data_ptr()
     if place & (1 if dtype else 3) or x.is_neg():
         _arguments.require_buffer("x", x, x.dtype, x.numel())
-    if ids.dim() == 1:
-        shape, batch = x.shape, ids.shape[0]
+    shape = x.shape
+    if not samples.dim() and ids.dim() == 1:
+        batch = ids.shape[0]
         if not shape or shape[0] != batch:
             _arguments.require_rows(x, ids)
         units = x.numel() // batch
         return _rows_of_one(seed, site, samples, ids, units * per_unit), Input(place, 0, units, dtype)
-    _arguments.require_rows(x, ids)
-    x = x if x.shape[-1] < 2 or x.stride(-1) == 1 else x.contiguous()
+    if len(shape) != 3 or shape[0] != samples.numel() or shape[-ids.dim() - 1 : 2] != ids.shape:
+        _arguments.require_rows(x, ids.expand(*samples.shape, *ids.shape) if ids.dim() == 1 else ids)
+        _misfit(seed, site, samples, ids)
+    units = shape[2]
+    x = x if units < 2 or x.stride(2) == 1 else x.contiguous()
     values = Input(x.data_ptr(), x.stride(0), x.stride(1), dtype)
     values.tensor = x  # it must outlive the call
-    return _rows_of_many(seed, site, samples, ids, x.shape[-1] * per_unit), values
+    return _rows_of_many(seed, site, samples, ids, units * per_unit), values
 
 
 def _like(x: Tensor) -> Tensor:
@@ -124,7 +135,8 @@ def bernoulli(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor
 def bernoulli_packed(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """(values, packed bits)."""
     rows, values = _values(logits, seed, site, samples, ids)
-    out, words = _like(logits), torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64, device="cpu")
+    out = _like(logits)
+    words = torch.empty(*samples.shape, ids.shape[-1], -(-rows.units // 64), dtype=torch.int64, device="cpu")
     outputs = (out.data_ptr(), words.data_ptr(), None)
     nans = LIBRARY.dither_bernoulli(rows, values, None, 0.0, 1.0, *outputs, torch.get_num_threads())
     return _with_nans(out, logits, None) if nans else out, words
@@ -133,7 +145,7 @@ def bernoulli_packed(logits: Tensor, seed: int, site: int, samples: Tensor, ids:
 def bernoulli_bits(logits: Tensor, seed: int, site: int, samples: Tensor, ids: Tensor, bias: Tensor | None = None) -> Tensor:
     """The packed bits alone. bias: (units,) float32."""
     rows, values = _values(logits, seed, site, samples, ids)
-    words = torch.empty(*ids.shape, -(-rows.units // 64), dtype=torch.int64, device="cpu")
+    words = torch.empty(*samples.shape, ids.shape[-1], -(-rows.units // 64), dtype=torch.int64, device="cpu")
     outputs = (None, words.data_ptr(), None)
     LIBRARY.dither_bernoulli(rows, values, _bias(bias, rows.units), 0.0, 1.0, *outputs, torch.get_num_threads())
     return words

@@ -1,9 +1,9 @@
 """Noise by key: how the rows of a call get it, and the operators `uniform` and `normal`.
 
-seed, sample: shape lead; ids: (*lead, batch); x, which consumes the noise: (*lead, batch, *units). A row is one example
-under one sample. float32 and bfloat16 are fused with their noise; other dtypes get float32 noise first, and are
-compared with it in float32 or wider. Where a vmap batches x and not the sample, its slices are samples of their own if
-`slices_differ`.
+sample: shape lead; seed: lead; ids: (*lead, batch); x, which consumes the noise: (*lead, batch, *units). With an x, seed
+and ids may lack dimensions at the end of lead, where they are the same for all samples. A row is one example under one sample.
+float32 and bfloat16 are fused with their noise; other dtypes get float32 noise first, and are compared with it in float32
+or wider. Where a vmap batches x and not the sample, its slices are samples of their own if `slices_differ`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,19 @@ def by_rows(kernel: Callable[..., Any], seed: Tensor, sample: Tensor, ids: Tenso
     return torch.cat(parts) if isinstance(parts[0], Tensor) else tuple(torch.cat(same) for same in zip(*parts, strict=True))
 
 
+def spread(seed: Tensor, sample: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Seed and ids for each sample, where they lack dimensions. What does not fit is left to be refused."""
+    return _over(sample.shape, seed, ()), _over(sample.shape, ids, ids.shape[-1:])
+
+
+def _over(lead: torch.Size, tensor: Tensor, behind: tuple[int, ...]) -> Tensor:
+    """(*first of lead, *behind) -> (*lead, *behind)."""
+    own = tensor.dim() - len(behind)
+    if not 0 <= own < len(lead) or tensor.shape[:own] != lead[:own]:
+        return tensor
+    return tensor.view(*lead[:own], *[1] * (len(lead) - own), *behind).expand(*lead, *behind)
+
+
 def _number(seed: Tensor) -> Seed:
     if seed.device.type == "cpu":
         return int(seed)
@@ -81,8 +94,10 @@ def consumer(name: str, formula: Callable[..., Result], kind: str = "uniform", p
         return formula(rows, noise(kind, rows.shape[-1] * per_unit, seed, site, samples, ids), *args)
 
     def run(x: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, slices_differ: bool, *args: Any) -> Result:
-        if seed.dim() == 0 and _dispatch.native(x) and x.is_contiguous() and ids.is_contiguous() and x.numel():
+        fit = x.dim() == 3 if (lead := sample.dim()) == 1 else lead == 0 and x.is_contiguous()
+        if fit and seed.dim() == 0 and _dispatch.native(x) and ids.is_contiguous() and x.numel():
             return native(x, seed.item(), site, sample, ids, *args)
+        seed, ids = spread(seed, sample, ids)
         _arguments.require_key((seed, site, sample, ids), x)
         rows = x.reshape(sample.numel(), ids.shape[-1], math.prod(x.shape[ids.dim() :]))
         results = by_rows(partial(on_rows, site, args), seed, sample, ids, rows)
@@ -112,7 +127,11 @@ def consumer_rule(call: Callable[..., Result], size: int, in_dims: Dims, x: Tens
     """The vmap rule of an operator of (x, *key, ...)."""
     seed, site, sample, ids, slices_differ, *rest = args
     samples = own_samples(size, sample, in_dims[3], slices_differ and in_dims[0] is not None)
-    x, seed, ids = (batched(size, t, d) for t, d in ((x, in_dims[0]), (seed, in_dims[1]), (ids, in_dims[4])))
+    x = batched(size, x, in_dims[0])
+    if in_dims[1] is not None or seed.dim():
+        seed = batched(size, seed, in_dims[1])
+    if in_dims[4] is not None or ids.dim() > 1:
+        ids = batched(size, ids, in_dims[4])
     results = call(x, seed, site, samples, ids, slices_differ, *rest)
     return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
 
@@ -128,7 +147,7 @@ def _operator(kind: str) -> Callable[..., Tensor]:
         return noise(kind, units, seed, site, samples, ids)
 
     def run(seed: Tensor, site: int, sample: Tensor, ids: Tensor, units: int, like: Tensor) -> Tensor:
-        if seed.dim() == 0 and ids.is_cpu and _library.LIBRARY is not None and ids.is_contiguous():
+        if seed.dim() == sample.dim() == 0 and ids.is_cpu and _library.LIBRARY is not None and ids.is_contiguous():
             return getattr(_native, kind)(seed.item(), site, sample, ids, units)
         _arguments.require_key((seed, site, sample, ids))
         return by_rows(partial(on_rows, site, units), seed, sample, ids).view(*ids.shape, units)

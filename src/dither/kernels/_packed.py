@@ -61,7 +61,8 @@ def _packed_formula(rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _packed_fake(x: Tensor, seed: Tensor, site: int, sample: Tensor, ids: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return like(x), ids.new_empty((*ids.shape, -(-math.prod(x.shape[ids.dim() :]) // 64)))
+    rows = sample.dim() + 1
+    return like(x), ids.new_empty((*x.shape[:rows], -(-math.prod(x.shape[rows:]) // 64)))
 
 
 _bernoulli_packed = _dispatch.operator(

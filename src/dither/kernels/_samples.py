@@ -122,7 +122,7 @@ def _bernoulli_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
 _bernoulli = _dispatch.operator(
     "bernoulli",
     f"({KEYED}, str gradient) -> Tensor",
-    lambda *args: _sample_bernoulli(*args[:-1]),
+    lambda *args: _sample_bernoulli(*args[:6]),
     fake=like,
     rule=consumer_rule,
     gradient=(_save_logits, _bernoulli_backward),

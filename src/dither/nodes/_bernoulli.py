@@ -34,6 +34,7 @@ class Bernoulli(Node):
 
     discrete = True
     binary = True
+    score_broadcasts = True
 
     def __init__(
         self, values: tuple[float, float] = (0, 1), sampler: Sampler = functional.bernoulli_straight_through_sigmoid

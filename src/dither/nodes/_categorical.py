@@ -27,6 +27,7 @@ class Categorical(Node):
     discrete = True
     elementwise = False
     one_hot = True
+    score_broadcasts = True
     straight_through = staticmethod(functional.categorical_straight_through)
 
     def __init__(self, sampler: Sampler = functional.categorical_straight_through) -> None:
@@ -39,16 +40,10 @@ class Categorical(Node):
                 f"Categorical: logits has shape {tuple(logits.shape)}; (batch, *units, categories) with at least two "
                 "categories is needed. For one binary unit use Bernoulli"
             )
-        sample = super().forward(logits)
-        # The sum says at once whether any unit has no sample. Elsewhere its NaN is seen in the cost, like that of a NaN logit.
-        if sample.device.type == "cpu" and is_concrete(sample):
-            with torch._C.DisableTorchFunction():  # no part of what a closure does (`estimators.core.structure`)
-                if math.isnan(sample.detach().sum()):
-                    kernels.require_possible(logits, logits.shape[-1])
-        return sample
+        return super().forward(logits)
 
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        return (sampler or self.sampler)(logits, noise)
+        return _possible(logits, (sampler or self.sampler)(logits, noise))
 
     def kernel(self, sampler: Sampler | None) -> Kernel | None:
         return _KERNELS.get(sampler or self.sampler)
@@ -57,7 +52,7 @@ class Categorical(Node):
         return _sample
 
     def mean(self, logits: Tensor) -> Tensor:
-        return torch.softmax(proper_logits(logits), -1).to(logits.dtype)
+        return _possible(logits, torch.softmax(proper_logits(logits), -1).to(logits.dtype))
 
     def mode(self, logits: Tensor) -> Tensor:
         index = logits.argmax(-1, keepdim=True)
@@ -72,7 +67,7 @@ class Categorical(Node):
         return logit_shape[:-1]
 
     def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
-        return functional.categorical_sample(logits, noise)
+        return _possible(logits, functional.categorical_sample(logits, noise))
 
     def log_prob(self, logits: Tensor, sample: Tensor) -> Tensor:
         return functional.categorical_log_prob(logits, sample)
@@ -113,6 +108,16 @@ class Categorical(Node):
         # A forbidden category has weight 0, and its place takes another sample: -inf + inf would have none.
         noise = torch.where(winner & (logits != -torch.inf), 0.0, log_weight.new_full((), 0.5))
         return noise, log_weight
+
+
+def _possible(logits: Tensor, output: Tensor) -> Tensor:
+    """The output, unless a unit has none because all its logits are -inf. Kernels that draw the noise ask it themselves."""
+    # The sum says at once whether any unit has none. Elsewhere its NaN is seen in the cost, like that of a NaN logit.
+    if output.is_cpu and is_concrete(output):
+        with torch._C.DisableTorchFunction():  # no part of what a closure does (`estimators.core.structure`)
+            if math.isnan(output.detach().sum()):
+                kernels.require_possible(logits, logits.shape[-1])
+    return output
 
 
 def _sample(logits: Tensor, key: Key) -> Tensor:

@@ -33,7 +33,7 @@ class Recomputed(Labelled, Protocol):
 
 def noted(compute: Compute) -> Compute:
     """`compute`, logits -> output of the present call of a node, noted if the call is in a region that may be recomputed."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _autograd._top_saved_tensors_default_hooks(True) is None:
         return compute
     for hook, region in _regions():
         if hook is not None:

@@ -25,7 +25,7 @@ def check_logits(node: Labelled, logits: Tensor) -> None:
         raise ValueError(f"{node.label}: logits is a scalar, its first dimension must be the batch; use logits.reshape(1, 1)")
     # Inside a transform or on a GPU the test would break the graph or wait for the device: there NaN stays visible,
     # because it passes into the sample, and the estimator finds it in the cost.
-    if logits.device.type == "cpu" and is_concrete(logits) and _has_nan(logits):
+    if logits.is_cpu and is_concrete(logits) and _has_nan(logits):
         count = int(logits.isnan().sum())
         raise ValueError(
             f"{node.label}: {count} of {logits.numel()} logits are NaN (shape {tuple(logits.shape)}); a probability must be a "

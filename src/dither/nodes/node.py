@@ -48,6 +48,7 @@ class Node(nn.Module):
     elementwise: ClassVar[bool] = True  # output[i] depends on logits[i] alone (not: on its whole row or image)
     binary: ClassVar[bool] = False
     one_hot: ClassVar[bool] = False
+    score_broadcasts: ClassVar[bool] = False  # `score` takes samples (K, batch, ...) of logits (batch, ...) too
     straight_through: ClassVar[Sampler | None] = None  # the sampler with the derivative of the mean; None: `propagate`'s own
     _compiled_handler: Callable[[Node, Tensor], Tensor] | None = None  # what compiled code sees of a takeover
     _name: str = ""  # its name in the model in which it was last looked up, for messages
@@ -55,6 +56,8 @@ class Node(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         check_logits(self, logits)
+        if torch.compiler.is_compiling():
+            return self._compiled(logits)
         replayed = checkpoint.replay(self)
         if replayed is not None:
             return replayed(logits)
@@ -66,9 +69,15 @@ class Node(nn.Module):
             checkpoint.refuse_oracle(self)
         if role.handler is not None:
             return role.handler(self, logits)
-        if torch.compiler.is_compiling():
-            return self._by_itself(checkpoint.compiled_seed(), logits)
         return checkpoint.noted(partial(self._by_itself, noise.draw_seed()))(logits)
+
+    def _compiled(self, logits: Tensor) -> Tensor:
+        """`forward` in compiled code, where an operator takes notes for checkpoints."""
+        kind = determinism.current()
+        if kind is not None:
+            return self.mean(logits) if kind == "mean" else self.mode(logits)
+        handler = takeover.role_of(self).handler
+        return self._by_itself(checkpoint.compiled_seed(), logits) if handler is None else handler(self, logits)
 
     @property
     def _handler(self) -> Callable[[Node, Tensor], Tensor] | None:
@@ -100,15 +109,15 @@ class Node(nn.Module):
 
     def propagate_keyed(self, logits: Tensor, noise: Keyed, sampler: Sampler | None = None) -> Tensor:
         """`propagate` by noise that its kernel draws on the fly, where it has one, or by that of an oracle."""
-        if self._source is not None:
-            return self.propagate(logits, self._source(self, logits), sampler)
+        if (source := self._source) is not None:
+            return self.propagate(logits, source(self, logits), sampler)
         kernel = self.kernel(sampler)
         return self.propagate(logits, noise.draw(logits), sampler) if kernel is None else kernel(logits, noise.key)
 
     def sample_keyed(self, logits: Tensor, noise: Keyed) -> Tensor:
         """`sample`, likewise."""
-        if self._source is not None:
-            return self.sample(logits, self._source(self, logits))
+        if (source := self._source) is not None:
+            return self.sample(logits, source(self, logits))
         kernel = self.sampling_kernel()
         return self.sample(logits, noise.draw(logits)) if kernel is None else kernel(logits, noise.key)
 
