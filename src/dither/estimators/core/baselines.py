@@ -54,7 +54,7 @@ class LeaveOneOut(Baseline):
     minimum_samples = 2
 
     def value(self, site: Site, credit: Tensor) -> Tensor:
-        return (credit.sum(0, keepdim=True) - credit) / (len(credit) - 1)
+        return (credit.sum(0, keepdim=True) - credit).div_(credit.shape[0] - 1)
 
 
 class Moving(MovingAverages, Baseline):

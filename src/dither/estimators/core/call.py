@@ -51,8 +51,8 @@ class Call:
         return self.node.output(self.logits, sample)
 
     def differentiable(self, hard: Tensor, path: Tensor | None) -> Tensor:
-        """`hard` as the node's output, for estimators that need sample gradients: they are taken there, and those of earlier
-        nodes follow `path` to its logits. The user's backward does neither."""
+        """`hard` as the node's output, for estimators that declare `needs_sample_gradients`: they are taken there, and those of
+        earlier nodes follow `path` to its logits. The user's backward does neither."""
         return self.graph.leaf(hard.detach(), path)
 
     def noise(self, sample: Tensor | int | None = None, *, stream: int = 0, groups: int = 0) -> Tensor:

@@ -146,7 +146,8 @@ class Estimator(OnModel, ABC):
 
     def value(self, costs: Tensor) -> Tensor:
         """The objective of each example from the costs (K, batch, terms) of all runs: their mean, terms summed."""
-        return widen(costs).sum(-1).mean(0)
+        costs = widen(costs)  # the result is never the closure's own memory, of which `batch_mean` may return a view
+        return costs.sum(-1).mean(0) if costs.shape[-1] > 1 else costs.mean((0, -1))
 
     if TYPE_CHECKING:  # torch.nn.Module's, which calls `forward`
 

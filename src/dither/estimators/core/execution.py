@@ -21,8 +21,9 @@ from dither.estimators.core.sample_gradients import Graph, sample_gradients
 from dither.estimators.core.site import Closure, Site, checked_cost
 from dither.estimators.core.structure import Watch
 from dither.estimators.core.sums import with_terms
+from dither.estimators.core.vectorized import vectorized
 from dither.estimators.core.versions import shares_memory, version
-from dither.nodes import ClosureError, Node, eagerly, noted, taken_over
+from dither.nodes import ClosureError, Node, eagerly, is_concrete, noted, taken_over
 
 FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
 
@@ -69,7 +70,7 @@ class Run:
         self.differentiating = differentiating
         self.watch: Watch | None = None
         self.reads: Reads | None = None
-        self.graph = Graph(index, plan.nodes.values())
+        self.graph = Graph(index, plan.nodes.values(), plan.needs_sample_gradients)
         self.calls = 0
         self.records: list[Record] = []
         self.versions: list[tuple[Node, Tensor, int]] = []
@@ -79,7 +80,8 @@ class Run:
         # What a checkpointed region keeps for its recomputation: a key, and nothing of the graph.
         key = (self.seed, self.calls, len(self.records), self.index, self.layout, self.graph)
         sample = noted(partial(_sample, self.plan.sample, node, key))
-        node._unseen = self.differentiating and not torch.is_grad_enabled()
+        if node._unseen != (unseen := self.differentiating and not torch.is_grad_enabled()):
+            node._unseen = unseen  # nn.Module takes its time for it
         self.calls += 1
         output, credited = sample(logits)
         if credited is None:
@@ -227,8 +229,7 @@ class Execution:
     def _vmapped(self, once: Callable[[Tensor], Any], count: int):
         try:
             # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
-            runs = torch.func.vmap(once, randomness="same")
-            return eagerly(runs, torch.arange(count, dtype=torch.int64, device="cpu"))
+            return eagerly(vectorized, once, count)
         except ClosureError:
             raise
         except RuntimeError as error:
@@ -278,6 +279,9 @@ class Execution:
         sites = []
         for i, (call, a, h, g) in enumerate(zip(calls, logits, samples, gradients, strict=True)):
             sites.append(Site(call.name, call.node, a, h, g, i, len(calls), present=present[i] if present else None))
+        if len(runs) == 1 and present is None:
+            for site, record in zip(sites, runs[0].records, strict=True):
+                site.shared = record.logits if is_concrete(record.logits) else None
         return runs[-1].sites(sites)
 
 

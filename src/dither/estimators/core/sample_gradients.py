@@ -20,13 +20,15 @@ from dither.nodes import Node
 class Graph:
     """The graph of one run that leads from the cost back to the nodes' outputs, until it is cut for good."""
 
-    def __init__(self, run: Tensor, nodes: Iterable[Node]) -> None:
-        self.whole = True
-        self.root = torch.zeros((), requires_grad=True, dtype=torch.float32, device="cpu")
-        # batched wherever any run, or any outcome of an oracle, is
-        source = next((node._source for node in nodes if node._source is not None), None)
-        row = getattr(source, "row", None)
-        self.batched = run if row is None else run + 0 * row.sum()
+    def __init__(self, run: Tensor, nodes: Iterable[Node], derivatives: bool) -> None:
+        """derivatives: whether any will be taken. What they need is made here: compiled code, which calls `leaf`, cannot."""
+        self.whole, self.root, self.batched = True, None, run
+        if derivatives:
+            self.root = torch.zeros((), requires_grad=True, dtype=torch.float32, device="cpu")
+            # batched wherever any run, or any outcome of an oracle, is
+            source = next((node._source for node in nodes if node._source is not None), None)
+            row = getattr(source, "row", None)
+            self.batched = run if row is None else run + 0 * row.sum()
 
     def cut(self) -> None:
         self.whole = False
@@ -34,6 +36,8 @@ class Graph:
     def leaf(self, hard: Tensor, path: Tensor | None) -> Tensor:
         """`hard`, of which derivatives can be taken, and from which they reach `path` (the same shape) while the graph is
         whole."""
+        if self.root is None:
+            raise TypeError("call.differentiable is for estimators whose class says needs_sample_gradients = True; say so")
         return _Leaf.apply(hard, path, self.root.to(hard), self.batched, self)  # type: ignore[return-value]
 
 

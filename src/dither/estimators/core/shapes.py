@@ -17,4 +17,6 @@ def mean_over_examples(values: Tensor) -> Tensor:
 
 def batch_mean(values: Tensor) -> Tensor:
     """The mean of values (batch,); of an empty batch 0, whose gradient is 0."""
-    return values.mean() if len(values) else values.sum()
+    if values.shape[0] == 1:
+        return values.squeeze(0)
+    return values.mean() if values.shape[0] else values.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dither.functional import widen, without_infinities
+from dither.estimators.core.along import along
+from dither.functional import widen
 from dither.nodes import Node, is_concrete
 
 Closure = Callable[[], Tensor]
@@ -21,7 +23,8 @@ class Site:
 
     name: the module's name, with ":1", ":2", ... for later calls of the same node in one pass. logits, sample:
     (K, batch, *units[, categories]). sample_gradient: d cost / d output in each run, for estimators that need it.
-    index: number among the sites, of which there are `count`.
+    index: number among the sites, of which there are `count`. shared: (batch, ...), the logits of every run where all have the
+    same, as a first node's are in a vmap over the runs.
     """
 
     name: str
@@ -34,8 +37,9 @@ class Site:
     influence: Tensor | None = None  # (units, terms) bool: the cost terms that each unit can change; None: all
     present: Tensor | None = None  # (K,) bool: the runs that made this call; None: all. The others' entries are another run's
     local: bool = False  # whether influences were asked for: credit then has one shape, whether or not they are known
+    shared: Tensor | None = None
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """That of the logits, (K, batch, *units[, categories])."""
         return tuple(self.logits.shape)
@@ -70,6 +74,8 @@ class Site:
         """d log P(sample) / d logits, the shape of logits; None for nodes that have no score in closed form."""
         if not self.node.has("score"):
             return None
+        if self.shared is not None and self.node.score_broadcasts:
+            return self.node.score(self.shared, self.sample)
         return self.per_run(self.node.score, self.logits.detach(), self.sample)
 
     @property
@@ -89,19 +95,37 @@ class Site:
         costs = widen(costs)
         if self.influence is not None:
             return (costs @ self.influence.to(costs.dtype).T).view(*costs.shape[:2], *self.units)
-        whole = self.over_units(costs.sum(-1))
+        one_term = costs.shape[-1] == 1 and len(self.units) == 1  # its dimension stands for that of the units
+        whole = costs if one_term else self.over_units(summed(costs))
         return whole.expand(*costs.shape[:2], *self.units) if self.local else whole
 
     def along_logits(self, estimate: Tensor, logits: Tensor | None = None) -> Tensor:
         """A scalar whose gradient with respect to the logits (of all runs, or those given) is `estimate` / batch."""
-        logits, batch, estimate = self.logits if logits is None else logits, self.logits.shape[1], estimate.detach()
-        if is_concrete(logits) and len(logits) > 1 and logits.stride(0) == 0:
-            estimate, logits = estimate.sum(0), logits[0]  # the same logits in all runs
-        return (estimate * without_infinities(widen(logits))).sum() / max(batch, 1)
+        logits, batch = self.logits if logits is None else logits, self.shape[1]
+        shared = self.shared
+        if shared is not None and (logits is self.logits or _repeats(shared, logits)):
+            return along(shared, estimate.sum(0) if estimate.shape[0] > 1 else estimate.squeeze(0), batch)
+        return along(logits, estimate, batch)
 
     def over_units(self, values: Tensor) -> Tensor:
         """(K, batch) values with trailing dimensions that broadcast over units."""
-        return values.view(*values.shape, *[1] * len(self.units))
+        units = len(self.units)
+        return values.unsqueeze(-1) if units == 1 else values.view(*values.shape, *[1] * units)
+
+
+def _repeats(shared: Tensor, logits: Tensor) -> bool:
+    """Whether logits (runs, batch, ...) are the shared ones, for some of the runs."""
+    return (
+        logits.shape[1:] == shared.shape
+        and logits.stride() == (0 if logits.shape[0] > 1 else logits.stride(0), *shared.stride())
+        and logits.data_ptr() == shared.data_ptr()
+        and logits.requires_grad == shared.requires_grad
+    )
+
+
+def summed(costs: Tensor) -> Tensor:
+    """(K, batch, terms) -> (K, batch)."""
+    return costs.sum(-1) if costs.shape[-1] > 1 else costs.squeeze(-1)
 
 
 def over_logits(values: Tensor, logits: Tensor) -> Tensor:
@@ -133,14 +157,15 @@ def check_costs(costs: Tensor, sites: Sequence[Site], what: str, seed: Tensor) -
 
     costs: (K, batch, terms). what: the call, for the message, such as "call 3 of DisARM".
     """
+    batch = costs.shape[1]
     for site in sites:
-        if site.shape[1] != costs.shape[1]:
+        if site.shape[1] != batch:
             raise ValueError(
                 f"node '{site.name}' got logits of shape {site.shape[1:]} but the closure returned a cost "
                 f"for {costs.shape[1]} examples: the first dimension of logits must be the batch, example by example; "
                 "reshape (batch * time, units) to (batch, time, units), expand shared logits to (batch, units)"
             )
-    if is_concrete(costs) and not bool(torch.isfinite(costs.detach()).all()):
+    if is_concrete(costs) and not _all_finite(costs.detach()):
         broken = [s.name for s in sites if not bool(torch.isfinite(widen(s.logits.detach())).all())]
         where = f"first non-finite logits at node '{broken[0]}'" if broken else "all logits are finite"
         rows = (~torch.isfinite(costs.detach())).any(-1).any(0).nonzero().flatten().tolist()
@@ -148,3 +173,7 @@ def check_costs(costs: Tensor, sites: Sequence[Site], what: str, seed: Tensor) -
             f"the cost is not finite for {len(rows)} of {costs.shape[1]} examples (first: example {rows[0]}) in {what}; "
             f"{where}; noise seed {int(seed)}. Lower the learning rate or clip gradients; the update was not made"
         )
+
+
+def _all_finite(costs: Tensor) -> bool:
+    return math.isfinite(costs.sum()) or bool(torch.isfinite(costs).all())  # a sum of finite ones may overflow

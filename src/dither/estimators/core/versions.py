@@ -9,8 +9,10 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 
 def version(tensor: Tensor) -> int:
     """How often it was changed in place; the wrapper that a vmap puts around it does not count."""
+    if torch.compiler.is_compiling():
+        return 0
     tensor = held(tensor)
-    return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def shares_memory(one: Tensor, other: Tensor) -> bool:

@@ -126,7 +126,10 @@ class ScoreFunction(Estimator):
         else:  # (1) by (2), the score in closed form: log P need be neither computed nor differentiated
             if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
                 baseline = per_logit(baseline, site)  # one for all of a unit's logits
-            return site.along_logits((per_logit(credit, site) - baseline) * site.score / len(credit))
+            centred = per_logit(credit, site) - baseline
+            if credit.shape[0] > 1:
+                centred.div_(credit.shape[0])  # before the product, which is larger
+            return site.along_logits(centred * site.score)
         return estimate.sum() / max(credit.shape[:2].numel(), 1)
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
