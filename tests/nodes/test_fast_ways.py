@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensorMode
 import dither
 from dither import kernels, noise
 from dither.estimators.core.along import along
+from dither.estimators.core.shapes import _number
 from dither.estimators.core.vectorized import _indices, vectorized
 
 LEAD, BATCH, UNITS = (2, 4), 3, 6
@@ -68,6 +69,7 @@ def in_grad(step, x):
 def test_what_is_kept_is_ordinary_whatever_asked_first(first):
     noise._consecutive.cache_clear()
     _indices.cache_clear()
+    _number.cache_clear()
     node, x = dither.Bernoulli(), torch.zeros(7, 2)
     estimator = dither.ScoreFunction(node, "leave-one-out", samples=3)
 
@@ -75,9 +77,13 @@ def test_what_is_kept_is_ordinary_whatever_asked_first(first):
         return estimator(lambda: node(logits).sum(1))
 
     first(step, x)
-    for kept in (noise.example_ids(7, x.device), _indices(3)):
+    for kept, value in (
+        (noise.example_ids(7, x.device), [*range(7)]),
+        (_indices(3), [0, 1, 2]),
+        (_number(3, x.dtype), 3),
+    ):
         assert type(kept) is torch.Tensor and not kept.is_inference() and not _functorch.is_functorch_wrapped_tensor(kept)
-        assert kept.tolist() == list(range(len(kept)))
+        assert kept.tolist() == value
     step(x.requires_grad_()).backward()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dither.estimators.core.node_state import Entries, NodeState
 from dither.estimators.core.parts import Part
 from dither.estimators.core.ranks import broadcast_module, call_averaged, world
-from dither.estimators.core.shapes import mean_over_examples
+from dither.estimators.core.shapes import divided, mean_over_examples
 from dither.estimators.core.site import Site
 from dither.estimators.core.windows import MovingAverages, Window
 from dither.functional import score_function_surrogate
@@ -54,7 +54,7 @@ class LeaveOneOut(Baseline):
     minimum_samples = 2
 
     def value(self, site: Site, credit: Tensor) -> Tensor:
-        return (credit.sum(0, keepdim=True) - credit).div_(credit.shape[0] - 1)
+        return divided(credit.sum(0, keepdim=True) - credit, credit.shape[0] - 1)
 
 
 class Moving(MovingAverages, Baseline):

@@ -17,7 +17,7 @@ from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.nesting import returned
 from dither.estimators.core.parts import OnModel
 from dither.estimators.core.pooling import Examples, pooled, pools
-from dither.estimators.core.shapes import batch_mean
+from dither.estimators.core.shapes import batch_mean, divided
 from dither.estimators.core.site import Closure, Site, check_costs
 from dither.exact import Oracle
 from dither.functional import attach, widen
@@ -147,7 +147,7 @@ class Estimator(OnModel, ABC):
     def value(self, costs: Tensor) -> Tensor:
         """The objective of each example from the costs (K, batch, terms) of all runs: their mean, terms summed."""
         costs = widen(costs)  # the result is never the closure's own memory, of which `batch_mean` may return a view
-        return costs.sum(-1).mean(0) if costs.shape[-1] > 1 else costs.mean((0, -1))
+        return costs.sum(-1).mean(0) if costs.shape[-1] > 1 else divided(costs.sum((0, -1)), costs.shape[0])
 
     if TYPE_CHECKING:  # torch.nn.Module's, which calls `forward`
 

@@ -112,9 +112,9 @@ class Mixing:
         key = (*written(closure), plan.model.training)
         news = key not in self._known
         if news:
-            if not _can_look(plan):
-                return None, False
             if self.batch == 1 and key in self._single:  # to see whether there are several now costs a run: at the next call
+                return None, False
+            if not _can_look(plan):
                 return None, False
             look = _Look(plan, closure)
             with buffers_kept([plan.model, *modules_of(closure)]):

@@ -1,8 +1,13 @@
-"""Shapes of what all runs leave behind, also where there are no units or no examples."""
+"""Shapes and means of what all runs leave behind, also where there are no units or no examples."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 def flat_units(values: Tensor) -> Tensor:
@@ -20,3 +25,17 @@ def batch_mean(values: Tensor) -> Tensor:
     if values.shape[0] == 1:
         return values.squeeze(0)
     return values.mean() if values.shape[0] else values.sum()
+
+
+def divided(values: Tensor, count: int) -> Tensor:
+    """values / count, for few values: torch makes a tensor of a Python number each time, which takes longer than to divide."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return values / count
+    return values / _number(count, values.dtype)
+
+
+@lru_cache(maxsize=64)
+def _number(count: int, dtype: torch.dtype) -> Tensor:
+    """Kept for later calls: an ordinary tensor, whatever transform or mode the first call is in."""
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False), torch._C.DisableTorchFunction():
+        return torch.tensor(count, dtype=dtype, device="cpu")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dither.estimators.core.baselines import Baseline, BaselineName, make_baseline, per_logit
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.shapes import flat_units
+from dither.estimators.core.shapes import divided, flat_units
 from dither.estimators.core.site import Site
 from dither.functional import score_function_surrogate, widen
 
@@ -127,8 +127,8 @@ class ScoreFunction(Estimator):
             if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
                 baseline = per_logit(baseline, site)  # one for all of a unit's logits
             centred = per_logit(credit, site) - baseline
-            if credit.shape[0] > 1:
-                centred.div_(credit.shape[0])  # before the product, which is larger
+            if (runs := credit.shape[0]) > 1:
+                centred = divided(centred, runs)  # before the product, which is larger
             return site.along_logits(centred * site.score)
         return estimate.sum() / max(credit.shape[:2].numel(), 1)
 
