@@ -19,6 +19,7 @@ from dither.estimators.core.parts import OnModel
 from dither.estimators.core.pooling import Examples, pooled, pools
 from dither.estimators.core.shapes import batch_mean, divided
 from dither.estimators.core.site import Closure, Site, check_costs
+from dither.estimators.core.transforms import depth, refuse_learning
 from dither.exact import Oracle
 from dither.functional import attach, widen
 from dither.nodes import CAPABILITIES, Node
@@ -155,6 +156,8 @@ class Estimator(OnModel, ABC):
 
     def forward(self, closure: Closure) -> Tensor:
         self.calls += 1
+        if depth() and self.learning:
+            refuse_learning(self, self.nodes.values(), type(self).__name__)
         pool = pools(self, closure)
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)

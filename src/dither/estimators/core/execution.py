@@ -21,6 +21,7 @@ from dither.estimators.core.sample_gradients import Graph, sample_gradients
 from dither.estimators.core.site import Closure, Site, checked_cost
 from dither.estimators.core.structure import Watch
 from dither.estimators.core.sums import with_terms
+from dither.estimators.core.transforms import depth, refuse_deeper
 from dither.estimators.core.vectorized import vectorized
 from dither.estimators.core.versions import shares_memory, version
 from dither.nodes import ClosureError, Node, eagerly, is_concrete, noted, taken_over
@@ -74,9 +75,11 @@ class Run:
         self.calls = 0
         self.records: list[Record] = []
         self.versions: list[tuple[Node, Tensor, int]] = []
+        self.depth = depth()
 
     def on_node(self, node: Node, logits: Tensor) -> Tensor:
         """The output of a node's call, which is recorded if it is to be credited."""
+        refuse_deeper(node, self.depth, type(self.plan).__name__)
         # What a checkpointed region keeps for its recomputation: a key, and nothing of the graph.
         key = (self.seed, self.calls, len(self.records), self.index, self.layout, self.graph)
         sample = noted(partial(_sample, self.plan.sample, node, key))

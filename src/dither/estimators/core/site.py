@@ -142,10 +142,15 @@ def checked_cost(cost: Tensor) -> Tensor:
             "the closure returned a scalar cost: one cost per example, shape (batch,), is needed to credit each sample "
             'with its own outcome; use reduction="none" in the loss and leave the mean to the estimator'
         )
-    if cost.dim() > 2 or not cost.is_floating_point():
+    if not cost.is_floating_point():
         raise ValueError(
-            f"the closure returned a cost of shape {tuple(cost.shape)} and dtype {cost.dtype}: floating-point costs of shape "
-            "(batch,) or (batch, terms) are needed; sum over the other dimensions, e.g. cost.flatten(1).sum(1)"
+            f"the closure returned a cost of dtype {cost.dtype}: floating-point costs of shape (batch,) or (batch, terms) are "
+            "needed; errors that are counted become so by cost.float()"
+        )
+    if cost.dim() > 2:
+        raise ValueError(
+            f"the closure returned a cost of shape {tuple(cost.shape)}: floating-point costs of shape (batch,) or (batch, terms) "
+            "are needed; sum over the other dimensions, e.g. cost.flatten(1).sum(1)"
         )
     if cost.dim() == 2 and cost.shape[1] == 0:
         raise ValueError(f"the closure returned a cost of shape {tuple(cost.shape)}, without terms: return one term or more")

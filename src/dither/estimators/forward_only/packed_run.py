@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dither import kernels
 from dither.estimators.core.execution import Plan, Record, Run
 from dither.estimators.core.site import Closure, Site
+from dither.estimators.core.transforms import refuse_deeper
 from dither.estimators.core.versions import version
 from dither.estimators.forward_only.packed_site import PackedSite, Segment
 from dither.nodes import Bernoulli, Node, in_region
@@ -90,6 +91,7 @@ class PackedRun(Run):
             if node.discrete:
                 self.segments.append(None)
             return super().on_node(node, logits)
+        refuse_deeper(node, self.depth, type(self.plan).__name__)
         node._unseen = self.differentiating and not torch.is_grad_enabled()
         h, packed = self._bits(node, logits)
         computed = self._source(logits)
@@ -123,13 +125,13 @@ class PackedRun(Run):
             # Several runs might each have values of their own.
             plain = self.plan.samples == 1 and x.dim() == 2 and not x.requires_grad
             if plain and x.dtype == output.dtype == linear.weight.dtype:
-                self._note(output, segment=Segment(linear, values=x))
+                self._note(output, segment=Segment(linear, (linear.weight, linear.bias), values=x))
             return output
         with torch._C.DisableTorchFunction():
             output = kernels.packed_linear(source.packed, linear.weight, linear.bias)
         if self.watch is not None:
             self.watch.note("linear", (x, linear.weight, linear.bias), {}, output)
-        self._note(output, segment=Segment(linear, site=source.site))
+        self._note(output, segment=Segment(linear, (linear.weight, linear.bias), site=source.site))
         return output
 
     def _note(self, tensor: Tensor, **by: Any) -> None:

@@ -16,9 +16,10 @@ from dither.functional import without_infinities
 @dataclass
 class Segment:
     """What leads to a node's logits: a Linear by itself, on the bits of an earlier site or on values; or anything (linear
-    None), whose graph the logits carry."""
+    None), whose graph the logits carry. weights: those that it had in the run, which torch.func.functional_call puts in."""
 
     linear: nn.Linear | None = None
+    weights: tuple[Tensor, Tensor | None] | None = None
     site: int = -1
     values: Tensor | None = None
 
@@ -29,7 +30,7 @@ class PackedSite(Site):
     def __init__(self, site: Site, segment: Segment, before: Site | None, dropped: bool) -> None:
         self.name, self.node, self.sample, self.index, self.count = site.name, site.node, site.sample, site.index, site.count
         self.sample_gradient, self.influence = site.sample_gradient, site.influence
-        self.linear, self.before, self.values = segment.linear, before, segment.values
+        self.weights, self.before, self.values = segment.weights, before, segment.values
         self._shape = tuple(site.logits.shape)
         self._logits = None if dropped else site.logits
 
@@ -41,9 +42,9 @@ class PackedSite(Site):
     def logits(self) -> Tensor:  # type: ignore[override]
         if self._logits is not None:
             return self._logits
-        assert self.linear is not None
+        assert self.weights is not None
         with torch.no_grad():
-            return logits_of(self.linear.weight, self.linear.bias, self.inputs, self.packed_inputs).view(self._shape)
+            return logits_of(*self.weights, self.inputs, self.packed_inputs).view(self._shape)
 
     @property
     def inputs(self) -> Tensor:
@@ -78,18 +79,18 @@ def broadcast(site: PackedSite, advantage: Tensor) -> Tensor:
     packed = site.sample.flatten(0, 1)
     if not kernels.plain(packed, advantage):
         return _by_graph(site, packed, advantage)
-    if site.linear is None:
+    if site.weights is None:
         return _Score.apply(site.logits, packed, advantage)  # type: ignore[return-value]
     detached = None if site._logits is None else site._logits.detach()
-    return _Layer.apply(site.linear.weight, site.linear.bias, packed, advantage, site.inputs, site.packed_inputs, detached)  # type: ignore[return-value]
+    return _Layer.apply(*site.weights, packed, advantage, site.inputs, site.packed_inputs, detached)  # type: ignore[return-value]
 
 
 def _by_graph(site: PackedSite, packed: Tensor, advantage: Tensor) -> Tensor:
     """The same with an ordinary graph, for transforms (an oracle's vmap over outcomes)."""
-    if site.linear is None:
+    if site.weights is None:
         logits = site.logits.flatten(0, 1).flatten(1)
     else:
-        logits = logits_of(site.linear.weight, site.linear.bias, site.inputs, site.packed_inputs)
+        logits = logits_of(*site.weights, site.inputs, site.packed_inputs)
     score = kernels.packed_score(packed, logits.detach(), advantage.to(logits.dtype))
     return (score.detach() * without_infinities(logits)).sum()
 
