@@ -149,8 +149,8 @@ def checked_cost(cost: Tensor) -> Tensor:
         )
     if cost.dim() > 2:
         raise ValueError(
-            f"the closure returned a cost of shape {tuple(cost.shape)}: floating-point costs of shape (batch,) or (batch, terms) "
-            "are needed; sum over the other dimensions, e.g. cost.flatten(1).sum(1)"
+            f"the closure returned a cost of shape {tuple(cost.shape)}: floating-point costs of shape (batch,) or (batch, "
+            "terms) are needed; sum over the other dimensions, e.g. cost.flatten(1).sum(1)"
         )
     if cost.dim() == 2 and cost.shape[1] == 0:
         raise ValueError(f"the closure returned a cost of shape {tuple(cost.shape)}, without terms: return one term or more")
