@@ -29,7 +29,8 @@ def refuse_deeper(node: Node, outer: int, name: str) -> None:
         raise ClosureError(
             f"{node.label} is called in a transform of torch.func (vmap, grad, jvp ...) that {name}'s closure enters: its "
             "samples would not outlive it. Call the node outside of it, with the dimension that vmap maps as one of the "
-            "logits' own (batch, slices, units); for an ensemble, or per-example gradients, call the estimator itself in the transform"
+            "logits' own (batch, slices, units); for an ensemble, or per-example gradients, call the estimator itself in the "
+            "transform"
         )
 
 
