@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dither import noise
@@ -156,8 +157,6 @@ class Estimator(OnModel, ABC):
 
     def forward(self, closure: Closure) -> Tensor:
         self.calls += 1
-        if depth() and self.learning:
-            refuse_learning(self, self.nodes.values(), type(self).__name__)
         pool = pools(self, closure)
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
@@ -177,6 +176,8 @@ class Estimator(OnModel, ABC):
                 with again:
                     costs, sites = execution.runs()
         self.mixing.batch = costs.shape[1]
+        if self.learning and torch.is_grad_enabled() and depth():
+            refuse_learning(self, self.nodes.values(), type(self).__name__)
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
         if self.local_credit and self.locality.several:
             self.locality.mark(execution, sites, costs.shape[-1])
