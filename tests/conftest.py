@@ -1,6 +1,11 @@
 """Settings shared by all tests: the same examples in every run, and no network."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -21,3 +26,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if item not in set(long)]
         config.hook.pytest_deselected(items=long)
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Callable[..., object]:
+    """with two_ranks(worker, *arguments): processes `worker RANK ARGUMENTS` of ranks 0 and 1 beside the block, and end well."""
+    return _two_ranks
+
+
+@contextmanager
+def _two_ranks(worker: Path, *arguments: object, timeout: float = 120) -> Iterator[None]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(worker), str(rank), *map(str, arguments)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        yield
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)

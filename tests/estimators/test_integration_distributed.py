@@ -1,9 +1,6 @@
 """Two data-parallel processes train as one does: same noise per example, same gradients, same baselines."""
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +14,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory, two_ranks):
     """What each of two processes stored, and what one process alone keeps."""
     folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), "2", str(folder)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
+    with two_ranks(WORKER, 2, folder):
         worker = runpy.run_path(str(WORKER))
         alone: dict[str, np.ndarray] = {}
         for name in worker["ESTIMATORS"]:
             alone |= worker["train"](name, 0, 1)
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     both = [dict(np.load(folder / f"rank{rank}.npz", allow_pickle=False)) for rank in range(2)]
     return [*both, {key.replace("/", "|"): value for key, value in alone.items()}]
 

@@ -3,11 +3,8 @@
 import copy
 import gc
 import inspect
-import os
 import pickle
 import runpy
-import subprocess
-import sys
 import types
 import weakref
 from collections.abc import Callable
@@ -222,31 +219,21 @@ def test_nothing_of_a_finished_call_is_kept(name: str, fails: bool) -> None:
 
 
 # --- another process, and ranks -----------------------------------------------------------------------------------------
-def elsewhere(folder: Path, sent: dict[str, tuple[dither.Estimator, nn.Module]]) -> tuple[dict[str, list], list[dict]]:
+def elsewhere(
+    two_ranks, folder: Path, sent: dict[str, tuple[dither.Estimator, nn.Module]]
+) -> tuple[dict[str, list], list[dict]]:
     """(the next step of each in a process that it was sent to; gradients and states on two ranks)."""
     (folder / "sent").write_bytes(pickle.dumps(sent))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(folder)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=200)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    with two_ranks(WORKER, folder, timeout=200):
+        pass
     return pickle.loads((folder / "steps").read_bytes()), [torch.load(folder / f"rank{rank}") for rank in range(2)]
 
 
 def test_they_go_on_in_another_process_and_ranks_whose_module_holds_one_are_one_process(
-    tmp_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path, request: pytest.FixtureRequest, two_ranks
 ) -> None:
     sent = {name: used(name) for name in (ROWS if request.config.getoption("--long") else SAMPLE)}
-    steps, ranks = elsewhere(tmp_path, sent)
+    steps, ranks = elsewhere(two_ranks, tmp_path, sent)
     assert [name for name in sent if not equal(steps[name], WORK.step(*sent[name]))] == []
     for name in WORK.ESTIMATORS:
         alone = WORK.train(name, 0, 1)
