@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.execution import Run
 from dither.estimators.core.parts import Named, covering
+from dither.estimators.core.run import Run
 from dither.estimators.core.site import Site
 from dither.estimators.propagating._straight_through import StraightThrough
 from dither.estimators.score._score_function import ScoreFunction

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from dither.estimators import ScoreFunction
 from dither.estimators.core import Call, Site
 from dither.estimators.core.baselines import RunningMean
-from dither.estimators.core.execution import Run
+from dither.estimators.core.run import Run
 
 
 def _by(call: Call, noise: Tensor) -> tuple[Tensor, Tensor]:

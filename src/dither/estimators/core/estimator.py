@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from dither import noise
 from dither.estimators.core.call import Call, Layout
-from dither.estimators.core.execution import FORESEEN, Execution, Handler, Run
+from dither.estimators.core.execution import FORESEEN, Execution
 from dither.estimators.core.locality import Locality
 from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.nesting import returned
 from dither.estimators.core.parts import OnModel
 from dither.estimators.core.pooling import Examples, pooled, pools
+from dither.estimators.core.run import Handler, Run
 from dither.estimators.core.shapes import batch_mean, divided
 from dither.estimators.core.site import Closure, Site, check_costs
 from dither.estimators.core.transforms import depth, refuse_learning

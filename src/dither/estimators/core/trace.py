@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dither.estimators.core.closures import buffers_kept, modules_of
-from dither.estimators.core.execution import Execution, Run
+from dither.estimators.core.execution import Execution
 from dither.estimators.core.guarded import Guard, guarding
+from dither.estimators.core.run import Run
 from dither.estimators.core.site import Site
 from dither.estimators.core.structure import Watch, address
 from dither.estimators.core.taint import Taint

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import kernels
-from dither.estimators.core.execution import Plan, Record, Run
+from dither.estimators.core.run import Plan, Record, Run
 from dither.estimators.core.site import Closure, Site
 from dither.estimators.core.transforms import refuse_deeper
 from dither.estimators.core.versions import version
