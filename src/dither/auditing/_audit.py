@@ -15,7 +15,7 @@ from dither.auditing._report import AuditReport
 from dither.auditing._rows import Build, Closure, Row
 from dither.auditing._warm_up import untouched, warm_up
 from dither.estimators import Estimator, ScoreFunction
-from dither.nodes import ClosureError, named_nodes
+from dither.nodes import ClosureError, cost_alone, named_nodes
 
 Audited = Estimator | Build
 
@@ -60,7 +60,7 @@ def audit(
         raise ValueError(f"draws is {draws!r}: a variance needs an integer of at least 2; 200 or more tell estimators apart")
     if reference not in ("auto", "exact", "average"):
         raise ValueError(f"reference is {reference!r}: it must be 'auto', 'exact' or 'average'")
-    built = _named(model, estimators)
+    built, closure = _named(model, estimators), cost_alone(closure)
     parameters = exact.trainable(model)
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: there is nothing to audit")

@@ -95,12 +95,12 @@ class Auto(Estimator):
     def evaluations(self) -> int:
         return self.chosen.evaluations
 
-    def forward(self, closure: Closure) -> Tensor:
+    def estimate(self, closure: Closure) -> Tensor:
         self.calls += 1
         if self.learning and torch.is_grad_enabled() and self._due():
             self._audit(closure)
         start = time.perf_counter()
-        loss = self.chosen(closure)
+        loss = self.chosen.estimate(closure)
         self.total += time.perf_counter() - start if self.by == "time" else self.chosen.evaluations
         return loss
 

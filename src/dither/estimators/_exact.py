@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from dither import exact
+from dither.estimators.core.auxiliary import WithAux
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
 from dither.estimators.core.nesting import refuse_inner_losses, refuse_shared, returned
 from dither.estimators.core.pooling import pools
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, check_costs, checked_cost
+from dither.nodes import taken_over
 
 
 class Exact(Estimator):
@@ -34,6 +36,7 @@ class Exact(Estimator):
     reference = "enumeration"
     composable = False
     credits_batches = False
+    keeps_graph = False
     oracle = exact.Oracle(enumerates=True)
 
     def __init__(self, model: nn.Module, max_outcomes: int = exact.MAX_OUTCOMES, *, vectorize: bool = True) -> None:
@@ -46,7 +49,7 @@ class Exact(Estimator):
         """The number of joint outcomes, known after the first call."""
         return self.outcomes or 1
 
-    def forward(self, closure: Closure) -> Tensor:
+    def estimate(self, closure: Closure) -> Tensor:
         self.calls += 1
         refuse_shared(type(self).__name__, self.nodes)
         pools(self, closure)
@@ -56,6 +59,10 @@ class Exact(Estimator):
         )
         require_called(result.calls > 0, self)
         self.outcomes = result.outcomes
+        if isinstance(closure, WithAux) and closure.found:  # of one sample: the tensors of outcomes are gone
+            with torch.no_grad(), taken_over(self.nodes.values(), only=type(self).__name__):
+                closure()
+            closure.give_last()
         check_costs(
             result.cost.unsqueeze(0), [], f"call {self.calls} of Exact", torch.zeros((), dtype=torch.float32, device="cpu")
         )

@@ -167,7 +167,7 @@ def _composable(pattern: str, part: Estimator, own: dict[str, Node]) -> Estimato
 def _more_than_shared_runs(part: Estimator) -> str | None:
     """What it needs besides `sample` and `surrogate`, all that PerNode asks of its parts; None: nothing."""
     kind = type(part)
-    if any(getattr(kind, name) is not getattr(Estimator, name) for name in ("__call__", "forward")):
+    if any(getattr(kind, name) is not getattr(Estimator, name) for name in ("__call__", "forward", "estimate")):
         return "calls the closure itself"
     if kind.runs is not Estimator.runs or part.runs_depend_on_layout:
         return "makes runs of its own"

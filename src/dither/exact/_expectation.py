@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over, walk
 from dither.exact._path import Path
-from dither.nodes import Node, eagerly, named_nodes, taken_over
+from dither.nodes import Node, cost_alone, eagerly, named_nodes, taken_over
 
 Closure = Callable[[], Tensor]
 
@@ -36,7 +36,7 @@ def expectation(
     nodes: Mapping[str, Node], closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
 ) -> Expectation:
     """The exact expected cost of each example over the given nodes' outcomes; see `expected_cost`."""
-    source = Enumeration(joint=False)
+    source, closure = Enumeration(joint=False), cost_alone(closure)
 
     def run(row: Tensor | Path | None) -> tuple[Tensor, Tensor]:
         source.start(row)

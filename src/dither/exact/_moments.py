@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, TooManyOutcomes, over, walk
 from dither.exact._expectation import Closure, parameter_gradients, trainable
 from dither.exact._path import CannotEnumerate, Path
-from dither.nodes import eagerly, named_nodes, taken_over
+from dither.nodes import cost_alone, eagerly, named_nodes, taken_over
 
 CHUNK = 1 << 14  # outcomes summed at a time: bounds the memory
 
@@ -159,7 +159,7 @@ def outcomes(estimator: Any, closure: Closure, *, vectorize: bool = True) -> int
 
 def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[Tensor | Path | None], tuple[Tensor, Tensor]]:
     """row of parts -> (the estimator's loss for it, the logarithm of its probability); None notes what is sampled."""
-    nodes = named_nodes(estimator.model)
+    nodes, closure = named_nodes(estimator.model), cost_alone(closure)
     if source.oracle.refusal:
         raise CannotEnumerate(f"{type(estimator).__name__} {source.oracle.refusal}")
     if any(isinstance(p, UninitializedParameter) for p in estimator.parameters()):

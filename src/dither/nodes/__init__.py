@@ -13,6 +13,8 @@ from dither.nodes.checkpoint import in_region as in_region
 from dither.nodes.checkpoint import noted as noted
 from dither.nodes.checks import check_logits as check_logits
 from dither.nodes.checks import is_concrete as is_concrete
+from dither.nodes.closures import CostAlone as CostAlone
+from dither.nodes.closures import cost_alone as cost_alone
 from dither.nodes.determinism import deterministic as deterministic
 from dither.nodes.eager import eagerly as eagerly
 from dither.nodes.naming import as_module as as_module

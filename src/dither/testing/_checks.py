@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dither import exact
-from dither.nodes import named_nodes
+from dither.nodes import cost_alone, named_nodes
 from dither.testing._zoo import Problem, deep_problems, rectifier_problem, smooth_problems, zoo
 
 Build = Callable[[nn.Module], Any]
@@ -45,6 +45,7 @@ def bias(estimator: Any, closure: Callable[[], Tensor], *, max_outcomes: int = e
 def objective(estimator: Any, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The cost per example whose expectation the estimator differentiates: the closure's, or, where it is a function of several
     samples (a multi-sample bound), that function of as many independent runs of the closure."""
+    closure = cost_alone(closure)
     if not getattr(estimator, "multi_sample", False):
         return closure
 

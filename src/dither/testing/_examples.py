@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.mixing import Redrawn
-from dither.nodes import Node, named_nodes
+from dither.nodes import Node, cost_alone, named_nodes
 from dither.noise import draw_seed
 from dither.testing._checks import CheckFailed
 
@@ -27,7 +27,7 @@ def assert_examples_separate(model: nn.Module, closure: Callable[[], Tensor], *,
     shapes, a wrong gradient. The closure runs draws x (1 + examples) times: once by some noise, and once with the noise of one
     row drawn anew. A row that matters only rarely takes more draws.
     """
-    nodes = named_nodes(model)
+    nodes, closure = named_nodes(model), cost_alone(closure)
     for _ in range(draws):
         seeds = int(draw_seed()), int(draw_seed())
         before = _costs(nodes, closure, seeds, -1)

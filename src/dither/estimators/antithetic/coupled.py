@@ -46,9 +46,9 @@ class LayerwiseSamples(Estimator):
     def runs(self, layout: Layout) -> int:
         return 1 + (self.samples - 1) * len(layout)
 
-    def value(self, costs: Tensor) -> Tensor:
+    def own_runs(self, values: Tensor) -> Tensor:
         # Where samples say how many runs there are, the mean of all weighs short ones more.
-        return super().value(costs[:1] if self.reading else costs)
+        return values[:1] if self.reading else values
 
     def layer(self, call: Call) -> Tensor:
         """The layer whose other members the present run takes; -1 in the first run."""

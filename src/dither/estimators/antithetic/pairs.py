@@ -43,9 +43,9 @@ class LayerwisePairs(Estimator):
     def groups(self) -> int:
         return self.samples
 
-    def value(self, costs: Tensor) -> Tensor:
+    def own_runs(self, values: Tensor) -> Tensor:
         # Where samples say how many runs there are, the mean of all weighs short ones more.
-        return super().value(costs.unflatten(0, (self.samples, -1))[:, 0] if self.reading else costs)
+        return values.unflatten(0, (self.samples, -1))[:, 0] if self.reading else values
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         group, layer = call.run // (1 + len(call.layout)), turned_layer(call)

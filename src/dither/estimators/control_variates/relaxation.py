@@ -86,8 +86,8 @@ class Relaxing(Estimator):
         """One of each group's runs, (samples, ...), of a tensor with one entry for each run."""
         return values.unflatten(0, (self.samples, -1))[:, number]
 
-    def value(self, costs: Tensor) -> Tensor:
-        return super().value(self.role(costs, 0))
+    def own_runs(self, values: Tensor) -> Tensor:
+        return self.role(values, 0)
 
     def plain(self, site: Site, costs: Tensor) -> Tensor | None:
         """Where Python looks at samples, and might take other branches for relaxed ones: the score function alone."""

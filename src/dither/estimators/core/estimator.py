@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from dither import noise
+from dither.estimators.core.auxiliary import WithAux
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.execution import FORESEEN, Execution
 from dither.estimators.core.locality import Locality
@@ -68,6 +69,7 @@ class Estimator(OnModel, ABC):
     moves_in_windows: ClassVar[bool] = False  # True: what it learned of a micro-batch is used in the next, before the step
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
     oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
+    keeps_graph: ClassVar[bool] = True  # whether the graph of the closure is there after a call
     run_type: type[Run] = Run
     credits_examples: bool = True  # whether a sample is credited with the cost of its own example
     credits_batches: bool = True  # whether it may as well be with the cost of all, where examples depend on each other
@@ -147,16 +149,51 @@ class Estimator(OnModel, ABC):
         """A scalar whose gradient is this site's part of the estimate. costs: (K, batch, terms), constants."""
         return None
 
+    def own_runs(self, values: Tensor) -> Tensor:
+        """Of values (K, ...) of all runs those of the runs that are the net's own, and not relaxed, turned or otherwise changed
+        ones: whose mean cost is the loss's value, and whose auxiliary outputs a call returns."""
+        return values
+
     def value(self, costs: Tensor) -> Tensor:
-        """The objective of each example from the costs (K, batch, terms) of all runs: their mean, terms summed."""
-        costs = widen(costs)  # the result is never the closure's own memory, of which `batch_mean` may return a view
+        """The objective of each example from the costs (K, batch, terms) of all runs: the mean of its own, terms summed."""
+        costs = widen(self.own_runs(costs))  # not the closure's own memory, of which `batch_mean` may return a view
         return costs.sum(-1).mean(0) if costs.shape[-1] > 1 else divided(costs.sum((0, -1)), costs.shape[0])
 
     if TYPE_CHECKING:  # torch.nn.Module's, which calls `forward`
 
+        @overload
+        def __call__(
+            self, closure: Callable[[], tuple[Tensor, Any]], *, has_aux: Literal[True], detach: bool = True
+        ) -> tuple[Tensor, Any]: ...
+        @overload
         def __call__(self, closure: Closure) -> Tensor: ...
+        def __call__(self, closure: Any, *, has_aux: bool | None = None, detach: bool = True) -> Any: ...
 
-    def forward(self, closure: Closure) -> Tensor:
+    def forward(self, closure: Any, *, has_aux: bool | None = None, detach: bool = True) -> Any:
+        """The loss; where the closure returns (cost, aux), (loss, aux).
+
+        has_aux: True: it must return such a pair, False: it may not, None (the default): it may. aux is any tree (tuples,
+        lists, dicts) of tensors and other objects. Of several samples each of its tensors has a leading dimension, (samples,
+        ...): of those runs whose mean cost is the loss's value. What is no tensor, or has another shape in another sample, is
+        a list of one for each sample, unless it is the same in all; where samples return other structures, aux is a list.
+        detach: False: gradients flow through the tensors of aux, as those of a balance loss must; along the graph of the
+        closure alone, which ends at the samples of nodes that are credited with costs.
+        """
+        if not callable(closure):
+            raise TypeError(
+                f"closure is {type(closure).__name__}: an estimator is called on a function without arguments that runs the "
+                'model and returns its cost per example, estimator(lambda: F.cross_entropy(net(x), y, reduction="none"))'
+            )
+        if not detach and not self.keeps_graph:
+            raise ValueError(
+                f"detach is False, but {type(self).__name__} runs the closure without a graph: take what gradients are to flow "
+                "through by a run of the model outside of the closure"
+            )
+        closure = WithAux(closure, has_aux, detach)
+        return closure.returned(self.estimate(closure))
+
+    def estimate(self, closure: Closure) -> Tensor:
+        """The loss, for a closure that returns its cost alone."""
         self.calls += 1
         pool = pools(self, closure)
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dither import noise
+from dither.estimators.core.auxiliary import Aux, WithAux, of_all_runs
 from dither.estimators.core.call import Layout
 from dither.estimators.core.loop import CallId, Finished, in_groups, layout_of, lined, united
 from dither.estimators.core.nesting import refuse_shared
@@ -34,6 +35,7 @@ class Execution:
         self.structures: list[Any] = []  # of each run, or of all in one vmap
         self.watches: list[Watch | None] = []
         self.random = Randomness()
+        self.aux: Aux | None = None  # of the last run, or of all in one vmap
 
     def run(self, index: Tensor, run_type: type[Run] | None = None, layout: Layout | None = None) -> Run:
         layout = self.layout if layout is None else layout
@@ -45,7 +47,7 @@ class Execution:
         count, finished = self.plan.runs(self.layout), []
         self.structures, self.watches, self.random = [], [], Randomness()
 
-        def once(index: Tensor, layout: Layout | None = None, reads: Reads | None = None):
+        def once(index: Tensor, layout: Layout | None = None, reads: Reads | None = None) -> Any:
             run = self.run(index, layout=layout)
             finished.append(run)
             run.reads = reads
@@ -55,8 +57,11 @@ class Execution:
             outer, self.plan.handler.run = self.plan.handler.run, run
             try:
                 if self.plan.split_sums:  # sums are watched, which the compiler cannot follow
-                    return eagerly(run.over, self.closure, self.plan.handler)
-                return run.over(self.closure, self.plan.handler)
+                    result = eagerly(run.over, self.closure, self.plan.handler)
+                else:
+                    result = run.over(self.closure, self.plan.handler)
+                self.aux = self.closure.take() if isinstance(self.closure, WithAux) else None
+                return *result, self.aux[0] if self.aux else []
             finally:
                 self.plan.handler.run = outer
                 self.structures.append(run.structure)
@@ -66,10 +71,15 @@ class Execution:
 
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         if count == 1:
-            cost, *parts = once(torch.tensor(0, dtype=torch.int64, device="cpu"))
+            cost, *parts, _ = once(torch.tensor(0, dtype=torch.int64, device="cpu"))
             costs, parts = cost.unsqueeze(0), [[t.unsqueeze(0) for t in part] for part in parts]
+            self._give([self.aux])
         elif self.plan.vectorize and not from_oracle:
-            costs, *parts = self._vmapped(once, count)
+            costs, *parts, aux = self._vmapped(once, count)
+            if self.aux is not None:
+                own = [self.plan.own_runs(tensor) for tensor in aux]
+                own = [tensor.squeeze(0) if len(tensor) == 1 else tensor for tensor in own]
+                self._give([(own, *self.aux[1:])])
         elif self.plan.runs_differ_by_kind or self.plan.needs_sample_gradients:
             # In compiled code nobody sees what Python looks at, and no sample is a leaf of a graph.
             return eagerly(self._looped, once, finished)
@@ -102,7 +112,8 @@ class Execution:
                 random.remember()
                 result = once(index, layout, reads := self._reads())
                 plan.reading = reads is not None and reads.found
-            return Finished(result[0], finished[-1].calls_by_name(), *result[1:])
+            cost, logits, samples, gradients, _ = result
+            return Finished(cost, finished[-1].calls_by_name(), logits, samples, gradients, self.aux)
 
         if plan.runs_depend_on_layout:
             runs, calls = united(plan, in_groups(plan, make, self.layout))
@@ -114,8 +125,16 @@ class Execution:
             self.run_type = plan.run_type = Run
             with random.repeated(0):
                 return self.runs()
+        own = self.plan.own_runs(torch.arange(len(runs), dtype=torch.int64, device="cpu"))
+        self._give([runs[number].aux for number in own.tolist()])
         line = lined(runs, calls)
         return line.costs, self._sites(finished, line.calls, line.parts, line.present)
+
+    def _give(self, aux: list[Aux | None]) -> None:
+        """Hand out what the runs left besides their costs: of the net's own runs."""
+        if any(run is not None for run in aux):
+            assert isinstance(self.closure, WithAux)
+            self.closure.give(of_all_runs(aux))
 
     def _reads(self) -> Reads | None:
         """What watches whether Python looks at samples, where it matters and where there are values to look at."""

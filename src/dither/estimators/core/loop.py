@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dither.estimators.core.auxiliary import Aux
 from dither.estimators.core.call import Layout
 from dither.nodes import Node, is_concrete
 
@@ -25,13 +26,14 @@ class CallId(NamedTuple):
 
 class Finished(NamedTuple):
     """What a run left: its cost (batch, terms), which calls it made, and for each of them logits, sample and, where they are
-    needed, sample gradient."""
+    needed, sample gradient; and what the closure returned besides."""
 
     cost: Tensor
     calls: list[CallId]
     logits: list[Tensor]
     samples: list[Tensor]
     gradients: list[Tensor]
+    aux: Aux | None = None
 
     @property
     def layout(self) -> Layout:

@@ -47,6 +47,8 @@ class Plan(Protocol):
 
     def starts(self, layout: Layout) -> list[int]: ...
 
+    def own_runs(self, values: Tensor) -> Tensor: ...
+
 
 @dataclass
 class Record:

@@ -47,6 +47,7 @@ class ForwardOnly(ScoreFunction):
 
     reference = "Bengio 2013, Theorem 1 and Sec. 3.1"
     run_type = PackedRun
+    keeps_graph = False
 
     def __init__(
         self,

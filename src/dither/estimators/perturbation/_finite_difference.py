@@ -48,7 +48,7 @@ class FiniteDifference(Perturbing):
     def evaluations(self) -> int:
         return 2 * sum(p.numel() for p in self.perturbed())
 
-    def forward(self, closure: Closure) -> Tensor:
+    def estimate(self, closure: Closure) -> Tensor:
         seed = self._begin()
         values, gradients = [], []
         for p in self.perturbed():

@@ -83,6 +83,9 @@ class NodePerturbation(Estimator):
         estimate = (change * normal / self.scale).detach() * without_infinities(widen(logits))
         return estimate.sum() / max(logits.shape[:2].numel(), 1)
 
+    def own_runs(self, values: Tensor) -> Tensor:
+        return values.unflatten(0, (self.samples, 2))[:, 0]
+
     def value(self, costs: Tensor) -> Tensor:
         own = widen(costs).sum(-1).unflatten(0, (self.samples, 2)).mean(0)
         return attach(own[0].detach(), own[1])

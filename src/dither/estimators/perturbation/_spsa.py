@@ -70,7 +70,7 @@ class SPSA(Perturbing):
     def evaluations(self) -> int:
         return 2 * self.samples
 
-    def forward(self, closure: Closure) -> Tensor:
+    def estimate(self, closure: Closure) -> Tensor:
         key = self._begin()
         seed = int(key)
         parameters, derivatives, values = self.perturbed(), [], []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dither import noise
+from dither.estimators.core.auxiliary import WithAux
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
 from dither.estimators.core.nesting import refuse_shared
@@ -55,6 +56,7 @@ class Perturbing(Estimator):
     unbiased = False
     credits_examples = False
     composable = False
+    keeps_graph = False
     oracle = Oracle(
         refusal="moves the parameters in place and repeats the nodes' noise, so dither.exact cannot sum over its runs: measure "
         "its bias by many draws, dither.audit(model, closure, {'name': estimator}), or enumerate the cost at moved parameters, "
@@ -103,6 +105,8 @@ class Perturbing(Estimator):
         with taken_over(self.nodes.values(), handler=handler, only=type(self).__name__):
             cost = widen(checked_cost(closure()).detach())
         require_called(called > 0, self)
+        if isinstance(closure, WithAux):
+            closure.give_last()
         if not bool(torch.isfinite(cost).all()):
             rows = (~torch.isfinite(cost)).any(-1).nonzero().flatten().tolist()
             raise FloatingPointError(

@@ -56,8 +56,8 @@ class MuProp(Estimator):
         output = torch.where(last, mean.detach(), call.output(sample))
         return call.differentiable(output, torch.where(last, mean, mean.detach())), sample
 
-    def value(self, costs: Tensor) -> Tensor:
-        return super().value(costs[: self.samples])
+    def own_runs(self, values: Tensor) -> Tensor:
+        return values[: self.samples]
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:
         assert site.sample_gradient is not None
