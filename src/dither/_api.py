@@ -8,9 +8,9 @@ from dither.estimators import *  # noqa: F403
 from dither.estimators import Estimator
 from dither.homeostasis import FiringRate
 from dither.nodes import *  # noqa: F403
-from dither.nodes import Node, deterministic
+from dither.nodes import Node, deterministic, rows
 
-_OTHERS = (AuditReport, Auto, Estimator, FiringRate, Node, audit, deterministic, exact, functional, noise, testing)
+_OTHERS = (AuditReport, Auto, Estimator, FiringRate, Node, audit, deterministic, exact, functional, noise, rows, testing)
 
 
 def _is_plugin(value: object) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ _MASK = 0xFFFFFFFF
 _FIRST = torch.tensor(0, dtype=torch.int64, device="cpu")  # the sample number of noise that is not of an estimator's run
 LARGEST = 1 - 2.0**-24  # the float32 below 1, and the largest uniform
 MAX_SAMPLES = 1 << 16
+ID_LIMIT = 1 << 48
 
 
 # --- seeds --------------------------------------------------------------------------------------------------------------
@@ -151,6 +152,30 @@ def examples(ids: Tensor) -> Iterator[None]:
         )
     with _EXAMPLES.set(ids):
         yield
+
+
+def naming(ids: Tensor) -> Any:
+    """`examples`, for ids that are known to be right."""
+    return _EXAMPLES.set(ids)
+
+
+def ids_of(index: Tensor, batch: int | None) -> Tensor:
+    """The ids of some examples of a batch, (rows,) int64."""
+    present = _EXAMPLES.get()
+    if present is not None:
+        if index.is_cpu and not torch.compiler.is_compiling() and len(index) and int(index.max()) >= len(present):
+            raise ValueError(
+                f"index has {int(index.max())}, but noise.examples names {len(present)} examples: numbers from 0 to "
+                f"{len(present) - 1} are needed"
+            )
+        return present.to(index.device)[index]
+    rank = _rank()
+    if batch is None and _DISTRIBUTED and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise ValueError(
+            "dither.rows is used by several ranks, whose examples are not known: give dither.rows(index, batch=len(x)), or "
+            "name the examples by noise.examples(ids) around the closure"
+        )
+    return index + rank * (batch or 0)
 
 
 def example_ids(batch: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dither.exact._oracle import Oracle
 from dither.exact._path import AVERAGE, DEPENDS, CannotEnumerate, Path
-from dither.nodes import ClosureError, Node
+from dither.nodes import ClosureError, Node, Rows, present_rows
 
 MAX_OUTCOMES = 1 << 16
 
@@ -52,6 +52,7 @@ class Enumeration:
         self.row = row if isinstance(row, Tensor) else None
         self.replaying, self.position, self.call = self.row is not None, 0, 0
         self._weights: list[Tensor] = []
+        self._of_rows: list[tuple[Tensor, Rows, float]] = []
         self._noise: dict[Any, Tensor] = {}
         self._kinds: dict[Any, tuple[str, tuple[int, ...]]] = {}
         self._between: dict[Any, tuple[Tensor, Tensor]] = {}
@@ -78,27 +79,37 @@ class Enumeration:
         self._noise[key] = self._pick(*parts)
         return self._noise[key]
 
-    @property
-    def log_weight(self) -> Tensor:
-        """The log-probability of all that was sampled. Added up only here: a node may run without a gradient, as the samples of
-        a walk do, and must not take the other nodes' from them."""
-        return sum(self._weights[1:], self._weights[0]) if self._weights else torch.zeros((), dtype=torch.float32, device="cpu")
+    def log_weight(self, batch: int | None = None) -> Tensor:
+        """The log-probability of all that was sampled, of each example or, jointly, in all. Added up only here: a node may run
+        without a gradient, as the samples of a walk do, and must not take the other nodes' from them."""
+        if self.joint:
+            weights = [weight.sum() for weight in self._weights]
+        else:
+            weights = self._weights + [_over_examples(*parts, batch or 0) for parts in self._of_rows]
+        return sum(weights[1:], weights[0]) if weights else torch.zeros((), dtype=torch.float32, device="cpu")
 
     def _pick(self, noise: Tensor, log_weight: Tensor) -> Tensor:
         """The noise of one part per unit. noise, log_weight: parts in the leading dimension."""
         if self.joint:
             noise = noise.detach()  # an estimator differentiates at fixed noise; the model's expectation moves with the parts
-        shape = log_weight.shape[1:] if self.joint else (1, *log_weight.shape[2:])
+        rows = None if self.joint else present_rows()
+        repeats = 1 if rows is None else int(rows.occurrence.max()) + 1 if len(rows.index) else 0
+        shape = log_weight.shape[1:] if self.joint else (repeats, *log_weight.shape[2:])
         count, parts = math.prod(shape), len(log_weight)
         if not self.replaying:
             self.layout.append((parts, count))
             if self.path is None:
                 return noise[0]
-        digits = self._digits(parts, count).view(shape).expand(log_weight.shape[1:])
+        digits = self._digits(parts, count).view(shape)
+        digits = digits.expand(log_weight.shape[1:]) if rows is None else digits[rows.occurrence]
         weight = log_weight.gather(0, digits.unsqueeze(0)).squeeze(0)
-        if self.path is not None:
-            self.path.forbid((weight == -torch.inf).reshape(-1, count).all(0))
-        self._weights.append(weight.unsqueeze(-1).flatten(1).sum(1))
+        if self.path is not None and count:
+            self.path.forbid(_impossible(weight == -torch.inf, rows, repeats).reshape(-1, count).all(0))
+        whole = weight.unsqueeze(-1).flatten(1).sum(1)
+        if rows is None:
+            self._weights.append(whole)
+        else:
+            self._of_rows.append((whole, rows, -math.log(parts) * (count // max(repeats, 1))))
         # What cannot happen weighs 0, whatever it costs; but 0 times the NaN of a forbidden category is NaN in the gradient.
         # So the closure runs there on what is likeliest instead.
         digits = torch.where(weight > -torch.inf, digits, log_weight.detach().argmax(0))
@@ -148,6 +159,22 @@ class Enumeration:
             columns.append(index % radix)
             index = index // radix
         return torch.stack(columns, 1) if columns else torch.zeros(1, 0, dtype=torch.int64, device="cpu")
+
+
+def _over_examples(weight: Tensor, rows: Rows, absent: float, batch: int) -> Tensor:
+    """The log weights of rows as those of their examples. One that has fewer rows than others has no part in what is drawn for
+    the rows that it lacks, whose outcomes count as equally likely, `absent`."""
+    present = torch.bincount(rows.index, minlength=batch)
+    lacking = (int(rows.occurrence.max()) + 1 if len(rows.index) else 0) - present
+    return weight.new_zeros(len(present)).index_add(0, rows.index, weight) + absent * lacking.to(weight.dtype)
+
+
+def _impossible(never: Tensor, rows: Rows | None, repeats: int) -> Tensor:
+    """Of which units of a row the part cannot be, (examples, *units), by that of all rows."""
+    if rows is None:
+        return never
+    of_each = [never[rows.occurrence == number].all(0) for number in range(repeats)]
+    return torch.stack(of_each).unsqueeze(0) if of_each else never
 
 
 def over(run: Callable[..., Any], rows: Tensor, *batched: Any) -> Any:

@@ -47,7 +47,7 @@ def expectation(
             raise ValueError(
                 'the closure returned a scalar cost: one cost per example, shape (batch,), is needed; use reduction="none"'
             )
-        return cost, source.log_weight
+        return cost, source.log_weight(len(cost))
 
     if not vectorize:
         return _walked(run, source, max_outcomes)

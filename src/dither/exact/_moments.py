@@ -171,7 +171,7 @@ def _runner(estimator: Any, closure: Closure, source: Enumeration) -> Callable[[
         with taken_over(nodes.values(), source=source):
             loss = eagerly(estimator, closure)  # compiled code does not see a source
         source.finish()
-        return loss, source.log_weight.sum().detach()
+        return loss, source.log_weight().detach()
 
     return run
 

@@ -9,6 +9,9 @@ from dither.nodes._noisy import NoisyReLU as NoisyReLU
 from dither.nodes._noisy import NoisyTanh as NoisyTanh
 from dither.nodes._pooling import NoisyMaxPool2d as NoisyMaxPool2d
 from dither.nodes._pooling import StochasticPool2d as StochasticPool2d
+from dither.nodes.batch_rows import Rows as Rows
+from dither.nodes.batch_rows import present_rows as present_rows
+from dither.nodes.batch_rows import rows as rows
 from dither.nodes.checkpoint import in_region as in_region
 from dither.nodes.checkpoint import noted as noted
 from dither.nodes.checks import check_logits as check_logits

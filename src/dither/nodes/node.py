@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dither import noise
 from dither.kernels import Key
 from dither.nodes import checkpoint, determinism, takeover
+from dither.nodes.batch_rows import require_rows
 from dither.nodes.checks import check_logits
 from dither.noise import Keyed
 
@@ -56,6 +57,7 @@ class Node(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         check_logits(self, logits)
+        require_rows(self, len(logits))
         if torch.compiler.is_compiling():
             return self._compiled(logits)
         replayed = checkpoint.replay(self)

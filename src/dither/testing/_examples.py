@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.mixing import Redrawn
-from dither.nodes import Node, cost_alone, named_nodes
+from dither.nodes import Node, cost_alone, named_nodes, present_rows
 from dither.noise import draw_seed
 from dither.testing._checks import CheckFailed
 
@@ -52,6 +52,8 @@ def _costs(nodes: dict[str, Node], closure: Callable[[], Tensor], seeds: tuple[i
     """The costs, (batch, terms), with the noise of one row drawn by the second seed."""
 
     def where(node: Node, logits: Tensor) -> Tensor:
-        return torch.arange(len(logits), device=logits.device, dtype=torch.int64) == row
+        rows = present_rows()
+        own = torch.arange(len(logits), device=logits.device, dtype=torch.int64) if rows is None else rows.index
+        return own == row
 
     return Redrawn(nodes, closure, where, seeds).costs

@@ -21,7 +21,7 @@ from dither.estimators.core.parts import OnModel
 from dither.estimators.core.pooling import Examples, pooled, pools
 from dither.estimators.core.run import Handler, Run
 from dither.estimators.core.shapes import batch_mean, divided
-from dither.estimators.core.site import Closure, Site, check_costs
+from dither.estimators.core.site import Closure, Site, check_costs, refuse_repeats
 from dither.estimators.core.transforms import depth, refuse_learning
 from dither.exact import Oracle
 from dither.functional import attach, widen
@@ -73,6 +73,7 @@ class Estimator(OnModel, ABC):
     run_type: type[Run] = Run
     credits_examples: bool = True  # whether a sample is credited with the cost of its own example
     credits_batches: bool = True  # whether it may as well be with the cost of all, where examples depend on each other
+    credits_repeats: bool = True  # whether an example may have several rows in one call of a node
     local_credit: bool = False  # whether surrogates use Site.influence
     split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
 
@@ -229,10 +230,20 @@ class Estimator(OnModel, ABC):
         """The loss: the objective's value with its own gradient, and every site's surrogate attached."""
         loss = batch_mean(self.value(costs))
         for site in sites:
-            part = self.surrogate(site, costs.detach())
+            part = self.part(site, costs.detach())
             if part is not None:
                 loss = attach(loss, part)
         return loss
+
+    def part(self, site: Site, costs: Tensor) -> Tensor | None:
+        """A site's surrogate; of a call of some rows of the batch with the costs of their examples, a mean over which counts
+        by how many they are."""
+        if site.rows is None:
+            return self.surrogate(site, costs)
+        if not self.credits_repeats:
+            refuse_repeats(type(self).__name__, site)
+        part = self.surrogate(site, costs[:, site.rows])
+        return None if part is None else part * (len(site.rows) / max(costs.shape[1], 1))
 
     # --- state --------------------------------------------------------------------------------------------------------
     @contextmanager

@@ -148,7 +148,9 @@ class Execution:
         gradients = gradients or [None] * len(calls)  # type: ignore[list-item]
         sites = []
         for i, (call, a, h, g) in enumerate(zip(calls, logits, samples, gradients, strict=True)):
-            sites.append(Site(call.name, call.node, a, h, g, i, len(calls), present=present[i] if present else None))
+            here = present[i] if present else None
+            rows = None if call.rows is None else call.rows.index
+            sites.append(Site(call.name, call.node, a, h, g, i, len(calls), present=here, rows=rows))
         if len(runs) == 1 and present is None:
             for site, record in zip(sites, runs[0].records, strict=True):
                 site.shared = record.logits if is_concrete(record.logits) else None

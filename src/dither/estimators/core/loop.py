@@ -14,6 +14,21 @@ from dither.estimators.core.call import Layout
 from dither.nodes import Node, is_concrete
 
 
+class RowsKey:
+    """Whose rows a call has: equal where the rows are the same examples'."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: Tensor) -> None:
+        self.index = index
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RowsKey) and torch.equal(self.index, other.index)
+
+    def __hash__(self) -> int:
+        return len(self.index)
+
+
 class CallId(NamedTuple):
     """Which call of a run it is. In two runs it is the same call where all of this is the same, which is known before the call
     samples: so what runs are lined up by depends on no sample that is credited."""
@@ -22,6 +37,7 @@ class CallId(NamedTuple):
     node: Node
     shape: tuple[int, ...]
     dtype: torch.dtype
+    rows: RowsKey | None = None
 
 
 class Finished(NamedTuple):

@@ -26,7 +26,7 @@ from dither.estimators.core.randomness import Randomness
 from dither.estimators.core.ranks import world
 from dither.estimators.core.site import Closure, checked_cost
 from dither.estimators.core.structure import Watch
-from dither.nodes import Node, eagerly, running, taken_over
+from dither.nodes import Node, eagerly, present_rows, running, taken_over
 
 _TRIES = 3  # partitions into halves at most: each half's samples are drawn anew in turn
 _FEW = 8  # examples: so many that all partitions by a bit of their places are tried
@@ -183,9 +183,13 @@ class _Look:
         """half: the ids of the examples whose samples are drawn anew."""
 
         def where(node: Node, logits: Tensor) -> Tensor | None:
-            if half is None or not self.plan.credits(node) or len(logits) != self.batch:
+            if half is None or not self.plan.credits(node):
                 return None
-            return torch.isin(noise.example_ids(len(logits), logits.device), half.to(logits.device))
+            rows = present_rows()
+            if rows is None and len(logits) != self.batch:
+                return None
+            drawn = torch.isin(self.ids, half).to(logits.device)
+            return drawn if rows is None else drawn[rows.index]
 
         with self.random.repeated(0), watch or nullcontext():
             run = Redrawn(self.plan.nodes, self.closure, where, self.seeds)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
-from dither.estimators.core.loop import CallId
+from dither.estimators.core.loop import CallId, RowsKey
 from dither.estimators.core.nesting import refuse_inner_losses
 from dither.estimators.core.reads import Reads
 from dither.estimators.core.sample_gradients import Graph, sample_gradients
@@ -21,7 +21,7 @@ from dither.estimators.core.structure import Watch
 from dither.estimators.core.sums import with_terms
 from dither.estimators.core.transforms import depth, refuse_deeper
 from dither.estimators.core.versions import shares_memory, version
-from dither.nodes import ClosureError, Node, noted, taken_over
+from dither.nodes import ClosureError, Node, noted, present_rows, taken_over
 
 
 class Plan(Protocol):
@@ -58,6 +58,7 @@ class Record:
     logits: Tensor
     sample: Tensor
     output: Tensor | None = None
+    rows: RowsKey | None = None
 
 
 class Run:
@@ -87,7 +88,9 @@ class Run:
         if credited is None:
             return output
         leaf = output if self.plan.needs_sample_gradients else None
-        self.records.append(Record(node, logits, credited, leaf))
+        present = present_rows()
+        rows = None if present is None else RowsKey(present.index)
+        self.records.append(Record(node, logits, credited, leaf, rows))
         self.versions.append((node, logits, version(logits)))
         # What the user changes in place may be neither the record nor the leaf of the sample gradients.
         return output.clone() if leaf is not None or shares_memory(output, credited) else output
@@ -127,7 +130,7 @@ class Run:
             name = names[record.node]
             seen[name] = seen.get(name, -1) + 1
             name = f"{name}:{seen[name]}" if seen[name] else name
-            result.append(CallId(name, record.node, tuple(record.logits.shape), record.logits.dtype))
+            result.append(CallId(name, record.node, tuple(record.logits.shape), record.logits.dtype, record.rows))
         return result
 
     def over(self, closure: Closure, handler: Callable[[Node, Tensor], Tensor]):

@@ -23,6 +23,7 @@ class Site:
 
     name: the module's name, with ":1", ":2", ... for later calls of the same node in one pass. logits, sample:
     (K, batch, *units[, categories]). sample_gradient: d cost / d output in each run, for estimators that need it.
+    A call in `dither.rows` has its rows in place of the batch.
     index: number among the sites, of which there are `count`. shared: (batch, ...), the logits of every run where all have the
     same, as a first node's are in a vmap over the runs.
     """
@@ -38,6 +39,7 @@ class Site:
     present: Tensor | None = None  # (K,) bool: the runs that made this call; None: all. The others' entries are another run's
     local: bool = False  # whether influences were asked for: credit then has one shape, whether or not they are known
     shared: Tensor | None = None
+    rows: Tensor | None = None  # (rows,) the example of each row, where the call is of a part of the batch; None: row i's is i
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -164,11 +166,18 @@ def check_costs(costs: Tensor, sites: Sequence[Site], what: str, seed: Tensor) -
     """
     batch = costs.shape[1]
     for site in sites:
-        if site.shape[1] != batch:
+        if site.rows is not None:
+            if is_concrete(site.rows) and site.rows.is_cpu and len(site.rows) and int(site.rows.max()) >= batch:
+                raise ValueError(
+                    f"node '{site.name}' got a row of example {int(site.rows.max())} (dither.rows), but the closure returned a "
+                    f"cost for {batch} examples: index says of each row whose cost it answers for, from 0 to {batch - 1}"
+                )
+        elif site.shape[1] != batch:
             raise ValueError(
                 f"node '{site.name}' got logits of shape {site.shape[1:]} but the closure returned a cost "
                 f"for {costs.shape[1]} examples: the first dimension of logits must be the batch, example by example; "
-                "reshape (batch * time, units) to (batch, time, units), expand shared logits to (batch, units)"
+                "reshape (batch * time, units) to (batch, time, units), expand shared logits to (batch, units); a part of the "
+                "net that sees some examples, or rows of them, runs in `with dither.rows(index):`, row i of example index[i]"
             )
     if is_concrete(costs) and not _all_finite(costs.detach()):
         broken = [s.name for s in sites if not bool(torch.isfinite(widen(s.logits.detach())).all())]
@@ -182,3 +191,13 @@ def check_costs(costs: Tensor, sites: Sequence[Site], what: str, seed: Tensor) -
 
 def _all_finite(costs: Tensor) -> bool:
     return math.isfinite(costs.sum()) or bool(torch.isfinite(costs).all())  # a sum of finite ones may overflow
+
+
+def refuse_repeats(name: str, site: Site) -> None:
+    """Raise if an example has several rows in a site, for estimators that change one unit of each row at a time."""
+    assert site.rows is not None
+    if len(site.rows.unique()) < len(site.rows):
+        raise ValueError(
+            f"node '{site.name}' got several rows of one example (dither.rows), of which {name} would change a unit in all at "
+            "once: give them as units of one row, (batch, rows, units), or use ScoreFunction or DisARM"
+        )

@@ -91,7 +91,7 @@ class ForwardOnly(ScoreFunction):
         # (1): `broadcast` sends L - b, divided by K batch, to a layer, which has its bits h' and h, and its logits
         shared = self._shared_advantage(costs.detach(), sites)
         if shared is None:
-            parts = [part for site in sites if (part := self.surrogate(site, costs.detach())) is not None]
+            parts = [part for site in sites if (part := self.part(site, costs.detach())) is not None]
         else:
             parts = [broadcast(site, shared) for site in sites if isinstance(site, PackedSite)]
         loss = batch_mean(self.value(costs))
@@ -100,7 +100,7 @@ class ForwardOnly(ScoreFunction):
     def _shared_advantage(self, costs: Tensor, sites: list[Site]) -> Tensor | None:
         """(L - b) / (K batch), (K batch, 1), where it is the same for all sites: then it is computed once."""
         one_for_all = isinstance(self.baseline, Zero | LeaveOneOut | RunningMean)
-        if not sites or not one_for_all or any(s.local or not isinstance(s, PackedSite) for s in sites):
+        if not sites or not one_for_all or any(s.local or s.rows is not None or not isinstance(s, PackedSite) for s in sites):
             return None
         first, averages = sites[0], getattr(self.baseline, "averages", {})
         if any(len(s.shape) != len(first.shape) or averages.get(s.name) is not averages.get(first.name) for s in sites):

@@ -19,7 +19,7 @@ from dither.estimators.core.site import Closure, Site
 from dither.estimators.core.transforms import refuse_deeper
 from dither.estimators.core.versions import version
 from dither.estimators.forward_only.packed_site import PackedSite, Segment
-from dither.nodes import Bernoulli, Node, in_region
+from dither.nodes import Bernoulli, Node, in_region, present_rows
 from dither.scoped import Scoped
 
 Keep = Literal["logits", "bits"]
@@ -86,7 +86,7 @@ class PackedRun(Run):
 
     # --- nodes ------------------------------------------------------------------------------------------------------------
     def on_node(self, node: Node, logits: Tensor) -> Tensor:
-        ordinary = torch.compiler.is_compiling() or in_region()
+        ordinary = torch.compiler.is_compiling() or in_region() or present_rows() is not None
         if ordinary or type(node) is not Bernoulli or node.values != (0, 1) or logits.dim() < 2:
             if node.discrete:
                 self.segments.append(None)

@@ -49,6 +49,7 @@ class LocalExpectation(Estimator):
     runs_differ_by_kind = True
     composable = False
     credits_batches = False
+    credits_repeats = False
     local_credit = True
 
     def __init__(self, model: nn.Module, *, max_runs: int = 4096, vectorize: bool = True) -> None:

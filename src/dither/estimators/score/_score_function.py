@@ -138,7 +138,10 @@ class ScoreFunction(Estimator):
         log_prob: Tensor | float = 0.0
         for site in sites:
             units = flat_units(site.log_prob)
-            log_prob = log_prob + (units.sum(-1, True) if site.influence is None else units @ site.influence.to(units.dtype))
+            own = units.sum(-1, True) if site.influence is None else units @ site.influence.to(units.dtype)
+            if site.rows is not None:
+                own = own.new_zeros(len(own), costs.shape[1], own.shape[-1]).index_add(1, site.rows, own)
+            log_prob = log_prob + own
         if isinstance(log_prob, Tensor):  # (3)
             costs = widen(costs) * (log_prob - log_prob.detach()).exp()
         return super().assemble(costs, sites)
