@@ -56,6 +56,8 @@ class Auto(Estimator):
     reference = "the audit"
     composable = False
 
+    records = False
+
     def __init__(
         self,
         model: nn.Module,

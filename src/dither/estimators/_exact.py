@@ -37,6 +37,7 @@ class Exact(Estimator):
     composable = False
     credits_batches = False
     keeps_graph = False
+    records = False
     oracle = exact.Oracle(enumerates=True)
 
     def __init__(self, model: nn.Module, max_outcomes: int = exact.MAX_OUTCOMES, *, vectorize: bool = True) -> None:

@@ -13,6 +13,8 @@ from dither.noise import Keyed
 
 Layout = tuple[tuple[Node | None, tuple[int, ...]], ...]  # (node, shape of its logits without the batch) of every discrete call
 
+FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
+
 
 @dataclass
 class Call:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from dither import noise
 from dither.estimators.core.auxiliary import WithAux
-from dither.estimators.core.call import Call, Layout
-from dither.estimators.core.execution import FORESEEN, Execution
+from dither.estimators.core.call import FORESEEN, Call, Layout
+from dither.estimators.core.execution import Execution
 from dither.estimators.core.locality import Locality
 from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.nesting import returned
 from dither.estimators.core.parts import OnModel
 from dither.estimators.core.pooling import Examples, pooled, pools
+from dither.estimators.core.recording import Recording, require_one_run
 from dither.estimators.core.run import Handler, Run
 from dither.estimators.core.shapes import batch_mean, divided
 from dither.estimators.core.site import Closure, Site, check_costs, refuse_repeats
@@ -69,6 +71,7 @@ class Estimator(OnModel, ABC):
     moves_in_windows: ClassVar[bool] = False  # True: what it learned of a micro-batch is used in the next, before the step
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
     oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
+    records: ClassVar[bool] = True  # whether one run of the model and its cost are all that it needs, where it makes one
     keeps_graph: ClassVar[bool] = True  # whether the graph of the closure is there after a call
     run_type: type[Run] = Run
     credits_examples: bool = True  # whether a sample is credited with the cost of its own example
@@ -99,6 +102,7 @@ class Estimator(OnModel, ABC):
         self.learning = True  # False while an oracle needs the state as it is
         self.handler = Handler()
         self.layout: Layout = FORESEEN  # that of the last call
+        self.recorded: Recording | None = None  # a run whose loss has not been asked for
 
     def _require_capable(self) -> None:
         for name, node in self.nodes.items():
@@ -215,6 +219,40 @@ class Estimator(OnModel, ABC):
                 with again:
                     costs, sites = execution.runs()
         self.mixing.batch = costs.shape[1]
+        return self._loss(execution, costs, sites, pool)
+
+    # --- a run that the program makes itself --------------------------------------------------------------------------
+    def recording(self) -> AbstractContextManager[None]:
+        """For a program that has no closure to give: within `with estimator.recording():` it runs the model itself, once, and
+        `estimator.loss(cost)` gives the loss.
+
+        For estimators of one run. Nothing is run again: of a cost with terms each unit is credited as declared, or with all;
+        whether examples depend on each other is not looked at (`examples="mixed"` says that they do).
+
+        Raises TypeError for estimators of several runs; RuntimeError for a recording whose loss was not asked for."""
+        require_one_run(self)
+        if self.recorded is not None:
+            raise RuntimeError(
+                "recording() again before loss(): ask for the loss of the first, or drop it by estimator.recorded = None"
+            )
+        recording = Recording(self)
+        return recording.opened(partial(setattr, self, "recorded", recording))
+
+    def loss(self, cost: Tensor) -> Tensor:
+        """The loss of the run that was recorded. cost: (batch,) or (batch, terms), as a closure's."""
+        recording, self.recorded = self.recorded, None
+        if recording is None:
+            raise RuntimeError("loss() before a run: make it within `with estimator.recording():`")
+        self.calls += 1
+        execution = Execution(self, lambda: cost, FORESEEN, seed=recording.run.seed)
+        cost, *parts = recording.left(cost)
+        costs, sites = execution.of_one(recording.run, cost, parts)
+        self.layout = tuple((site.node, site.shape[2:]) for site in sites)
+        if self.local_credit:
+            self.locality.several = costs.shape[-1] > 1
+        return self._loss(execution, costs, sites, self.credits_examples and self.examples == "mixed")
+
+    def _loss(self, execution: Execution, costs: Tensor, sites: list[Site], pool: bool) -> Tensor:
         if self.learning and torch.is_grad_enabled() and depth():
             refuse_learning(self, self.nodes.values(), type(self).__name__)
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
@@ -254,6 +292,14 @@ class Estimator(OnModel, ABC):
             yield
         finally:
             self.learning = before
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.recorded is not None:
+            raise RuntimeError(
+                f"{type(self).__name__} is copied or pickled with a recorded run, whose graph cannot be: do it after loss(), "
+                "or drop the run by estimator.recorded = None"
+            )
+        return dict(vars(self))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(samples={self.samples}, nodes=[{', '.join(self.nodes)}])"

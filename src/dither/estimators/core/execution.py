@@ -21,16 +21,16 @@ from dither.estimators.core.structure import Watch
 from dither.estimators.core.vectorized import vectorized
 from dither.nodes import ClosureError, eagerly, is_concrete
 
-FORESEEN: Layout = ((None, ()),)  # before the first call: one discrete node
-
 
 class Execution:
     """All runs of the closure in one call of an estimator."""
 
-    def __init__(self, plan: Plan, closure: Closure, layout: Layout, run_type: type[Run] = Run) -> None:
+    def __init__(
+        self, plan: Plan, closure: Closure, layout: Layout, run_type: type[Run] = Run, seed: Tensor | None = None
+    ) -> None:
         self.plan, self.closure, self.layout, self.run_type = plan, closure, layout, run_type
         refuse_shared(type(plan).__name__, plan.nodes)
-        self.seed, self.differentiating = noise.draw_seed(), torch.is_grad_enabled()
+        self.seed, self.differentiating = noise.draw_seed() if seed is None else seed, torch.is_grad_enabled()
         self.watching = False
         self.structures: list[Any] = []  # of each run, or of all in one vmap
         self.watches: list[Watch | None] = []
@@ -72,8 +72,8 @@ class Execution:
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         if count == 1:
             cost, *parts, _ = once(torch.tensor(0, dtype=torch.int64, device="cpu"))
-            costs, parts = cost.unsqueeze(0), [[t.unsqueeze(0) for t in part] for part in parts]
             self._give([self.aux])
+            return self.of_one(finished[0], cost, parts)
         elif self.plan.vectorize and not from_oracle:
             costs, *parts, aux = self._vmapped(once, count)
             if self.aux is not None:
@@ -86,6 +86,11 @@ class Execution:
         else:
             return self._looped(once, finished)
         return costs, self._sites(finished[-1:], finished[-1].calls_by_name(), parts)
+
+    def of_one(self, run: Run, cost: Tensor, parts: list[list[Tensor]]) -> tuple[Tensor, list[Site]]:
+        """Costs (1, batch, terms) and the sites of a single run, by what it left."""
+        parts = [[tensor.unsqueeze(0) for tensor in part] for part in parts]
+        return cost.unsqueeze(0), self._sites([run], run.calls_by_name(), parts)
 
     def _vmapped(self, once: Callable[[Tensor], Any], count: int):
         try:

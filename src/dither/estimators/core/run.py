@@ -24,15 +24,22 @@ from dither.estimators.core.versions import shares_memory, version
 from dither.nodes import ClosureError, Node, noted, present_rows, taken_over
 
 
-class Plan(Protocol):
+class Recorded(Protocol):
+    """What a run needs to know of who credits its nodes."""
+
+    nodes: dict[str, Node]
+    handler: Handler
+    needs_sample_gradients: ClassVar[bool]
+
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]: ...
+
+
+class Plan(Recorded, Protocol):
     """What an execution needs to know of its estimator."""
 
     model: nn.Module
-    nodes: dict[str, Node]
     vectorize: bool
     split_sums: bool
-    handler: Handler
-    needs_sample_gradients: ClassVar[bool]
     run_type: type[Run]
     runs_depend_on_layout: ClassVar[bool]
     runs_differ_by_kind: ClassVar[bool]
@@ -40,8 +47,6 @@ class Plan(Protocol):
 
     @property
     def groups(self) -> int: ...
-
-    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]: ...
 
     def runs(self, layout: Layout) -> int: ...
 
@@ -64,7 +69,7 @@ class Record:
 class Run:
     """One run of the closure; in a vmap over runs, all of them at once."""
 
-    def __init__(self, plan: Plan, index: Tensor, seed: Tensor, layout: Layout, differentiating: bool) -> None:
+    def __init__(self, plan: Recorded, index: Tensor, seed: Tensor, layout: Layout, differentiating: bool) -> None:
         self.plan, self.index, self.seed, self.layout = plan, index, seed, layout
         self.differentiating = differentiating
         self.watch: Watch | None = None
@@ -138,11 +143,15 @@ class Run:
         plan = self.plan
         taken = taken_over(plan.nodes.values(), handler=handler, only=type(plan).__name__)
         with taken, self.reads or nullcontext(), self.watch or nullcontext():
-            cost = with_terms(closure) if plan.split_sums else closure()
+            cost = with_terms(closure) if getattr(plan, "split_sums", False) else closure()
             refuse_inner_losses(cost)
         if self.watch is not None:
             self.watch.note("cost", (cost,), {}, None)
-        cost = checked_cost(cost)
+        return self.left(cost)
+
+    def left(self, cost: Tensor):
+        """What it leaves when it is over, with this cost."""
+        plan, cost = self.plan, checked_cost(cost)
         self.check_unchanged()
         outputs = [record.output for record in self.records if record.output is not None]
         gradients = sample_gradients(cost, outputs) if plan.needs_sample_gradients and self.differentiating else []

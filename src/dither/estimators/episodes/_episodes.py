@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline
-from dither.estimators.core.nesting import refuse_shared
+from dither.estimators.core.call import Call
 from dither.estimators.core.parts import OnModel
+from dither.estimators.core.recording import Recording
+from dither.estimators.core.run import Handler
 from dither.estimators.episodes.returns import Decision, Objective, Step, Stored
 from dither.estimators.episodes.traces import Traces
 from dither.functional import widen
-from dither.nodes import Node, taken_over
-from dither.noise import draw_seed
+from dither.nodes import Node
 
 
 class Episodes(OnModel):
@@ -63,11 +64,13 @@ class Episodes(OnModel):
     Truncation  reward(..., done=terminated, truncated=truncated, bootstrap=values): where the time limit cuts an episode off,
                 the expected return from its last observation on stands for the rest, in (2), in that step.
     decay       of the moving averages, per loss.
-    Raises      RuntimeError for calls out of order; ValueError for wrong shapes; FloatingPointError for a reward that is not
-                finite, naming the step.
+    Raises      RuntimeError for calls out of order, and for logits that were changed in place after a node sampled from them;
+                ValueError for wrong shapes; FloatingPointError for a reward that is not finite, naming the step.
     Reference   Williams 1992; Bengio 2013, Sec. 3.1 (its closing remark); Baxter & Bartlett 2001 for the traces; Weaver & Tao
                 2001 for optimal baselines of returns.
     """
+
+    needs_sample_gradients: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Episodes(OnModel):
         if autoreset not in (False, True, "same-step", "next-step"):
             raise ValueError(f"autoreset is {autoreset!r}: it must be False, 'same-step' or 'next-step'")
         super().__init__(model)
+        self.handler = Handler()
         self.discount, self.discount_from = discount, discount_from
         self.autoreset, self.traces = "next-step" if autoreset is True else autoreset, traces
         self.credited = self._credited(nodes)
@@ -123,6 +127,7 @@ class Episodes(OnModel):
     def _start(self, resetting: Tensor | None = None) -> None:
         self.steps = 0
         self._pending: list[Decision] = []
+        self._check: Callable[[], None] | None = None
         self._running: Tensor | None = None  # (envs,) bool
         self._resetting = resetting  # (envs,) bool: whose next step only resets it; None: nobody's
         self._begun: Tensor | None = None  # (envs,) bool: who is in an episode of which a step has been credited
@@ -140,31 +145,23 @@ class Episodes(OnModel):
         """One time step: within it the policy's decisions, for a batch of environments, are drawn and recorded."""
         if self._pending:
             raise RuntimeError("acting() again before reward(): give each step its reward, zeros if none has come yet")
-        if not torch.is_grad_enabled():
-            raise RuntimeError("acting() under torch.no_grad() could not be learned from: to evaluate, call the policy itself")
-        refuse_shared("Episodes", self.nodes)
-        seed, calls, decisions = draw_seed(), 0, []
-        counts: dict[Node, int] = {}
-
-        def handler(node: Node, logits: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            noise = node.keyed(logits, seed, calls - 1)
-            if node not in self.credited:
-                return node.propagate_keyed(logits, noise)
-            sample, name = node.sample_keyed(logits, noise), self.credited[node]
-            nth = counts[node] = counts.get(node, -1) + 1
-            decisions.append(Decision(f"{name}:{nth}" if nth else name, node, logits, sample))
-            return node.output(logits, sample)
-
-        with taken_over(self.nodes.values(), handler=handler, only="Episodes"):
+        recording = Recording(self)
+        with recording.opened():
             yield
-        if not decisions:
+        self._pending = [Decision(name, r.node, r.logits, r.sample) for name, r in recording.records()]
+        self._check = recording.run.check_unchanged
+        if not self._pending:
             raise ValueError(
                 f"no decision was taken within acting(): call there the policy that Episodes was built on (its nodes to be "
                 f"credited: {', '.join(self.credited.values())}), outside dither.deterministic"
             )
-        self._pending = decisions
+
+    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        """What a node gives within `acting`, and its sample if it is to be credited."""
+        if call.node not in self.credited:
+            return call.propagate(), None
+        sample = call.sample()
+        return call.output(sample), sample
 
     @torch.no_grad()
     def reward(self, reward: Any, done: Any = None, *, truncated: Any = None, bootstrap: Any = None) -> None:
@@ -189,8 +186,9 @@ class Episodes(OnModel):
         earned = torch.where(running, earned + self.discount * beyond, 0)
         ended = (ended | cut) & running
         weight = self._weight if self.discount_from == "start" else torch.ones_like(earned)
+        assert self._check is not None
         with torch.enable_grad():
-            self._record.add(Step(self._pending, earned, running, ended, weight), self._weight)
+            self._record.add(Step(self._pending, earned, running, ended, weight, self._check), self._weight)
         self._begun = running & ~ended
         self._weight = torch.where(self._begun, self._weight * self.discount, 1.0)
         if not self.autoreset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,13 +28,14 @@ class Decision:
 class Step:
     """One time step of all environments. reward: (envs,), with what stands for the rest of an episode that is cut off in this
     step, 0 for those that take no part; running: which take part; done: which end with this step; weight: of this step's
-    decisions in the gradient."""
+    decisions in the gradient; check: raises if logits were changed in place since."""
 
     decisions: list[Decision]
     reward: Tensor
     running: Tensor
     done: Tensor
     weight: Tensor
+    check: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Stored:
         self.value = self.value + from_start * step.reward
 
     def loss(self, beyond: Tensor, from_start: Tensor) -> Tensor:
+        for step in self.steps:
+            step.check()
         returns = returns_to_go(self.steps, beyond, self.objective.discount)
         running = torch.stack([step.running for step in self.steps])
         others = mean_of_others(returns, running) if self.objective.leave_one_out else None

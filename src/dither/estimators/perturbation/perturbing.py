@@ -57,6 +57,7 @@ class Perturbing(Estimator):
     credits_examples = False
     composable = False
     keeps_graph = False
+    records = False
     oracle = Oracle(
         refusal="moves the parameters in place and repeats the nodes' noise, so dither.exact cannot sum over its runs: measure "
         "its bias by many draws, dither.audit(model, closure, {'name': estimator}), or enumerate the cost at moved parameters, "
