@@ -194,7 +194,7 @@ class Episodes(OnModel):
         if not self.autoreset:
             self._running = self._begun
         self._resetting = ended if self.autoreset == "next-step" else None
-        self._pending, self.steps = [], self.steps + 1
+        self._pending, self._check, self.steps = [], None, self.steps + 1
 
     def _cut_off(self, truncated: Any, bootstrap: Any, ended: Tensor, earned: Tensor) -> tuple[Tensor, Tensor]:
         """(who was cut off and had not ended, what would have followed)."""
