@@ -123,7 +123,7 @@ class Auto(Estimator):
         if self.by == "evaluations":
             rows = [{**row, "milliseconds": float(row["evaluations"])} for row in rows]
         self.recommendation = recommend(rows, self.steps, "ms" if self.by == "time" else "evaluations")
-        self.choice = self.recommendation.estimator
+        self.choice = self.recommendation.estimator or self.choice  # none has a gradient: wait for other weights
         self.audits += 1
         gradients = self.draws * (1 + (self.audits == 1))  # the first audit warms up
         evaluations = gradients * sum(child.evaluations for child in self.candidates.values()) + 2 * self.draws * 16
