@@ -9,7 +9,6 @@ import torch
 
 from dither.auditing import equal_time_error, equal_time_worth, recommend
 
-
 NORM = 2.0  # of the gradient
 
 
@@ -26,7 +25,9 @@ def row(
 def test_the_fast_one_may_average_in_the_time_of_the_slow_one() -> None:
     fast, slow = row("fast", 0.0, 8.0, 1.0, True), row("slow", 0.0, 3.0, 4.0, True)
     assert equal_time_error(fast, 4.0) == 2.0**0.5 / NORM and equal_time_error(slow, 4.0) == 3.0**0.5 / NORM
-    assert equal_time_worth(fast, 4.0) == pytest.approx(4 / (4 + 2)) and equal_time_worth(slow, 4.0) == pytest.approx(4 / (4 + 3))
+    assert equal_time_worth(fast, 4.0) == pytest.approx(4 / (4 + 2)) and equal_time_worth(slow, 4.0) == pytest.approx(
+        4 / (4 + 3)
+    )
     best = recommend([slow, fast], steps=1)
     assert best.estimator == "fast"
     assert [entry["estimator"] for entry in best.ranking] == ["fast", "slow"]

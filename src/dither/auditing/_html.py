@@ -14,7 +14,8 @@ TABLE = """<table>
 <tr><th>estimator</th><th>error at equal time</th><th>descent at equal time</th>{% for c, meaning in columns.items() %}
 <th title="{{ meaning }}">{{ c.replace("_", " ") }}</th>{% endfor %}</tr>
 {% for row in overall %}
-<tr{% if loop.first and best %} class="best"{% endif %}><td>{{ row.estimator }}</td><td>{{ number(row.error) }}</td><td>{{ number(row.worth) }}</td>
+<tr{% if loop.first and best %} class="best"{% endif %}><td>{{ row.estimator }}</td>
+<td>{{ number(row.error) }}</td><td>{{ number(row.worth) }}</td>
 {% for c in columns %}<td>{{ number(row[c]) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
@@ -96,7 +97,7 @@ def render_html(
 def render_table(rows: Sequence[Row], recommendation: Recommendation) -> str:
     """The table of estimators alone, best first: a part of the page, and what a notebook shows of a report."""
     overall = {row["estimator"]: row for row in rows if row["parameter"] == "overall"}
-    ranked = [{**overall[entry["estimator"]], "error": entry["error"], "worth": entry["worth"]} for entry in recommendation.ranking]
+    ranked = [{**overall[entry["estimator"]], **entry} for entry in recommendation.ranking]
     caption = f"Best first; all but the first two columns are of one draw; reference: {ranked[0].get('reference', '')}"
     return _render(TABLE, caption=caption, columns=COLUMNS, overall=ranked, best=recommendation.estimator, number=_number)
 

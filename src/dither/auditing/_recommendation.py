@@ -69,7 +69,7 @@ def equal_time_worth(row: Row, milliseconds: float, steps: float = 1.0) -> float
 def _mean(row: Row, square: float) -> tuple[float, float]:
     """The mean estimate of a biased estimator: (its squared slope along the gradient, its squared part across it).
 
-    What cannot be told from noise counts against it: a slope less its standard error, in squares, and at least the noise across.
+    What cannot be told from noise counts against it: a slope less its standard error, in squares; across at least the noise.
     """
     along = max(max(row["slope"], 0.0) ** 2 - (row.get("slope_se") or 0.0) ** 2, 0.0)
     noise = (row.get("bias_se") or 0.0) ** 2
@@ -109,8 +109,8 @@ def _why_none(rows: list[Row]) -> str:
     if all(row["reference_norm"] == 0 for row in rows):
         return "the gradient is zero here, and so is every estimate: there is nothing to follow"
     return (
-        "no audited estimator has a gradient here: the cost has no slope along what they follow; audit an unbiased one, such as "
-        "ScoreFunction(net, 'leave-one-out', samples=4)"
+        "no audited estimator has a gradient here: the cost has no slope along what they follow; audit an unbiased one, "
+        "such as ScoreFunction(net, 'leave-one-out', samples=4)"
     )
 
 
@@ -124,7 +124,9 @@ def _reason(ranked: list[Row], ranking: list[Row], price: str, steps: float) -> 
     if len(ranked) > 1 and ranked[0]["reference_norm"] > 0:
         second = ranking[1]
         text += f"; next is {second['estimator']}, "
-        text += f"error {second['error']:.0%}, descent {second['worth']:.0%}" if has_gradient(ranked[1]) else "without a gradient"
+        text += (
+            f"error {second['error']:.0%}, descent {second['worth']:.0%}" if has_gradient(ranked[1]) else "without a gradient"
+        )
     return f"{text}; {_about_bias(ranked)}"
 
 
