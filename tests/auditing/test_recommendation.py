@@ -70,6 +70,27 @@ def test_an_estimator_without_a_gradient_is_not_recommended() -> None:
     assert nothing.estimator is None and "the gradient is zero here" in nothing.reason
 
 
+def test_an_estimator_that_leaves_parameters_untrained_comes_after_those_that_do_not() -> None:
+    """A smooth part of the cost behind the nodes, a counted error before them: straight-through never trains what is before."""
+    zero = {"bias": 1.0, "bias_se": 0.0, "variance": 0.0, "mean_norm": 0.0, "reference_norm": 1.0}
+    st = [row("st", 0.5, 0.1, 1.0), {**row("st", 1.0, 0.0, 1.0), **zero, "parameter": "0.weight"}]
+    honest = [row("honest", 0.0, 40.0, 1.0, True), row("honest", 0.0, 40.0, 1.0, True, parameter="0.weight")]
+    best = recommend([*st, *honest], steps=1)
+    assert best.estimator == "honest" and "next is st, leaves 0.weight without a gradient" in best.reason
+    assert best.ranking[1]["worth"] > best.ranking[0]["worth"]
+    alone = recommend(st)
+    assert alone.estimator == "st" and "but it leaves 0.weight without a gradient" in alone.reason
+    st[1]["reference_norm"] = 1e-6  # rounding: nothing is to be trained there
+    assert recommend([*st, *honest], steps=1).estimator == "st"
+
+
+def test_an_undefined_gradient_is_none() -> None:
+    nan = float("nan")
+    undefined = row("undefined", nan, nan, 1.0, slope=nan, mean_norm=nan)
+    assert recommend([undefined, row("noisy", 0.0, 400.0, 1.0, True)]).estimator == "noisy"
+    assert recommend([undefined]).estimator is None
+
+
 def test_an_estimate_along_the_other_way_is_worth_nothing() -> None:
     wrong, slow = row("wrong", 4.0, 0.1, 1.0, along=-2.0), row("slow", 0.0, 90.0, 9.0, True)
     assert equal_time_worth(wrong, 1.0) == 0.0 and recommend([wrong, slow]).estimator == "slow"

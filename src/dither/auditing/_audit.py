@@ -125,7 +125,7 @@ def _reference(
         except (exact.CannotEnumerate, NotImplementedError):
             if kind == "exact":
                 raise
-    estimator = ScoreFunction(model, "leave-one-out", samples=16, vectorize=vectorize)
+    estimator = ScoreFunction(model, baseline="leave-one-out", samples=16, vectorize=vectorize)
     moments = _Moments(parameters, None)
     for _ in range(draws):
         moments.add(estimator, closure)

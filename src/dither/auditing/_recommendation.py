@@ -10,6 +10,7 @@ from statistics import median
 from dither.auditing._rows import Row
 
 STEPS = 10  # gradients that an optimizer averages: momentum .9, or Adam's first moment
+ROUNDING = 1e-5  # of an enumerated gradient in float32
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,24 @@ def bias_squared(row: Row) -> float:
 
 
 def has_gradient(row: Row) -> bool:
-    """Whether it says anything: an estimator that returns zero in every draw follows nothing, unless nothing is right."""
+    """Whether some draw was not zero, and none undefined: what returns zero in every draw trains nothing."""
     return row["variance"] > 0 or row["mean_norm"] > 0
+
+
+def untrained(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Per estimator the parameters that it never trains: each of its draws is zero there, and the reference is not.
+
+    One that is unbiased by proof has none, whatever a few draws show. A reference below ROUNDING of the whole one is zero.
+    """
+    whole = {row["estimator"]: row["reference_norm"] for row in rows if row["parameter"] == "overall"}
+    found: dict[str, list[str]] = {name: [] for name in whole}
+    for row in rows:
+        name, parameter = row["estimator"], row["parameter"]
+        if parameter == "overall" or row.get("unbiased") or has_gradient(row):
+            continue
+        if row["reference_norm"] + (row.get("bias_se") or 0.0) > ROUNDING * whole[name]:
+            found[name].append(parameter)
+    return found
 
 
 def equal_time_error(row: Row, milliseconds: float, steps: float = 1.0) -> float:
@@ -81,40 +98,42 @@ def _variance(row: Row, milliseconds: float, steps: float) -> float:
 
 
 def recommend(rows: Sequence[Row], steps: float = STEPS, unit: str = "ms") -> Recommendation:
-    """From an audit's "overall" rows; `unit` is that of their "milliseconds".
+    """From an audit's rows, of which those of parameters may be left out; `unit` is that of their "milliseconds".
 
     All get the same time, the median of their draws': the faster ones average more draws, the slower ones fewer. An
     optimizer averages `steps` such gradients. The one of the largest `equal_time_worth` wins; among equals, such as where
-    the gradient is too small to be measured, the one of least error. One without a gradient is never recommended.
+    the gradient is too small to be measured, the one of least error. One without a gradient is never recommended, and one
+    that leaves some parameters untrained only where all do.
     """
-    rows = [row for row in rows if row["parameter"] == "overall"]
-    if not rows:
+    overall = [row for row in rows if row["parameter"] == "overall"]
+    if not overall:
         raise ValueError("the audit has no overall row: there is nothing to choose from")
-    time = median(row["milliseconds"] for row in rows)
-    worth = {row["estimator"]: equal_time_worth(row, time, steps) for row in rows}
-    error = {row["estimator"]: equal_time_error(row, time, steps) for row in rows}
+    time, without = median(row["milliseconds"] for row in overall), untrained(rows)
+    worth = {row["estimator"]: equal_time_worth(row, time, steps) for row in overall}
+    error = {row["estimator"]: equal_time_error(row, time, steps) for row in overall}
 
-    def order(row: Row) -> tuple[bool, float, bool, float]:
-        mse = bias_squared(row) + _variance(row, time, steps)
-        return not has_gradient(row), -worth[row["estimator"]], not row.get("unbiased"), mse
+    def order(row: Row) -> tuple[bool, bool, float, bool, float]:
+        name, mse = row["estimator"], bias_squared(row) + _variance(row, time, steps)
+        return not has_gradient(row), bool(without[name]), -worth[name], not row.get("unbiased"), mse
 
-    ranked = sorted(rows, key=order)
+    ranked = sorted(overall, key=order)
     ranking = [{"estimator": name, "error": error[name], "worth": worth[name]} for name in (row["estimator"] for row in ranked)]
     if not has_gradient(ranked[0]):
         return Recommendation(None, _why_none(ranked), ranking)
-    return Recommendation(ranked[0]["estimator"], _reason(ranked, ranking, f"{time:.3g} {unit}", steps), ranking)
+    reason = _reason(ranked, ranking, without, f"{time:.3g} {unit}", steps)
+    return Recommendation(ranked[0]["estimator"], reason, ranking)
 
 
 def _why_none(rows: list[Row]) -> str:
     if all(row["reference_norm"] == 0 for row in rows):
         return "the gradient is zero here, and so is every estimate: there is nothing to follow"
-    return (
-        "no audited estimator has a gradient here: the cost has no slope along what they follow; audit an unbiased one, "
-        "such as ScoreFunction(net, 'leave-one-out', samples=4)"
-    )
+    return f"no audited estimator has a gradient here: the cost has no slope along what they follow; {REMEDY}"
 
 
-def _reason(ranked: list[Row], ranking: list[Row], price: str, steps: float) -> str:
+REMEDY = "audit an unbiased one, such as ScoreFunction(net, baseline='leave-one-out', samples=4)"
+
+
+def _reason(ranked: list[Row], ranking: list[Row], without: dict[str, list[str]], price: str, steps: float) -> str:
     best = ranking[0]
     at = f"when each may take {price} a step and {steps:g} steps are averaged"
     if ranked[0]["reference_norm"] > 0:
@@ -122,12 +141,22 @@ def _reason(ranked: list[Row], ranking: list[Row], price: str, steps: float) -> 
     else:
         text = f"the gradient cannot be told from zero; this one has the least error {at}"
     if len(ranked) > 1 and ranked[0]["reference_norm"] > 0:
-        second = ranking[1]
-        text += f"; next is {second['estimator']}, "
-        text += (
-            f"error {second['error']:.0%}, descent {second['worth']:.0%}" if has_gradient(ranked[1]) else "without a gradient"
-        )
+        text += f"; next is {ranking[1]['estimator']}, {_figures(ranked[1], ranking[1], without)}"
+    if names := without[best["estimator"]]:
+        return f"{text}; but it {_leaves(names)}, as all audited estimators leave some: {REMEDY}"
     return f"{text}; {_about_bias(ranked)}"
+
+
+def _figures(row: Row, entry: Row, without: dict[str, list[str]]) -> str:
+    if not has_gradient(row):
+        return "without a gradient"
+    names = without[entry["estimator"]]
+    return _leaves(names) if names else f"error {entry['error']:.0%}, descent {entry['worth']:.0%}"
+
+
+def _leaves(names: list[str]) -> str:
+    """Says what is not trained."""
+    return f"leaves {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} without a gradient"
 
 
 def _about_bias(ranked: list[Row]) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import dither
 from dither import methods
-from dither.auditing import Recommendation, recommend
+from dither.auditing import Recommendation, has_gradient, recommend
 from dither.tables import Progress, Result, Row
 
 BINARY = ("straight-through", "reinmax", "score-function:leave-one-out,samples=4", "score-function:optimal", "disarm", "muprop",
@@ -122,7 +122,7 @@ def _judged(advice: Recommendation, long: list[Row]) -> Row:
     assert advice.estimator is not None
     ranking = {str(entry["estimator"]): entry for entry in recommend(long).ranking}
     best, chosen = next(iter(ranking)), ranking[advice.estimator]
-    moving = {row["estimator"] for row in long if row["mean_norm"] > 0 or row["variance"] > 0}
+    moving = {row["estimator"] for row in long if has_gradient(row)}
     return {
         "recommended": advice.estimator,
         "best": best,
