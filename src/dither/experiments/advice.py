@@ -33,10 +33,10 @@ class Config:
     """Short audits of random nets, judged by long ones."""
 
     nets: int = 40
-    draws: int = 200
+    draws: int = 100
     """gradients per estimator of the audit that recommends"""
-    judge_draws: int = 2000
-    warmup: int = 100
+    judge_draws: int = 600
+    warmup: int = 50
     seed: int = 0
 
 
