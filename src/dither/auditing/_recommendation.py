@@ -49,14 +49,14 @@ def untrained(rows: Sequence[Row]) -> dict[str, list[str]]:
     One that is unbiased by proof has none, whatever a few draws show. A reference below ROUNDING of the whole one is zero.
     """
     whole = {row["estimator"]: row["reference_norm"] for row in rows if row["parameter"] == "overall"}
-    found: dict[str, list[str]] = {name: [] for name in whole}
+    names: dict[str, list[str]] = {name: [] for name in whole}
     for row in rows:
         name, parameter = row["estimator"], row["parameter"]
         if parameter == "overall" or row.get("unbiased") or has_gradient(row):
             continue
         if row["reference_norm"] + (row.get("bias_se") or 0.0) > ROUNDING * whole[name]:
-            found[name].append(parameter)
-    return found
+            names[name].append(parameter)
+    return names
 
 
 def equal_time_error(row: Row, milliseconds: float, steps: float = 1.0) -> float:

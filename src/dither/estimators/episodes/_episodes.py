@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baselines import Baseline, BaselineName, Learned, make_baseline
+from dither.estimators.core.baseline import Baseline
+from dither.estimators.core.baselines import BaselineName, make_baseline
+from dither.estimators.core.learned_baseline import Learned
 from dither.estimators.core.nesting import refuse_shared
 from dither.estimators.core.parts import OnModel
 from dither.estimators.episodes.returns import Decision, Objective, Step, Stored
