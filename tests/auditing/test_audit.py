@@ -47,6 +47,11 @@ def test_audit_measures_what_enumeration_says() -> None:
             assert row["variance"] == pytest.approx(variance, rel=0.2)
             assert row["bias"] == pytest.approx(bias, abs=4 * row["bias_se"] + 1e-12)
             assert row["mse"] == pytest.approx(row["bias"] ** 2 + row["variance"])
+            square, mean = float(truth[parameter].square().sum()), moments.mean[parameter]
+            slope = float((mean * truth[parameter]).sum()) / square
+            assert row["slope"] == pytest.approx(slope, abs=4 * row["slope_se"] + 1e-9) and 0 < row["slope_se"] < 0.3
+            assert row["mean_norm"] == pytest.approx(float(mean.norm()), rel=0.2)
+            assert row["reference_norm"] == pytest.approx(square**0.5)
         overall = rows[name, "overall"]
         assert overall["variance"] == pytest.approx(sum(rows[name, p]["variance"] for p in truth))
         assert overall["efficiency"] == pytest.approx(1 / (overall["mse"] * overall["milliseconds"]))

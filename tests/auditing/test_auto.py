@@ -60,6 +60,34 @@ def test_the_choice_follows_the_cost() -> None:
     assert auto.recommendation is not None and "evaluations a step" in auto.recommendation.reason
 
 
+# Without a graph, and with one whose derivative is zero.
+FLAT = {
+    "counted": lambda out: ((9 * out).sin() > 0).double(),
+    "rounded": lambda out: (9 * out).round(),
+}
+
+
+@pytest.mark.parametrize("by", ["time", "evaluations"])
+@pytest.mark.parametrize("cost", FLAT)
+@pytest.mark.parametrize("node", [Bernoulli, Categorical])
+def test_it_picks_one_that_trains_what_is_before_the_nodes(node: type[nn.Module], cost: str, by) -> None:
+    net = network(node, 4)
+    auto = Auto(net, by=by, draws=4)
+    for _ in range(20):  # one call's samples may cost the same
+        auto(lambda: FLAT[cost](net(X).squeeze(1))).backward()
+    assert auto.unbiased and net[0].weight.grad is not None and net[0].weight.grad.abs().max() > 0
+
+
+def test_where_no_candidate_has_a_gradient_an_unbiased_one_is_used_or_the_user_is_told() -> None:
+    net = network()
+    nothing = lambda: net[1](net[0](X)).sum(1) * 0 + 1.0  # noqa: E731
+    auto = Auto(net, TWO, draws=2)
+    auto(nothing)
+    assert auto.choice == "loo" and auto.recommendation is not None and auto.recommendation.estimator is None
+    with pytest.warns(UserWarning, match=r"no candidate that can train this model: .*ScoreFunction\(net, baseline="):
+        Auto(net, {"st": StraightThrough}, draws=2)(lambda: FLAT["rounded"](net(X).squeeze(1)))
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3])
 def test_audits_keep_within_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Time is what the closure takes: one second a call, on a clock of the test's own."""

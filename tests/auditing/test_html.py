@@ -21,7 +21,8 @@ def rows(scale: float = 1.0, **more: Any) -> list[dict[str, Any]]:
             table.append({
                 **more, "estimator": name, "parameter": parameter, "bias": 0.1 * i, "bias_se": 0.01, "variance": variance,
                 "mse": variance + 0.01 * i, "cosine": 0.5, "snr": None, "evaluations": 2, "milliseconds": 3.0,
-                "efficiency": 0.3, "reference_norm": 1.0, "unbiased": i == 0, "reference": "exact, enumeration", "draws": 9,
+                "efficiency": 0.3, "reference_norm": 1.0, "slope": 1.0, "slope_se": 0.0,
+                "mean_norm": 1.0, "unbiased": i == 0, "reference": "exact, enumeration", "draws": 9,
             })  # fmt: skip
     return table
 
@@ -70,7 +71,7 @@ def two_parts(**more: Any) -> str:
 def test_every_table_is_filled_and_best_comes_first() -> None:
     page = Page(AuditReport(rows(), "exact", 9).html("My <audit>"))
     overall, by_parameter = page.tables
-    assert overall[0][:3] == ["estimator", "error at equal time", "bias"]
+    assert overall[0][:4] == ["estimator", "error at equal time", "descent at equal time", "bias"]
     assert [cells[0] for cells in overall[1:]] == [entry["estimator"] for entry in recommend(rows()).ranking]
     assert [cells[1] for cells in overall[1:]] == [f"{entry['error']:.3g}" for entry in recommend(rows()).ranking]
     assert by_parameter[0][:2] == ["parameter", "estimator"] and by_parameter[1][:2] == ["0.weight", "slow & <sure>"]

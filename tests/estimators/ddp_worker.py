@@ -61,6 +61,19 @@ def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
     return results
 
 
+def lengths(rank: int) -> dict[str, np.ndarray]:
+    """A baseline's state after calls whose units are of another number on each rank, (batch, steps, 2)."""
+    torch.manual_seed(rank)
+    node = dither.Bernoulli()
+    node.weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    estimator = dither.ScoreFunction(node, baseline="optimal", decay=0.5)
+    for steps in (2 + rank, 3, 4 - rank):
+        torch.autograd.grad(
+            estimator(lambda n=steps: 1 + rank + node(node.weight.expand(4, n, 2)).sum((1, 2)).square()), node.weight
+        )
+    return {f"lengths/{key}": tensor.numpy().copy() for key, tensor in estimator.state_dict().items()}
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(str(folder / "store"), world)
@@ -68,6 +81,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     results = {}
     for name in ESTIMATORS:
         results |= train(name, rank, world)
+    results |= lengths(rank)
     np.savez(folder / f"rank{rank}.npz", **{key.replace("/", "|"): value for key, value in results.items()})
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

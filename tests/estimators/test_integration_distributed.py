@@ -51,3 +51,9 @@ def test_two_processes_equal_one(ranks, name):
         assert np.array_equal(first[key], second[key]), key  # the state of a baseline too
         np.testing.assert_allclose(first[key], value, rtol=1e-12, atol=1e-12, err_msg=key)
     assert max(np.abs(value).max() for key, value in alone.items() if "gradient" in key) > 1e-3
+
+
+def test_lengths_may_differ_between_ranks(ranks):
+    first, second = ({k: v for k, v in results.items() if k.startswith("lengths|")} for results in ranks[:2])
+    assert len(first) == 2 and all(v.shape == (1, 2) for v in first.values())
+    assert first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)

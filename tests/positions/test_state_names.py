@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dither.estimators.control_variates.scales import Scales
-from dither.estimators.core.baselines import Learned, Moving, Optimal, RunningMean
+from dither.estimators.core.learned_baseline import Learned
+from dither.estimators.core.moving_baselines import Moving, Optimal, RunningMean
 from dither.estimators.core.windows import MovingAverages
 
 NODES = ("encoder.1", "encoder.3")

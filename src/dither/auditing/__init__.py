@@ -3,7 +3,14 @@
 from dither.auditing._audit import audit
 from dither.auditing._auto import Auto
 from dither.auditing._html import render_html
-from dither.auditing._recommendation import Recommendation, equal_time_mse, recommend
+from dither.auditing._recommendation import (
+    Recommendation,
+    equal_time_error,
+    equal_time_worth,
+    has_gradient,
+    recommend,
+    untrained,
+)
 from dither.auditing._report import AuditReport
 from dither.auditing._rows import COLUMNS
 from dither.auditing._warm_up import suitable
@@ -14,8 +21,11 @@ __all__ = [
     "Auto",
     "Recommendation",
     "audit",
-    "equal_time_mse",
+    "equal_time_error",
+    "equal_time_worth",
+    "has_gradient",
     "recommend",
     "render_html",
     "suitable",
+    "untrained",
 ]

@@ -125,7 +125,7 @@ def _reference(
         except (exact.CannotEnumerate, NotImplementedError):
             if kind == "exact":
                 raise
-    estimator = ScoreFunction(model, "leave-one-out", samples=16, vectorize=vectorize)
+    estimator = ScoreFunction(model, baseline="leave-one-out", samples=16, vectorize=vectorize)
     moments = _Moments(parameters, None)
     for _ in range(draws):
         moments.add(estimator, closure)
@@ -166,7 +166,7 @@ class _Moments:
         self.mean = torch.zeros(start, dtype=torch.float64, device="cpu")
         self.squares = torch.zeros(start, dtype=torch.float64, device="cpu")
         self.seconds: list[float] = []
-        self.cosines: dict[str, list[float]] = {name: [] for name in self.slices}
+        self.products: dict[str, list[tuple[float, float]]] = {name: [] for name in self.slices}  # (g . e, |g| |e|)
 
     def add(self, estimator: Estimator, closure: Closure) -> None:
         started = time.perf_counter()
@@ -180,9 +180,7 @@ class _Moments:
         if self.target is not None:
             for name, part in self.slices.items():
                 a, b = gradient[part], self.target[part]
-                norm = float(a.norm() * b.norm())
-                if norm > 0:
-                    self.cosines[name].append(float(a @ b) / norm)
+                self.products[name].append((float(a @ b), float(a.norm() * b.norm())))
 
     def variance(self) -> Tensor:
         return self.squares / (self.count - 1)
@@ -198,7 +196,9 @@ class _Moments:
             bias_squared = max(float((m - r).square().sum()) - noise, 0.0)
             signal = max(float(m.square().sum()) - v / self.count, 0.0)
             mse = bias_squared + v
-            cosines = self.cosines[name]
+            cosines = [product / norms for product, norms in self.products[name] if norms > 0]
+            slopes = torch.tensor([product for product, _ in self.products[name]], dtype=torch.float64, device="cpu")
+            square = max(float(r.square().sum()) - float(reference_error[part].sum()), 0.0)
             yield {
                 "parameter": name,
                 "bias": bias_squared**0.5,
@@ -207,7 +207,10 @@ class _Moments:
                 "mse": mse,
                 "cosine": sum(cosines) / len(cosines) if cosines else None,
                 "snr": signal / v if v > 0 else None,
-                "reference_norm": float(r.norm()),
+                "reference_norm": square**0.5,
+                "mean_norm": signal**0.5,
+                "slope": float(slopes.mean()) / square if square > 0 else 0.0,
+                "slope_se": float(slopes.std()) / square / self.count**0.5 if square > 0 else 0.0,
                 "milliseconds": milliseconds,
                 "efficiency": 1 / (mse * milliseconds) if mse > 0 else None,
             }

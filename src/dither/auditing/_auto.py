@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -41,8 +42,9 @@ class Auto(Estimator):
 
     Estimates   what the candidate in use estimates; `choice` names it, `recommendation` says why.
     Method      Before the first step every candidate that takes the model's nodes is audited on the first batch, and
-                the one of minimum error at equal time is used. The audit is repeated on the batch at hand whenever all
-                audits together, the first included, would take less than `share` of the time since the first call.
+                the one that descends farthest at equal time is used. The audit is repeated on the batch at hand whenever
+                all audits together, the first included, would take less than `share` of the time since the first call.
+                One without a gradient is never used while another has one, or is unbiased.
     candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take
                 the model's nodes. A candidate learns only while it is in use.
     share       of the time that audits may take. draws: gradients per candidate and audit.
@@ -50,7 +52,8 @@ class Auto(Estimator):
                 of the closure, so that training is reproducible.
     unbiased_only  leave out biased candidates.
     Raises      ValueError when no candidate takes the model.
-    Reference   the audit's error at equal time: see `dither.audit`.
+    Warns       UserWarning when no candidate has a gradient and none is unbiased: nothing would train.
+    Reference   the audit's descent at equal time: see `dither.auditing.equal_time_worth`.
     """
 
     reference = "the audit"
@@ -125,11 +128,19 @@ class Auto(Estimator):
         if self.by == "evaluations":
             rows = [{**row, "milliseconds": float(row["evaluations"])} for row in rows]
         self.recommendation = recommend(rows, self.steps, "ms" if self.by == "time" else "evaluations")
-        self.choice = self.recommendation.estimator
+        self.choice = self.recommendation.estimator or self._without_advice(self.recommendation)
         self.audits += 1
         gradients = self.draws * (1 + (self.audits == 1))  # the first audit warms up
         evaluations = gradients * sum(child.evaluations for child in self.candidates.values()) + 2 * self.draws * 16
         self.spent += time.perf_counter() - start if self.by == "time" else evaluations
+
+    def _without_advice(self, recommendation: Recommendation) -> str:
+        """What to use while none has a gradient: an unbiased candidate, which has one at other weights; if there is none,
+        nothing can train and the user is told."""
+        unbiased = [name for name, candidate in self.candidates.items() if candidate.unbiased]
+        if not unbiased and any(entry["error"] > 0 for entry in recommendation.ranking):
+            warnings.warn(f"Auto has no candidate that can train this model: {recommendation.reason}", stacklevel=4)
+        return self.choice if self.choice in unbiased or not unbiased else unbiased[0]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -11,10 +11,11 @@ from dither.auditing._rows import COLUMNS, Row
 
 TABLE = """<table>
 <caption>{{ caption }}</caption>
-<tr><th>estimator</th><th>error at equal time</th>{% for c, meaning in columns.items() %}
+<tr><th>estimator</th><th>error at equal time</th><th>descent at equal time</th>{% for c, meaning in columns.items() %}
 <th title="{{ meaning }}">{{ c.replace("_", " ") }}</th>{% endfor %}</tr>
 {% for row in overall %}
-<tr{% if loop.first %} class="best"{% endif %}><td>{{ row.estimator }}</td><td>{{ number(row.error) }}</td>
+<tr{% if loop.first and best %} class="best"{% endif %}><td>{{ row.estimator }}</td>
+<td>{{ number(row.error) }}</td><td>{{ number(row.worth) }}</td>
 {% for c in columns %}<td>{{ number(row[c]) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
@@ -42,7 +43,7 @@ p.recommendation { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; backgrou
 {% if training %}<figure>{{ training|safe }}</figure>{% endif %}
 {% for part in parts %}
 {% if part.heading %}<h2>{{ part.heading }}</h2>{% endif %}
-<p class="recommendation"><strong>{{ part.recommendation.estimator }}</strong>: {{ part.recommendation.reason }}.</p>
+<p class="recommendation"><strong>{{ part.recommendation.estimator or "None" }}</strong>: {{ part.recommendation.reason }}.</p>
 {% if part.figure %}<figure>{{ part.figure|safe }}</figure>{% endif %}
 {{ part.table|safe }}
 <details><summary>By parameter</summary>
@@ -58,6 +59,8 @@ p.recommendation { border-left: 4px solid #3b6fb6; padding: .5rem 1rem; backgrou
 <li><b>error at equal time</b>: root mean squared error, as a share of the gradient's norm,
 when all get the same time, the median
 of their draws', and an optimizer averages ten steps</li>
+<li><b>descent at equal time</b>: how far a step along it descends, as a share of a step along the gradient,
+each with its best learning rate</li>
 {% for name, text in meanings.items() %}<li><b>{{ name.replace("_", " ") }}</b>: {{ text }}</li>{% endfor %}
 </ul></details>
 {% if about %}<details><summary>How it was made</summary><table>
@@ -94,9 +97,9 @@ def render_html(
 def render_table(rows: Sequence[Row], recommendation: Recommendation) -> str:
     """The table of estimators alone, best first: a part of the page, and what a notebook shows of a report."""
     overall = {row["estimator"]: row for row in rows if row["parameter"] == "overall"}
-    ranked = [{**overall[entry["estimator"]], "error": entry["error"]} for entry in recommendation.ranking]
-    caption = f"Best first; all but the first column are of one draw; reference: {ranked[0].get('reference', '')}"
-    return _render(TABLE, caption=caption, columns=COLUMNS, overall=ranked, number=_number)
+    ranked = [{**overall[entry["estimator"]], **entry} for entry in recommendation.ranking]
+    caption = f"Best first; all but the first two columns are of one draw; reference: {ranked[0].get('reference', '')}"
+    return _render(TABLE, caption=caption, columns=COLUMNS, overall=ranked, best=recommendation.estimator, number=_number)
 
 
 def _render(template: str, **values: Any) -> str:

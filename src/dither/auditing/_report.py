@@ -39,7 +39,7 @@ class AuditReport:
         return {row["estimator"]: dict(row) for row in self.rows if row["parameter"] == "overall"}
 
     def recommend(self, steps: float = STEPS) -> Recommendation:
-        """The estimator of minimum error at equal time, when an optimizer averages `steps` gradients, and why."""
+        """The estimator that descends farthest at equal time, when an optimizer averages `steps` gradients, and why."""
         return recommend(self.to_dicts(), steps)
 
     def html(self, title: str = "Gradient audit") -> str:
@@ -49,7 +49,8 @@ class AuditReport:
     def _repr_html_(self) -> str:
         """What a notebook shows: the table of `html`, best first, and the recommendation."""
         best = self.recommend()
-        return f"{render_table(self.rows, best)}<p><b>{escape(best.estimator)}</b>: {escape(best.reason)}.</p>"
+        name = escape(best.estimator or "None")
+        return f"{render_table(self.rows, best)}<p><b>{name}</b>: {escape(best.reason)}.</p>"
 
     def table(self, parameters: bool = False) -> Table:
         """A rich table: `rich.print(report.table())`. parameters=True adds a row per parameter tensor."""

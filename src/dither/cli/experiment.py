@@ -19,6 +19,10 @@ EXPERIMENTS = {
         "dither.experiments.blend_error",
         "the exact error of Blend beside its parents', on nets of one to three layers",
     ),
+    "advice": (
+        "dither.experiments.advice",
+        "what a short audit recommends on random nets with costs of four types, judged by a long one",
+    ),
     "variance-units": (
         "dither.experiments.variance_units.experiment",
         "how the variance of every estimator's gradient grows with the number of stochastic units",

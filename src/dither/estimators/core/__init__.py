@@ -1,6 +1,7 @@
 """What all estimators share: calls, runs, sites, credit, baselines. Enough is exported here to write one."""
 
-from dither.estimators.core.baselines import Baseline, make_baseline
+from dither.estimators.core.baseline import Baseline
+from dither.estimators.core.baselines import make_baseline
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.parts import Named

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.node_state import NodeState
+from dither.estimators.core.positions import common_over_ranks, common_units, reduced
 from dither.estimators.core.ranks import mean_over_ranks, world
 from dither.estimators.core.site import Site
 
@@ -85,7 +86,7 @@ class MovingAverages(NodeState):
         window = self._windows.get(name)
         if site is None or window is None or not window.is_open(site):
             window = Window(self.averages.get(name), new, 0.0)
-        self._check(name, new, window)
+        new, window = self._side_by_side(new, window)
         every = window.rows + rows
         mean = new if window.rows == 0 else torch.lerp(window.mean.to(new), new, rows / every)
         old = torch.zeros_like(new) if window.before is None else window.before.to(new)
@@ -96,8 +97,16 @@ class MovingAverages(NodeState):
         else:
             self._windows.pop(name, None)
 
-    def _check(self, name: str, new: Tensor, window: Window) -> None:
-        """Raise where a node's statistics have another shape than before."""
+    def window(self, name: str) -> Window | None:
+        """A node's latest window, be it open or over."""
+        return self._windows.get(name)
+
+    def _side_by_side(self, new: Tensor, window: Window) -> tuple[Tensor, Window]:
+        """Statistics of one shape, where those of a node change theirs."""
+        units = tuple(new.shape[1:])
+        for old in (window.before, window.mean):
+            units = units if old is None else common_units(units, tuple(old.shape[1:]))
+        return reduced(new, units), window.converted(lambda old: reduced(old, units))
 
     def pending(self) -> dict[str, Window]:
         """The windows that a next call may belong to, by node. Nodes that have the very same averages share a window."""
@@ -121,6 +130,7 @@ def _over_ranks(new: Tensor, rows: float) -> tuple[Tensor, float]:
     """The ranks' mean statistics and all their rows: the same on all ranks, whose batches may differ in size."""
     if world() == 1:
         return new, rows
+    new = reduced(new, common_over_ranks(tuple(new.shape[1:]), new.device))
     both = mean_over_ranks(torch.cat((new.flatten(), new.new_full((1,), rows))))
     return both[:-1].view(new.shape), float(both[-1]) * world()
 

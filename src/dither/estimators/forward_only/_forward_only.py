@@ -6,8 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baselines import Baseline, BaselineName, LeaveOneOut, RunningMean, Zero, per_logit
+from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
+from dither.estimators.core.baselines import BaselineName
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.moving_baselines import RunningMean, per_logit
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Site
 from dither.estimators.forward_only.packed_run import Keep, PackedRun, own_forward, present_run
@@ -108,6 +110,8 @@ class ForwardOnly(ScoreFunction):
         credit = first.credit(costs)
         value = self.baseline.value(first, credit)
         advantage = (credit - value) / max(credit.numel(), 1)
+        if advantage.shape != credit.shape:  # a baseline per unit, of calls whose credit was local
+            return None
         if self.learning and torch.is_grad_enabled():
             self.baseline.update(first, credit, value)
             if isinstance(self.baseline, RunningMean):
@@ -119,4 +123,7 @@ class ForwardOnly(ScoreFunction):
             return super()._surrogate(site, credit, baseline)
         if isinstance(baseline, Tensor) and baseline.dim() != len(site.shape) - 2:
             baseline = per_logit(baseline, site)
-        return broadcast(site, ((credit - baseline) / max(credit.shape[:2].numel(), 1)).flatten(0, 1).flatten(1))
+        advantage = (credit - baseline) / max(credit.shape[:2].numel(), 1)
+        if advantage.shape[2:].numel() > 1:  # a baseline that some dimensions share
+            advantage = advantage.expand(*advantage.shape[:2], *site.shape[2:])
+        return broadcast(site, advantage.flatten(0, 1).flatten(1))

@@ -6,9 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baselines import Baseline, BaselineName, make_baseline, per_logit
+from dither.estimators.core.baseline import Baseline
+from dither.estimators.core.baselines import BaselineName, make_baseline
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.moving_baselines import per_logit
 from dither.estimators.core.shapes import divided, flat_units
 from dither.estimators.core.site import Site
 from dither.functional import score_function_surrogate, widen
