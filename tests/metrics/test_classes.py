@@ -33,11 +33,15 @@ def test_entropies_known_by_heart() -> None:
 
 def test_switches_against_counting() -> None:
     labels = torch.randint(0, 3, (4, 50), generator=torch.Generator().manual_seed(1))
-    switches = metrics.class_switches(labels)
+    switches = metrics.class_switches(labels, first="chains")
     assert switches.tolist() == [sum(a != b for a, b in pairwise(chain)) / 49 for chain in labels.tolist()]
-    assert metrics.class_switches(torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]])).tolist() == [0, 1, 1 / 3]
+    assert metrics.class_switches(torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]]), first="chains").tolist() == [
+        0,
+        1,
+        1 / 3,
+    ]
     draws = torch.randint(0, 10, (1, 40_000), generator=torch.Generator().manual_seed(2))
-    assert float(metrics.class_switches(draws)) == pytest.approx(0.9, abs=0.007)
+    assert float(metrics.class_switches(draws, first="chains")) == pytest.approx(0.9, abs=0.007)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,6 @@ def test_a_single_class_has_no_relative_entropy() -> None:
 @pytest.mark.parametrize("shape", [(5,), (2, 1), (0, 5), (2, 3, 4)])
 def test_bad_shapes_of_chains(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"labels has shape .*, expected \(chains, steps\)"):
-        metrics.class_switches(torch.zeros(shape, dtype=torch.int64))
+        metrics.class_switches(torch.zeros(shape, dtype=torch.int64), first="chains")
     with pytest.raises(ValueError, match=r"labels is torch\.float32"):
-        metrics.class_switches(torch.zeros(2, 5))
+        metrics.class_switches(torch.zeros(2, 5), first="chains")

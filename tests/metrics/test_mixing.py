@@ -80,15 +80,15 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_against_direct_sums(name: str) -> None:
     x = CASES[name]
-    halves, measured = slow_halves(x), metrics.mixing(x)
+    halves, measured = slow_halves(x), metrics.mixing(x, first="chains")
     scores, folded = slow_scores(halves), slow_scores(np.abs(halves - np.median(halves)))
-    assert float(metrics.effective_sample_size(x, "mean")) == pytest.approx(slow_size(halves), rel=1e-9)
+    assert float(metrics.effective_sample_size(x, first="chains", method="mean")) == pytest.approx(slow_size(halves), rel=1e-9)
     assert float(measured.ess) == pytest.approx(slow_size(scores), rel=1e-9)
     assert float(measured.iat) == pytest.approx(halves.size / slow_size(halves), rel=1e-9)
     assert float(measured.r_hat) == pytest.approx(max(slow_r_hat(scores), slow_r_hat(folded)), rel=1e-9)
     assert (int(measured.stuck), measured.chains, measured.steps) == (0, *x.shape)
     direct = np.array([c / c[0] for c in map(slow_autocovariance, x.double().numpy())])
-    assert np.allclose(metrics.autocorrelation(x), direct, rtol=0, atol=1e-12)
+    assert np.allclose(metrics.autocorrelation(x, first="chains"), direct, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,32 +96,36 @@ def test_against_arviz(name: str) -> None:
     arviz = pytest.importorskip("arviz")
     x = CASES[name].double().numpy()
     for method in ("bulk", "mean"):
-        assert float(metrics.effective_sample_size(CASES[name], method)) == pytest.approx(arviz.ess(x, method=method))
+        assert float(metrics.effective_sample_size(CASES[name], first="chains", method=method)) == pytest.approx(
+            arviz.ess(x, method=method)
+        )
     if len(x) > 1:
-        assert float(metrics.split_r_hat(CASES[name])) == pytest.approx(arviz.rhat(x))
+        assert float(metrics.split_r_hat(CASES[name], first="chains")) == pytest.approx(arviz.rhat(x))
 
 
 @pytest.mark.parametrize("rho", [-0.5, 0.0, 0.5, 0.8, 0.95])
 def test_the_time_of_an_autoregression_is_the_known_one(rho: float) -> None:
     # 40 chains of 20,000 steps; the estimate's own error is about 1% at rho = .95, seen over seeds.
     x, known = ar1(rho, 40, 20_000, seed=11), (1 + rho) / (1 - rho)
-    assert float(metrics.integrated_autocorrelation_time(x)) == pytest.approx(known, rel=0.04)
-    assert float(metrics.effective_sample_size(x, "mean")) == pytest.approx(x.numel() / known, rel=0.04)
-    lags = metrics.autocorrelation(x)[:, :4].mean(0)
+    assert float(metrics.integrated_autocorrelation_time(x, first="chains")) == pytest.approx(known, rel=0.04)
+    assert float(metrics.effective_sample_size(x, first="chains", method="mean")) == pytest.approx(x.numel() / known, rel=0.04)
+    lags = metrics.autocorrelation(x, first="chains")[:, :4].mean(0)
     assert np.allclose(lags, [rho**t for t in range(4)], rtol=0, atol=0.01)
 
 
 def test_quantities_are_measured_one_by_one_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.stack([CASES["independent"], ar1(0.9, 4, 60), ar1(0.3, 4, 60, shift=3.0)], -1)
-    whole = metrics.mixing(x)
+    whole = metrics.mixing(x, first="chains")
     for block in (1, 2 * x.shape[0] * x.shape[1]):
         monkeypatch.setattr("dither.metrics._chains.BLOCK", block)
-        parts = metrics.mixing(x)
+        parts = metrics.mixing(x, first="chains")
         for field in ("ess", "r_hat", "iat", "stuck"):
             assert torch.equal(getattr(parts, field), getattr(whole, field))
-        assert torch.equal(metrics.autocorrelation(x)[..., 1], metrics.autocorrelation(x[..., 1]))
+        assert torch.equal(
+            metrics.autocorrelation(x, first="chains")[..., 1], metrics.autocorrelation(x[..., 1], first="chains")
+        )
     for i in range(3):
-        alone = metrics.mixing(x[..., i])
+        alone = metrics.mixing(x[..., i], first="chains")
         assert alone.ess.shape == () and torch.allclose(alone.ess, whole.ess[i]) and torch.allclose(alone.iat, whole.iat[i])
     assert whole.r_hat[0] < 1.05 and whole.r_hat[2] > 1.5 and whole.ess.dtype == torch.float64
 
@@ -130,27 +134,31 @@ def test_a_stuck_chain_is_no_perfect_chain() -> None:
     # 43 times .1 do not sum to 43 times .1: a stuck chain is no constant any more once its mean is subtracted.
     x = torch.stack([ar1(0.0, 4, 43), torch.full((4, 43), 0.1, dtype=torch.float64), ar1(0.0, 4, 43, seed=1)], -1)
     x[2, :, 2] = x[2, 0, 2]
-    measured = metrics.mixing(x)
+    measured = metrics.mixing(x, first="chains")
     assert measured.stuck.tolist() == [0, 4, 1] and measured.stuck.dtype == torch.int64
     for value in (measured.ess, measured.r_hat, measured.iat):
         assert value.isnan().tolist() == [False, True, True]
-    assert metrics.autocorrelation(x)[:, 5].isnan().tolist() == [[False, True, i == 2] for i in range(4)]
-    assert int(metrics.mixing(torch.zeros(4, 40, dtype=torch.bool)).stuck) == 4
+    assert metrics.autocorrelation(x, first="chains")[:, 5].isnan().tolist() == [[False, True, i == 2] for i in range(4)]
+    assert int(metrics.mixing(torch.zeros(4, 40, dtype=torch.bool), first="chains").stuck) == 4
 
 
 def test_r_hat_sees_scales_and_drifts() -> None:
     noise = ar1(0.0, 4, 500)
-    assert float(metrics.split_r_hat(noise)) < 1.01
-    assert float(metrics.split_r_hat(noise * torch.tensor([[1.0], [1.0], [1.0], [4.0]]))) > 1.05, "by the fold alone"
-    assert float(metrics.split_r_hat(noise + torch.linspace(0, 2, 500))) > 1.05, "by the halves alone"
+    assert float(metrics.split_r_hat(noise, first="chains")) < 1.01
+    assert float(metrics.split_r_hat(noise * torch.tensor([[1.0], [1.0], [1.0], [4.0]]), first="chains")) > 1.05, (
+        "by the fold alone"
+    )
+    assert float(metrics.split_r_hat(noise + torch.linspace(0, 2, 500), first="chains")) > 1.05, "by the halves alone"
 
 
 def test_coins_and_chains_that_stand_still_for_half_the_time() -> None:
     coin = torch.tensor([[0, 1] * 20, [1, 0] * 20])
-    assert float(metrics.split_r_hat(coin)) == pytest.approx(math.sqrt(19 / 20)), "|x - 1/2| is a constant and says nothing"
+    assert float(metrics.split_r_hat(coin, first="chains")) == pytest.approx(math.sqrt(19 / 20)), (
+        "|x - 1/2| is a constant and says nothing"
+    )
     still = torch.tensor([[0.0] * 20 + [1.0] * 20] * 4)
-    assert float(metrics.split_r_hat(still)) > 1e6
-    assert float(metrics.effective_sample_size(still)) < 30
+    assert float(metrics.split_r_hat(still, first="chains")) > 1e6
+    assert float(metrics.effective_sample_size(still, first="chains")) < 30
 
 
 @pytest.mark.parametrize(
@@ -177,9 +185,22 @@ def test_bad_input_is_refused_by_all(x, message: str) -> None:
     )
     for function in functions:
         with pytest.raises(ValueError, match=message):
-            function(x)
+            function(x, first="chains")
 
 
 def test_another_method_is_refused() -> None:
     with pytest.raises(ValueError, match="method is 'tail', expected one of bulk, mean"):
-        metrics.effective_sample_size(CASES["slow"], "tail")
+        metrics.effective_sample_size(CASES["slow"], first="chains", method="tail")
+
+
+def test_the_order_of_dimensions_is_said_and_both_are_the_same() -> None:
+    x = torch.stack((CASES["independent"], CASES["slow"][:, :60]), -1)
+    ours, theirs = metrics.mixing(x, first="chains"), metrics.mixing(x.transpose(0, 1), first="steps")
+    for field in ("ess", "r_hat", "iat", "stuck"):
+        assert torch.equal(getattr(ours, field), getattr(theirs, field))
+    assert (ours.chains, ours.steps) == (theirs.chains, theirs.steps) == (4, 60)
+    for function in (metrics.autocorrelation, metrics.split_r_hat, metrics.effective_sample_size):
+        assert torch.equal(function(x, first="chains"), function(x.transpose(0, 1), first="steps"))
+    for function in (metrics.mixing, metrics.autocorrelation, metrics.split_r_hat, metrics.class_switches):
+        with pytest.raises(ValueError, match=r"first is None for \w+ of shape \(4, 60\): .*first='steps'.*chains.run"):
+            function(torch.zeros(4, 60, dtype=torch.int64))

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 MIN_STEPS = 12  # halves of 6: with fewer, Geyer's sum has no pair to look at and the effective size is whatever the cap says
 BLOCK = 1 << 22  # numbers of one block of quantities in float64: the transform below holds a few times as many
+
+
+First = Literal["chains", "steps"]
+
+
+def by_chain(x: Tensor, first: First | None, name: str = "x") -> Tensor:
+    """x with chains in its first dimension, steps in its second. Raises ValueError where it is not said which comes first."""
+    if first not in ("chains", "steps"):
+        shape = f" of shape {tuple(x.shape)}" if isinstance(x, Tensor) else ""
+        raise ValueError(
+            f"first is {first!r} for {name}{shape}: say which dimension comes first, first='steps' for (steps, chains, ...) "
+            "as chains.run returns it, or first='chains' for (chains, steps, ...)"
+        )
+    return x.transpose(0, 1) if first == "steps" and isinstance(x, Tensor) and x.dim() > 1 else x
 
 
 def checked(x: Tensor, name: str = "x") -> Tensor:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dither.metrics._chains import First, by_chain
+
 
 class ClassEntropy(NamedTuple):
     """nats: of the classes' shares. relative: over log(classes), 1 if all are equally frequent, 0 if there is one."""
@@ -41,14 +43,16 @@ def class_entropy(labels: Tensor, classes: int) -> ClassEntropy:
     return ClassEntropy(nats, nats / math.log(classes))
 
 
-def class_switches(labels: Tensor) -> Tensor:
+def class_switches(labels: Tensor, *, first: First | None = None) -> Tensor:
     """How often a chain changes class, per step.
 
     It is 0 for a chain that stays in its mode, 1 - 1 / classes for independent samples of equally frequent classes.
     Shapes      labels (chains, steps) whole numbers, steps >= 2  ->  (chains,) float64
-    Raises      ValueError for another shape or type.
+    first       "chains" or "steps", which of them is the first dimension, as in `mixing`.
+    Raises      ValueError where it is not said; for another shape or type.
     """
     _whole(labels)
+    labels = by_chain(labels, first, "labels")
     if labels.dim() != 2 or 0 in labels.shape or labels.shape[1] < 2:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)}, expected (chains, steps) with at least one chain and two steps: "

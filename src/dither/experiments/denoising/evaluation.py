@@ -108,7 +108,7 @@ class Evaluation:
 
         R-hat and ess are the worst of the directions, None where a chain is stuck.
         """
-        mixed = metrics.mixing(visited.followed.transpose(0, 1).double().cpu())
+        mixed = metrics.mixing(visited.followed.double().cpu(), first="steps")
         steps = visited.followed.shape[0] * visited.followed.shape[1]
         row: Row = {
             "r_hat": None if mixed.r_hat.isnan().any() else float(mixed.r_hat.max()),
@@ -117,7 +117,7 @@ class Evaluation:
         }
         if visited.labels is not None:
             labels = visited.labels.cpu()
-            row["switches"] = float(metrics.class_switches(labels.T).mean())
+            row["switches"] = float(metrics.class_switches(labels, first="steps").mean())
             row["class_entropy"] = metrics.class_entropy(labels.flatten(), self.classes).relative
         return row
 

@@ -83,6 +83,6 @@ def _means(
 
 def autocorrelation(model: Model, x: Tensor, name: str, count: int = 20) -> Figure | SubFigure:
     """Of the ink (the mean pixel) of several chains that start at images of x, after some steps."""
-    ink = _means(model, x[:count], 5 * LAGS, seed=5, burn_in=LAGS).mean(-1).T
-    by_lag = metrics.autocorrelation(ink.double())[:, : LAGS + 1]
+    ink = _means(model, x[:count], 5 * LAGS, seed=5, burn_in=LAGS).mean(-1)
+    by_lag = metrics.autocorrelation(ink.double(), first="steps")[:, : LAGS + 1]
     return chain_plots.autocorrelation({name: by_lag}, quantity="ink").figure
