@@ -74,8 +74,8 @@ def recipe():
 def mixture():
     torch.manual_seed(0)
     modes = reconstruction.Mixture(reconstruction.Bernoulli(), 3)
-    hidden = [nodes.NoisyReLU(0.5), nodes.Bernoulli((-1, 1))]
-    model = GSN((64, 128, 32), hidden, corruption.SaltAndPepper(0.3), modes, tied=False).cuda()
+    hidden = [nodes.NoisyReLU(scale=0.5), nodes.Bernoulli(values=(-1, 1))]
+    model = GSN((64, 128, 32), hidden=hidden, corruption=corruption.SaltAndPepper(0.3), reconstruction=modes, tied=False).cuda()
     return model, torch.optim.Adam(model.parameters(), 1e-3, capturable=True)
 
 
@@ -111,7 +111,12 @@ def test_chains_are_the_same(build, clamped):
 @on_gpu
 def test_noise_is_that_of_the_processor():
     logits = torch.randn(9, 300, generator=torch.Generator().manual_seed(1))
-    modules = [nodes.Bernoulli(), nodes.NoisyReLU(0.3), corruption.SaltAndPepper(0.4), nodes.NoisyTanh(0.3, 0.2)]
+    modules = [
+        nodes.Bernoulli(),
+        nodes.NoisyReLU(scale=0.3),
+        corruption.SaltAndPepper(0.4),
+        nodes.NoisyTanh(before=0.3, after=0.2),
+    ]
     for module in modules:
         torch.manual_seed(5)
         here = module(logits)

@@ -77,7 +77,7 @@ def test_the_table_of_nodes_is_that_of_the_code(row: list[str]) -> None:
             kind(net)
         else:
             flat = nn.Sequential(nn.Flatten(), nn.LazyLinear(1))  # of images NVIL has no baseline by default
-            estimator = kind(net, flat) if kind is dither.NVIL else kind(net)
+            estimator = kind(net, baseline=flat) if kind is dither.NVIL else kind(net)
             estimator(lambda net=net, x=x: net(x).flatten(1).sum(1)).backward()
 
 

@@ -68,7 +68,7 @@ def test_all_samples_of_an_estimator_are_counted() -> None:
         for layer in (model[1], model[3]):
             layer.load_state_dict(FiringRate(Bernoulli(), 4).state_dict())
         torch.manual_seed(1)
-        ScoreFunction(model, "leave-one-out", samples=5, vectorize=vectorize)(lambda: model(x).sum(1))
+        ScoreFunction(model, baseline="leave-one-out", samples=5, vectorize=vectorize)(lambda: model(x).sum(1))
         counts.append([(layer.active.tolist(), float(layer.seen)) for layer in (model[1], model[3])])
     assert counts[0][0][1] == 35 and counts[0][1][1] == 35
     assert 0 < sum(counts[0][1][0]) < 140

@@ -29,7 +29,7 @@ LAYERS = [
     {"cuda_graphs", "functional"},
     {"noise"},
     {"kernels"},
-    {"scoped"},
+    {"scoped", "settings"},
 ]
 # Beside the house: each is usable alone. `files` knows nothing of dither; the others may write through it.
 BESIDE = {"data": {"files"}, "metrics": {"files"}, "plots": {"files"}, "results": {"files"}, "tables": set(), "files": set()}

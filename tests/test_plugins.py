@@ -40,8 +40,8 @@ from dither import methods, testing
 from dither.cli import main
 
 rows = dither.Waver.configurations()
-problems = testing.zoo(4, 3.0, start=1)
-print({name: testing.check_estimator(build, problems) for name, build in rows.items()})
+problems = testing.zoo(4, max_bits=3.0, start=1)
+print({name: testing.check_estimator(build, problems=problems) for name, build in rows.items()})
 assert "waver" in methods.names() and "Waver" in dir(dither) and len(rows) == 2
 assert main(["train", "--help"]) == 0
 """

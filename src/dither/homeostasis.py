@@ -60,8 +60,8 @@ class FiringRate(nn.Module):
         self,
         node: Node,
         units: int | tuple[int, ...],
-        target: float = 0.1,
         *,
+        target: float = 0.1,
         step_size: float = 0.05,
         decay: float = 0.99,
     ) -> None:
@@ -81,7 +81,7 @@ class FiringRate(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=wide))  # ambient: the same
 
     def extra_repr(self) -> str:
-        return f"units={tuple(self.bias.shape)}, target={self.target}"
+        return f"units={tuple(self.bias.shape)}, target={self.target}, step_size={self.step_size}, decay={self.decay}"
 
     def forward(self, logits: Tensor) -> Tensor:
         if logits.shape[1:] != self.bias.shape:

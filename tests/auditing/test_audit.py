@@ -92,7 +92,7 @@ def test_auto_falls_back_to_an_average_and_exact_refuses() -> None:
 
 def test_audit_leaves_everything_as_it_was() -> None:
     model, closure = problem()
-    estimator = ScoreFunction(model, "optimal")
+    estimator = ScoreFunction(model, baseline="optimal")
     estimator(closure)
     state = {n: t.clone() for n, t in estimator.state_dict().items()}
     torch.manual_seed(9)

@@ -44,7 +44,7 @@ def train(auto: Auto, closure, calls: int) -> list[float]:
 def test_the_choice_follows_the_cost() -> None:
     """Straight-through is exact for a linear cost, and blind to a parity of the units: its gradients at 0 and 1 mislead."""
     net = network()
-    auto = Auto(net, TWO, by="evaluations", share=0.6, draws=20, steps=1000)
+    auto = Auto(net, candidates=TWO, by="evaluations", share=0.6, draws=20, steps=1000)
     linear = {"now": True}
 
     def closure() -> Tensor:
@@ -81,11 +81,11 @@ def test_it_picks_one_that_trains_what_is_before_the_nodes(node: type[nn.Module]
 def test_where_no_candidate_has_a_gradient_an_unbiased_one_is_used_or_the_user_is_told() -> None:
     net = network()
     nothing = lambda: net[1](net[0](X)).sum(1) * 0 + 1.0  # noqa: E731
-    auto = Auto(net, TWO, draws=2)
+    auto = Auto(net, candidates=TWO, draws=2)
     auto(nothing)
     assert auto.choice == "loo" and auto.recommendation is not None and auto.recommendation.estimator is None
     with pytest.warns(UserWarning, match=r"no candidate that can train this model: .*ScoreFunction\(net, baseline="):
-        Auto(net, {"st": StraightThrough}, draws=2)(lambda: FLAT["rounded"](net(X).squeeze(1)))
+        Auto(net, candidates={"st": StraightThrough}, draws=2)(lambda: FLAT["rounded"](net(X).squeeze(1)))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3])
@@ -99,7 +99,7 @@ def test_audits_keep_within_their_share_of_the_time(monkeypatch: pytest.MonkeyPa
         clock["now"] += 1
         return net(X).squeeze(1)
 
-    auto = Auto(net, {"st": StraightThrough, "muprop": MuProp}, draws=2, share=share)
+    auto = Auto(net, candidates={"st": StraightThrough, "muprop": MuProp}, draws=2, share=share)
     audits = 0
     for _ in range(400):
         auto(closure)
@@ -121,7 +121,7 @@ def test_by_evaluations_the_same_seed_gives_the_same_training() -> None:
 
 def test_an_audit_draws_one_number_of_the_users_generator_and_changes_no_candidate() -> None:
     net = network()
-    auto = Auto(net, {"opt": OPTIMAL, "st": StraightThrough}, draws=3)
+    auto = Auto(net, candidates={"opt": OPTIMAL, "st": StraightThrough}, draws=3)
     with auto.frozen():
         auto(lambda: net(X).squeeze(1))
     assert auto.audits == 0, "an oracle must be able to leave its state alone"
@@ -132,9 +132,9 @@ def test_an_audit_draws_one_number_of_the_users_generator_and_changes_no_candida
 
 def test_its_state_goes_to_another() -> None:
     net = network()
-    auto = Auto(net, TWO | {"opt": OPTIMAL}, by="evaluations", draws=5, steps=1e9)
+    auto = Auto(net, candidates=TWO | {"opt": OPTIMAL}, by="evaluations", draws=5, steps=1e9)
     train(auto, lambda: net(X).squeeze(1).sin(), 4)
-    other = Auto(net, TWO | {"opt": OPTIMAL}, by="evaluations", draws=5)
+    other = Auto(net, candidates=TWO | {"opt": OPTIMAL}, by="evaluations", draws=5)
     other.load_state_dict({name: tensor.clone() for name, tensor in auto.state_dict().items()})
     assert (other.choice, other.audits, other.spent, other.total) == (auto.choice, auto.audits, auto.spent, auto.total)
     assert auto.choice != "st" and other.audits == 1
@@ -145,18 +145,18 @@ def test_its_state_goes_to_another() -> None:
 
 def test_candidates_that_do_not_take_the_model_are_left_out() -> None:
     net = network(Categorical)
-    assert list(Auto(net, {"arm": ARM, "loo": LOO}).candidates) == ["loo"]
+    assert list(Auto(net, candidates={"arm": ARM, "loo": LOO}).candidates) == ["loo"]
     with pytest.raises(ValueError, match=r"no candidate .* arm: ARM cannot credit node '1', a Categorical"):
-        Auto(net, {"arm": ARM})
-    assert list(Auto(network(), TWO, unbiased_only=True).candidates) == ["loo"]
+        Auto(net, candidates={"arm": ARM})
+    assert list(Auto(network(), candidates=TWO, unbiased_only=True).candidates) == ["loo"]
     with pytest.raises(ValueError, match="none is unbiased"):
-        Auto(network(), {"st": StraightThrough}, unbiased_only=True)
+        Auto(network(), candidates={"st": StraightThrough}, unbiased_only=True)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [({"share": 0.0}, "share is 0"), ({"by": "luck"}, "by is 'luck'")])
 def test_bad_arguments(arguments: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Auto(network(), TWO, **arguments)
+        Auto(network(), candidates=TWO, **arguments)
 
 
 def test_training_resumes_with_the_same_audits(tmp_path) -> None:
@@ -164,7 +164,7 @@ def test_training_resumes_with_the_same_audits(tmp_path) -> None:
 
     def trained(epochs: int, run: RunFolder, resume: bool = False):
         net = network()
-        auto = Auto(net, {"muprop": MuProp, "opt": OPTIMAL, "loo": LOO}, by="evaluations", draws=2, share=0.8)
+        auto = Auto(net, candidates={"muprop": MuProp, "opt": OPTIMAL, "loo": LOO}, by="evaluations", draws=2, share=0.8)
         optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
         cost = lambda model, xb, yb: (model(xb) - yb).square().sum(1)  # noqa: E731
         fit(net, auto, optimizer, cost, (X, y), epochs=epochs, batch_size=2, seed=3, run=run, resume=resume)

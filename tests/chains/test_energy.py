@@ -35,7 +35,7 @@ def test_what_cannot_become_the_corrupted_state_has_no_energy():
 def test_a_path_through_its_ends_sums_to_the_difference_of_its_ends():
     corrupt = corruption.SaltAndPepper(0.4)
     path = STATES.double()[[0, 1, 3, 7, 6]]
-    energies = relative_energies(bayes(corrupt, DATA, STATES.double()).log_prob, corrupt.log_prob, path, "ends")
+    energies = relative_energies(bayes(corrupt, DATA, STATES.double()).log_prob, corrupt.log_prob, path, through="ends")
     torch.testing.assert_close(energies, -(DATA / DATA[0]).log()[[0, 1, 3, 7, 6]], rtol=0, atol=1e-12)
 
 
@@ -49,7 +49,7 @@ def gaussian_posterior(corrupted: torch.Tensor, x: torch.Tensor) -> torch.Tensor
 @pytest.mark.parametrize("through", ["midpoint", "ends"])
 def test_a_path_of_continuous_points(through):
     path = torch.tensor([[0.0, 1.0], [0.5, 0.8], [1.2, 0.1], [2.0, -0.5]], dtype=torch.float64)
-    energies = relative_energies(gaussian_posterior, corruption.Gaussian(0.5).log_prob, path, through)
+    energies = relative_energies(gaussian_posterior, corruption.Gaussian(0.5).log_prob, path, through=through)
     expected = ((path - 1).square() / 8).sum(1)
     torch.testing.assert_close(energies, expected - expected[0], rtol=0, atol=1e-10)
 
@@ -70,8 +70,8 @@ def test_what_a_path_may_not_be():
     corrupt = corruption.SaltAndPepper(0.4)
     model = bayes(corrupt, DATA * (torch.arange(8) != 3), STATES)
     with pytest.raises(ValueError, match="step from point 1 to 2"):
-        relative_energies(model.log_prob, corrupt.log_prob, STATES[[0, 1, 3, 7]], "ends")
+        relative_energies(model.log_prob, corrupt.log_prob, STATES[[0, 1, 3, 7]], through="ends")
     with pytest.raises(ValueError, match="at least two points"):
         relative_energies(model.log_prob, corrupt.log_prob, STATES[:1])
     with pytest.raises(ValueError, match="through is 'start'"):
-        relative_energies(model.log_prob, corrupt.log_prob, STATES, "start")  # type: ignore[arg-type]
+        relative_energies(model.log_prob, corrupt.log_prob, STATES, through="start")  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def test_the_chain_carries_its_hidden_layers():
 
 def test_chains_converge_to_the_stationary_distribution_of_the_exact_matrix():
     """One hidden layer without noise: the chain over x is finite, and its matrix is known."""
-    model = random_gsn((3, 4), [nn.Sigmoid()], corruption.SaltAndPepper(0.5))
+    model = random_gsn((3, 4), hidden=[nn.Sigmoid()], corruption=corruption.SaltAndPepper(0.5))
     states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)), dtype=torch.float64)
     pairs = [a.flatten(0, 1) for a in torch.broadcast_tensors(states[:, None], states[None])]
     corrupt = model.corruption.log_prob(pairs[1], pairs[0]).view(8, 8).exp()
@@ -80,7 +80,7 @@ def test_thinning_records_every_other():
 
 
 def test_a_chain_in_a_higher_representation():
-    above = random_gsn((3, 4), [nn.Tanh()])
+    above = random_gsn((3, 4), hidden=[nn.Tanh()])
     encode, decode = (lambda x: (x[:, :3] > 0.5).to(x.dtype)), (lambda h: torch.cat((h, 1 - h[:, :2]), -1))
     projected = chains.Projected(above, encode, decode)
     samples = chains.run(projected, random_images(), 3, seed=0)

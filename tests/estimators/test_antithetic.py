@@ -15,7 +15,7 @@ from dither.estimators.antithetic._arms import _dirichlet, _dirichlet_discordanc
 from dither.estimators.antithetic._carms import pair_weights, sticks
 from dither.estimators.antithetic.coupled import circle_thresholds, discordance, shuffled
 
-BINARY = [testing.random_problem(s, 4.0, kinds=("binary", "signed"), without=("twice",)) for s in range(16)]
+BINARY = [testing.random_problem(s, max_bits=4.0, kinds=("binary", "signed"), without=("twice",)) for s in range(16)]
 ONE_LAYER = [p for p in BINARY if "depth-1" in p.traits]
 COUPLED = {"ARM": ARM, "ARMS": ARMS, "ARMS-3": partial(ARMS, samples=3), "ARMS-5": partial(ARMS, samples=5)}
 
@@ -71,7 +71,9 @@ def test_arm_is_unbiased_at_depth_three() -> None:
     class OnePoint(ARM):  # the mean is linear in u, so the middles of intervals suffice; the square needs two nodes in each
         oracle = replace(ARM.oracle, quadrature=(0.0,))
 
-    problem = testing.random_problem(0, 4.0, depth=3, kinds=("binary", "signed"), without=("twice", "hard-cost", "saturated"))
+    problem = testing.random_problem(
+        0, max_bits=4.0, depth=3, kinds=("binary", "signed"), without=("twice", "hard-cost", "saturated")
+    )
     testing.assert_unbiased(OnePoint, problem.model, problem.closure, max_outcomes=1 << 18)
 
 
@@ -101,7 +103,7 @@ def test_number_of_ones_of_systematic_samples_is_their_mean_rounded(n: int) -> N
         count.append(net().detach())
         return count[-1].sum(1)
 
-    ARMS(net, n, vectorize=False)(closure)
+    ARMS(net, samples=n, vectorize=False)(closure)
     ones, mean = torch.stack(count[-n:]).sum(0), n * torch.sigmoid(net.logits.detach())
     assert ((ones - mean).abs() < 1).all()
     testing.assert_mean(ones / n, mean / n)
@@ -143,11 +145,11 @@ def test_dirichlet_coupling_agrees_with_the_exact_gradient_on_average() -> None:
     many = Net(Bernoulli(), net.logits.detach().expand(20_000, 3).clone())
     many.forward = lambda: many.node(many.logits)  # type: ignore[method-assign]
     torch.manual_seed(4)
-    estimator = ARMS(many, 3, coupling="dirichlet")
+    estimator = ARMS(many, samples=3, coupling="dirichlet")
     (grad,) = torch.autograd.grad(estimator(lambda: bumpy(many())), many.logits)
     testing.assert_mean(grad * len(grad), expected)
     with pytest.raises(exact.CannotEnumerate, match="systematic"):
-        exact.moments(ARMS(net, 3, coupling="dirichlet"), lambda: bumpy(net()))
+        exact.moments(ARMS(net, samples=3, coupling="dirichlet"), lambda: bumpy(net()))
 
 
 def test_thresholds_of_the_circle_by_hand() -> None:
@@ -169,7 +171,7 @@ def test_carms_pairs_have_the_stated_probability(logits: list[float], n: int) ->
         drawn.append(net().detach())
         return drawn[-1].sum(1)
 
-    CARMS(net, n, vectorize=False)(closure)
+    CARMS(net, samples=n, vectorize=False)(closure)
     p = torch.softmax(net.logits.detach(), 0)
     coins, rank = sticks(net.logits.detach().unsqueeze(0))
     weight = pair_weights(coins, n)[0]
@@ -188,8 +190,8 @@ def test_carms_of_two_categories_is_arms() -> None:
         two = Net(Categorical(), torch.tensor([[0.0, logit]]))
         one = Net(Bernoulli(), torch.tensor([logit]))
         for n in (2, 3):
-            left = exact.moments(CARMS(two, n), lambda: (two()[..., 1].sum(1) - 0.3) ** 2)  # noqa: B023
-            right = exact.moments(ARMS(one, n), lambda: (one().sum(1) - 0.3) ** 2)  # noqa: B023
+            left = exact.moments(CARMS(two, samples=n), lambda: (two()[..., 1].sum(1) - 0.3) ** 2)  # noqa: B023
+            right = exact.moments(ARMS(one, samples=n), lambda: (one().sum(1) - 0.3) ** 2)  # noqa: B023
             assert torch.allclose(left.variance["logits"][0, 1], right.variance["logits"][0], atol=1e-13)
             assert torch.allclose(left.mean["logits"][0, 1], right.mean["logits"][0], atol=1e-13)
 
@@ -198,8 +200,8 @@ def test_carms_of_two_categories_is_arms() -> None:
 def test_carms_has_less_variance_than_leave_one_out(logits: list[float]) -> None:
     net = Net(Categorical(), torch.tensor([logits]))
     closure = lambda: bumpy(net())  # noqa: E731
-    loo = exact.moments(ScoreFunction(net, "leave-one-out", samples=2), closure).variance["logits"].sum()
-    assert exact.moments(CARMS(net, 2), closure).variance["logits"].sum() < (0.9 if logits[0] < 3 else 1) * loo
+    loo = exact.moments(ScoreFunction(net, baseline="leave-one-out", samples=2), closure).variance["logits"].sum()
+    assert exact.moments(CARMS(net, samples=2), closure).variance["logits"].sum() < (0.9 if logits[0] < 3 else 1) * loo
 
 
 def test_weights_of_carms_are_bounded() -> None:
@@ -245,7 +247,7 @@ def test_certain_and_forbidden_categories() -> None:
     for n in (2, 3, 5):
         total = torch.zeros_like(rows)
         for _ in range(20):
-            total += torch.autograd.grad(CARMS(net, n)(lambda: bumpy(net["node"](a))), a)[0].abs()
+            total += torch.autograd.grad(CARMS(net, samples=n)(lambda: bumpy(net["node"](a))), a)[0].abs()
         assert torch.isfinite(total).all()
         assert (total[:3] < 1e-15).all() and (total[3, 0] == 0) and (total[3, 1:] > 0).all() and (total[4] > 0).all()
 
@@ -254,14 +256,14 @@ def test_certain_and_forbidden_categories() -> None:
 def test_one_sample_is_refused(build) -> None:
     node = Bernoulli() if build is ARMS else Categorical()
     with pytest.raises(ValueError, match="samples is 1"):
-        build(nn.ModuleDict({"node": node}), 1)
+        build(nn.ModuleDict({"node": node}), samples=1)
     with pytest.raises(TypeError, match="cannot credit node"):
         build(nn.ModuleDict({"node": Categorical() if build is ARMS else Bernoulli()}))
 
 
 def test_unknown_coupling_is_refused() -> None:
     with pytest.raises(ValueError, match="'gauss'"):
-        ARMS(Bernoulli(), 2, "gauss")  # type: ignore[arg-type]
+        ARMS(Bernoulli(), samples=2, coupling="gauss")  # type: ignore[arg-type]
 
 
 # --- the toy problem of the literature --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dither import Exact, ScoreFunction, exact, testing
 
-PROBLEMS = [testing.random_problem(seed, 3.0, without=("hard-cost", "saturated")) for seed in range(8)]
+PROBLEMS = [testing.random_problem(seed, max_bits=3.0, without=("hard-cost", "saturated")) for seed in range(8)]
 
 
 def derivatives(loss: Tensor, parameters: list[Tensor], order: int) -> list[Tensor]:
@@ -25,7 +25,7 @@ def derivatives(loss: Tensor, parameters: list[Tensor], order: int) -> list[Tens
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 @pytest.mark.parametrize(("baseline", "samples"), [(None, 1), ("optimal", 1), ("leave-one-out", 2)])
 def test_derivatives_of_every_order_are_unbiased(problem, baseline, samples) -> None:
-    estimator = ScoreFunction(problem.model, baseline, samples, any_order=True)
+    estimator = ScoreFunction(problem.model, baseline=baseline, samples=samples, any_order=True)
     torch.manual_seed(0)
     estimator(problem.closure)  # gives the moving averages a value
     parameters = list(problem.model.parameters())

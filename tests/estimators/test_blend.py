@@ -19,7 +19,7 @@ def error(estimator, problem) -> tuple[float, float]:
 
 def net(depth: int, seed: int):
     without = ("twice", "hard-cost", "saturated", "local")
-    return testing.random_problem(seed, 4.0, depth=depth, kinds=("binary", "signed"), without=without)
+    return testing.random_problem(seed, max_bits=4.0, depth=depth, kinds=("binary", "signed"), without=without)
 
 
 @pytest.mark.parametrize(("depth", "seed"), [(1, 3), (2, 1), (2, 3), (3, 1), (3, 2)])
@@ -30,7 +30,7 @@ def test_prediction_errs_less_than_both_parents(depth: int, seed: int) -> None:
     blend = Blend(problem.model, decay=0.9992, vectorize=False)
     for _ in range(1500):
         blend(problem.closure)
-    parents = [ScoreFunction(problem.model, "leave-one-out", samples=2), StraightThrough(problem.model, samples=2)]
+    parents = [ScoreFunction(problem.model, baseline="leave-one-out", samples=2), StraightThrough(problem.model, samples=2)]
     assert sum(error(blend, problem)) < 0.999 * min(sum(error(parent, problem)) for parent in parents)
 
 
@@ -50,7 +50,7 @@ def test_one_layer_weights_tend_to_those_of_least_error() -> None:
     for _ in range(2500):
         blend(closure)
     gradient = float(exact.gradient(model, closure)["0.bias"])
-    parts = [ScoreFunction(model, "leave-one-out", samples=2), StraightThrough(model, samples=2)]
+    parts = [ScoreFunction(model, baseline="leave-one-out", samples=2), StraightThrough(model, samples=2)]
     moments = [exact.moments(p, closure) for p in parts]
     mean = [float(m.mean["0.bias"]) for m in moments]
     variance = [float(m.variance["0.bias"]) for m in moments]
@@ -80,7 +80,7 @@ def test_one_layer_weights_tend_to_those_of_least_error() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_control_variate_stays_unbiased_with_any_state(depth: int, seed: int) -> None:
     problem = net(depth, seed)
-    blend = Blend(problem.model, "control-variate", warmup=0)
+    blend = Blend(problem.model, kind="control-variate", warmup=0)
     torch.manual_seed(1)
     for _ in range(3):
         blend(problem.closure)
@@ -92,10 +92,10 @@ def test_control_variate_stays_unbiased_with_any_state(depth: int, seed: int) ->
 def test_control_variate_has_less_variance_than_its_unbiased_parent() -> None:
     problem = net(1, 3)
     torch.manual_seed(0)
-    blend = Blend(problem.model, "control-variate", decay=0.998)
+    blend = Blend(problem.model, kind="control-variate", decay=0.998)
     for _ in range(400):
         blend(problem.closure)
-    parent = ScoreFunction(problem.model, "leave-one-out", samples=2)
+    parent = ScoreFunction(problem.model, baseline="leave-one-out", samples=2)
     assert error(blend, problem)[1] < 0.9 * error(parent, problem)[1]
 
 
@@ -147,11 +147,11 @@ def test_control_variate_keeps_to_units_that_share_a_term() -> None:
         return node(model["logits"](x)) * scale
 
     torch.manual_seed(0)
-    blend = Blend(model, "control-variate", decay=0.998)
+    blend = Blend(model, kind="control-variate", decay=0.998)
     for _ in range(300):
         blend(closure)
     variance = [
         float(sum(v.sum() for v in exact.moments(e, closure).variance.values()))
-        for e in (blend, ScoreFunction(model, "leave-one-out", samples=2))
+        for e in (blend, ScoreFunction(model, baseline="leave-one-out", samples=2))
     ]
     assert variance[0] < 0.05 * variance[1]

@@ -33,21 +33,21 @@ class Learned(nn.Module):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_estimator_conforms(name: str) -> None:
-    assert testing.check_estimator(ROWS[name], PROBLEMS) > 30
+    assert testing.check_estimator(ROWS[name], problems=PROBLEMS) > 30
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_learned_baseline_conforms(samples: int) -> None:
     def build(model: nn.Module) -> ScoreFunction:
-        return ScoreFunction(model, Learned(), samples=samples)
+        return ScoreFunction(model, baseline=Learned(), samples=samples)
 
-    assert testing.check_estimator(build, testing.zoo(24, 4.0), skip=["scale"]) > 30
+    assert testing.check_estimator(build, problems=testing.zoo(24, max_bits=4.0), skip=["scale"]) > 30
 
 
 def test_learned_baseline_is_trained_by_its_squared_error_and_leaves_the_model_alone() -> None:
-    problem = testing.random_problem(3, 4.0)
+    problem = testing.random_problem(3, max_bits=4.0)
     baseline = Learned()
-    estimator = ScoreFunction(problem.model, baseline)
+    estimator = ScoreFunction(problem.model, baseline=baseline)
     before = [p.grad for p in problem.model.parameters()]
     assert before == [None] * len(before)
     assert list(estimator.parameters()) == [baseline.slope]
@@ -66,7 +66,7 @@ def test_learned_baseline_is_trained_by_its_squared_error_and_leaves_the_model_a
 @given(seed=st.integers(100, 10**6), row=st.sampled_from(sorted(n for n in ROWS if ROWS[n].__class__ is partial)))
 def test_bias_of_random_problems(seed: int, row: str) -> None:
     """Random shapes, depths, types, sharing and costs: unbiased rows have no bias, to 1e-10."""
-    problem = testing.random_problem(seed, 5.0)
+    problem = testing.random_problem(seed, max_bits=5.0)
     if testing.fits(ROWS[row], problem):
         estimator = ROWS[row](problem.model)
         if estimator.unbiased:
@@ -76,9 +76,9 @@ def test_bias_of_random_problems(seed: int, row: str) -> None:
 @pytest.mark.parametrize("name", [n for n in ROWS if n.startswith(("Straight", "Deterministic"))])
 def test_biased_rows_are_seen_to_be_biased_on_most_problems(name: str) -> None:
     seen = []
-    for problem in testing.zoo(40, 4.0):
+    for problem in testing.zoo(40, max_bits=4.0):
         estimator = ROWS[name](problem.model)
-        if testing.fits(ROWS[name], problem, 10) and "saturated" not in problem.traits:
+        if testing.fits(ROWS[name], problem, max_bits=10) and "saturated" not in problem.traits:
             seen.append(max(float(e.abs().max()) for e in testing.bias(estimator, problem.closure).values()) > 1e-3)
     assert len(seen) >= 15 and sum(seen) >= 0.95 * len(seen), f"bias seen on {sum(seen)} of {len(seen)}"
 
@@ -86,7 +86,7 @@ def test_biased_rows_are_seen_to_be_biased_on_most_problems(name: str) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_exact_gradient_against_central_differences(seed: int) -> None:
     """The oracle itself, against finite differences of the expected cost."""
-    problem = testing.random_problem(seed, 6.0)
+    problem = testing.random_problem(seed, max_bits=6.0)
     gradient = exact.gradient(problem.model, problem.closure)
     generator = torch.Generator().manual_seed(seed)
     for name, p in problem.model.named_parameters():

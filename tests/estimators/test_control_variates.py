@@ -93,7 +93,7 @@ def test_what_is_drawn_given_the_outcome_moves_with_the_logits(node: Any) -> Non
 
 # --- what is claimed of the estimates -----------------------------------------------------------------------------------
 def test_rebar_without_its_control_variate_is_the_score_function() -> None:
-    problem = testing.random_problem(1, 3.2, depth=2, kinds=("binary", "signed"), without=("hard-cost", "twice"))
+    problem = testing.random_problem(1, max_bits=3.2, depth=2, kinds=("binary", "signed"), without=("hard-cost", "twice"))
     named = list(exact.trainable(problem.model).values())
     rebar = REBAR(problem.model)
     rebar(problem.closure)
@@ -122,7 +122,7 @@ def test_learned_control_variates_learn_to_lower_the_variance(build: Any) -> Non
     closure = PROBLEMS["one binary unit"].closure if build is RELAX else model.cost
     torch.manual_seed(0)
     estimator = build(model)
-    start = REBAR(model) if build is RELAX else ScoreFunction(model, "leave-one-out", samples=2)
+    start = REBAR(model) if build is RELAX else ScoreFunction(model, baseline="leave-one-out", samples=2)
     before = variance(estimator, closure)
     assert before == pytest.approx(variance(start, closure), rel=1e-9)
     optimizer = torch.optim.Adam(estimator.parameters(), 0.02)
@@ -136,17 +136,19 @@ def test_learned_control_variates_learn_to_lower_the_variance(build: Any) -> Non
 @pytest.mark.parametrize("name", ["two binary units", "two layers", "two categories"])
 def test_double_cv_has_less_variance_than_leave_one_out(name: str) -> None:
     problem = PROBLEMS[name]
-    plain = variance(ScoreFunction(problem.model, "leave-one-out", samples=2), problem.closure)
+    plain = variance(ScoreFunction(problem.model, baseline="leave-one-out", samples=2), problem.closure)
     assert variance(DoubleCV(problem.model), problem.closure) < 0.8 * plain
 
 
-@pytest.mark.parametrize("node", [Bernoulli(), Bernoulli((-1, 2)), Categorical()], ids=["binary", "valued", "categorical"])
+@pytest.mark.parametrize(
+    "node", [Bernoulli(), Bernoulli(values=(-1, 2)), Categorical()], ids=["binary", "valued", "categorical"]
+)
 @pytest.mark.parametrize("samples", [2, 3])
 def test_double_cv_has_no_variance_for_a_linear_cost(node: nn.Module, samples: int) -> None:
     model = OneLayer(node, *((2, 2) if isinstance(node, Categorical) else (3,)))
     linear = lambda: model() @ model.weight + 0.4  # noqa: E731
-    assert variance(DoubleCV(model, samples), linear) < 1e-14
-    assert variance(ScoreFunction(model, "leave-one-out", samples), linear) > 1e-3
+    assert variance(DoubleCV(model, samples=samples), linear) < 1e-14
+    assert variance(ScoreFunction(model, baseline="leave-one-out", samples=samples), linear) > 1e-3
 
 
 def test_the_scale_is_the_best_of_previous_calls_only() -> None:
@@ -191,7 +193,7 @@ def test_rodeo_is_the_published_formula(samples: int) -> None:
         drawn.append(model())
         return torch.sin(2 * drawn[-1] @ model.weight)
 
-    rodeo = randomised(RODEO(model, samples, vectorize=False))
+    rodeo = randomised(RODEO(model, samples=samples, vectorize=False))
     rodeo.examples = "separate"  # no look at them, which runs the closure
     (actual,) = torch.autograd.grad(rodeo(closure), model.logits)
     x = torch.cat(drawn).detach()
@@ -207,7 +209,7 @@ def test_own_parameters_get_the_derivative_of_the_squared_estimate(method: str) 
     """At given noise, against central differences of |estimate|^2, read off the gradient of the logits."""
     categorical = method.endswith("categorical")
     model = OneLayer(Categorical() if categorical else Bernoulli(), *((2, 3) if categorical else (4,)), batch=5)
-    estimator: Any = RODEO(model, 3) if method == "rodeo" else RELAX(model, small_net(6 if categorical else 4))
+    estimator: Any = RODEO(model, samples=3) if method == "rodeo" else RELAX(model, control=small_net(6 if categorical else 4))
     randomised(estimator)
     own = list(estimator.parameters())
 
@@ -244,9 +246,9 @@ def test_relax_takes_its_size_from_the_first_call_also_when_an_optimizer_holds_i
 def test_a_control_of_the_wrong_shape_or_name_is_refused() -> None:
     model = OneLayer(Bernoulli(), 3)
     with pytest.raises(ValueError, match="one value per example"):
-        RELAX(model, nn.Linear(3, 2).double())(model.cost)
+        RELAX(model, control=nn.Linear(3, 2).double())(model.cost)
     with pytest.raises(ValueError, match="no module for node 'node'"):
-        RELAX(model, nn.ModuleDict({"other": nn.Linear(3, 1)}))(model.cost)
+        RELAX(model, control=nn.ModuleDict({"other": nn.Linear(3, 1)}))(model.cost)
 
 
 # --- broken on purpose --------------------------------------------------------------------------------------------------

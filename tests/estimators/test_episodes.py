@@ -41,7 +41,7 @@ def warm(episodes: Episodes, model: nn.Module, state: dict[str, Tensor]) -> Epis
 
 def some_state(model: nn.Module, baseline: str) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    episodes = Episodes(model, 0.8, baseline)
+    episodes = Episodes(model, discount=0.8, baseline=baseline)
     for _ in range(3):
         play(model, episodes, [0, 1], 3)
         episodes.loss()
@@ -59,7 +59,7 @@ def test_unbiased_for_the_discounted_return(hidden, horizon: int, baseline, trac
     state = some_state(model, baseline) if baseline else {}
 
     def make() -> Episodes:
-        return warm(Episodes(model, 0.8, baseline, discount_from="start", traces=traces), model, state)
+        return warm(Episodes(model, discount=0.8, baseline=baseline, discount_from="start", traces=traces), model, state)
 
     mean, loss = expected(model, make, [0], horizon, units)
     exact = -value(probabilities(model), 0, horizon, 0.8)
@@ -73,7 +73,7 @@ def test_a_bootstrap_stands_for_what_follows_a_cut(traces: bool) -> None:
     model = policy(4, 1)
 
     def make() -> Episodes:
-        return Episodes(model, 0.8, None, discount_from="start", traces=traces)
+        return Episodes(model, discount=0.8, baseline=None, discount_from="start", traces=traces)
 
     mean, loss = expected(model, make, [0], 2, 2, torch.tensor([1.7], dtype=F64))
     exact = -value(probabilities(model), 0, 2, 0.8, 1.7)
@@ -100,7 +100,7 @@ def test_discounted_from_the_decision_every_step_is_a_first_one(traces: bool) ->
                 if not done:
                     after[following] = after.get(following, 0.0) + chance * float(held[state, action])
         reach = after
-    mean, _ = expected(model, lambda: Episodes(model, discount, None, traces=traces), [0], horizon, 2)
+    mean, _ = expected(model, lambda: Episodes(model, discount=discount, baseline=None, traces=traces), [0], horizon, 2)
     assert torch.allclose(mean, flat(model, surrogate), rtol=0, atol=1e-10)
 
 
@@ -108,7 +108,7 @@ def test_leave_one_out_over_environments_is_unbiased_though_they_end_at_differen
     model = policy(6, 1)
 
     def make(baseline="leave-one-out") -> Episodes:
-        return Episodes(model, 0.8, baseline, discount_from="start")
+        return Episodes(model, discount=0.8, baseline=baseline, discount_from="start")
 
     outcomes = list(every(model, make, [0, 1], 2, 2))
     mean = sum(p * g for p, g, _ in outcomes)
@@ -126,7 +126,9 @@ def test_traces_and_stored_graphs_give_the_same_gradient_and_the_same_baseline(b
     model, results = policy(7, 3, 2), []
     for traces in (False, True):
         torch.manual_seed(1)
-        episodes = Episodes(model, 0.9, baseline, traces=traces, autoreset=autoreset, discount_from=discount_from)
+        episodes = Episodes(
+            model, discount=0.9, baseline=baseline, traces=traces, autoreset=autoreset, discount_from=discount_from
+        )
         rows = []
         for _ in range(3):
             play(model, episodes, [0, 1, 1, 0], 6)
@@ -143,7 +145,7 @@ def test_a_batch_is_the_mean_of_its_environments_each_to_its_own_end() -> None:
     digits = tuple(torch.randint(2, (3 * 3 * horizon,), generator=torch.Generator().manual_seed(3)).tolist())
 
     def one(starts: list[int], digits: tuple[int, ...]) -> Tensor:
-        episodes = Episodes(model, 0.8, None)
+        episodes = Episodes(model, discount=0.8, baseline=None)
         with taken_over(named_nodes(model).values(), source=Forced(digits)):
             play(model, episodes, starts, horizon)
         return flat(model, episodes.loss())
@@ -159,7 +161,7 @@ def test_autoreset_starts_a_new_episode_and_shares_nothing_with_it() -> None:
     rewards, done = [1.0, 2.0, 5.0, 7.0], [False, True, False, False]
 
     def one(rewards: list[float], done: list[bool], seeds: range, **options) -> tuple[Tensor, Tensor]:
-        episodes = Episodes(model, 0.5, None, discount_from="start", **options)
+        episodes = Episodes(model, discount=0.5, baseline=None, discount_from="start", **options)
         for r, d, seed in zip(rewards, done, seeds, strict=True):
             torch.manual_seed(seed)
             with episodes.acting():
@@ -185,7 +187,7 @@ def test_nodes_left_out_back_propagate_by_themselves_and_repeated_calls_are_deci
 
     def grad(**options) -> Tensor:
         torch.manual_seed(2)
-        episodes = Episodes(model, 1.0, None, **options)
+        episodes = Episodes(model, discount=1.0, baseline=None, **options)
         with episodes.acting():
             h = model["hidden"](observe([0, 1]) @ w)
             h = h + model["hidden"](0.5 * h @ w)
@@ -203,7 +205,7 @@ def test_a_learned_baseline_is_fitted_to_the_returns() -> None:
     torch.manual_seed(0)
     model = policy(10, 2)
     baseline = nn.ModuleDict({"1": nn.Linear(2, 1).double(), "3": nn.Linear(2, 1).double()})
-    episodes = Episodes(model, 0.8, baseline)
+    episodes = Episodes(model, discount=0.8, baseline=baseline)
     optimizer = torch.optim.Adam(episodes.parameters(), 0.1)
     for _ in range(150):
         play(model, episodes, [0, 1], 1)

@@ -91,7 +91,7 @@ def test_a_learned_baseline_and_local_costs(keep):
     )
 
     def local(build, **options):
-        estimator = build(net, "mean", **options)
+        estimator = build(net, baseline="mean", **options)
         torch.manual_seed(1)
         net.zero_grad()
         estimator(lambda: net(x).square()).backward()
@@ -178,12 +178,12 @@ def test_memory_is_what_it_says():
 
 def test_state_is_that_of_the_score_function():
     net, x, y = mlp()
-    trained = dither.ForwardOnly(net, "mean")
+    trained = dither.ForwardOnly(net, baseline="mean")
     for _ in range(3):
         trained(lambda: F.cross_entropy(net(x), y, reduction="none"))
-    other = dither.ScoreFunction(net, "mean")
+    other = dither.ScoreFunction(net, baseline="mean")
     other.load_state_dict(trained.state_dict())
-    again = dither.ForwardOnly(net, "mean")
+    again = dither.ForwardOnly(net, baseline="mean")
     again.load_state_dict(other.state_dict())
     assert again.state_dict().keys() == trained.state_dict().keys() and len(trained.state_dict()) == 6
     torch.manual_seed(5)

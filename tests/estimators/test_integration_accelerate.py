@@ -12,8 +12,8 @@ accelerate = pytest.importorskip("accelerate")
 
 ESTIMATORS = {
     "straight-through": dither.StraightThrough,
-    "score-optimal": lambda net: dither.ScoreFunction(net, "optimal"),
-    "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
+    "score-optimal": lambda net: dither.ScoreFunction(net, baseline="optimal"),
+    "score-leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
 }
 
 

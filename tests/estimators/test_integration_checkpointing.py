@@ -14,10 +14,10 @@ from dither.nodes.checkpoint import _regions
 
 ESTIMATORS = {
     "straight-through": dither.StraightThrough,
-    "straight-through, K=3": lambda net: dither.StraightThrough(net, "sigmoid", samples=3, vectorize=False),
+    "straight-through, K=3": lambda net: dither.StraightThrough(net, variant="sigmoid", samples=3, vectorize=False),
     "score": dither.ScoreFunction,
-    "score-optimal": lambda net: dither.ScoreFunction(net, "optimal"),
-    "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False),
+    "score-optimal": lambda net: dither.ScoreFunction(net, baseline="optimal"),
+    "score-leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3, vectorize=False),
     "deterministic": dither.Deterministic,
 }
 
@@ -28,7 +28,7 @@ class Net(nn.Module):
     def __init__(self, depth: int, way: str = "plain", **options) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.shared = dither.Bernoulli((-1, 1))
+        self.shared = dither.Bernoulli(values=(-1, 1))
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(4, 4), nn.Tanh(), dither.Bernoulli(), nn.Linear(4, 4), self.shared, nn.Linear(4, 4))
             for _ in range(depth)
@@ -175,7 +175,7 @@ def test_a_model_compiled_around_its_checkpoints():
 # --- what cannot be repeated is refused, never drawn anew ---------------------------------------------------------------
 def test_vmapped_samples_are_refused_with_the_remedy():
     with pytest.raises(RuntimeError, match="vectorize=False"):
-        gradients(Net(1, "checkpointed"), lambda net: dither.ScoreFunction(net, "leave-one-out", 3))
+        gradients(Net(1, "checkpointed"), lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3))
 
 
 @pytest.mark.parametrize("build", [dither.StraightThrough, dither.ScoreFunction])

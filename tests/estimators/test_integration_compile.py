@@ -13,11 +13,11 @@ import dither
 ESTIMATORS = {
     "straight-through": dither.StraightThrough,
     "straight-through, K=3": lambda net: dither.StraightThrough(net, samples=3),
-    "score-optimal": lambda net: dither.ScoreFunction(net, "optimal"),
-    "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
-    "score-leave-one-out, loop": lambda net: dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False),
-    "forward-only": lambda net: dither.ForwardOnly(net, "mean"),
-    "forward-only, K=3": lambda net: dither.ForwardOnly(net, "leave-one-out", 3, keep="bits"),
+    "score-optimal": lambda net: dither.ScoreFunction(net, baseline="optimal"),
+    "score-leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
+    "score-leave-one-out, loop": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3, vectorize=False),
+    "forward-only": lambda net: dither.ForwardOnly(net, baseline="mean"),
+    "forward-only, K=3": lambda net: dither.ForwardOnly(net, baseline="leave-one-out", samples=3, keep="bits"),
     "per node": lambda net: dither.PerNode(net, {"*.1": dither.StraightThrough, "*": dither.ScoreFunction}),
 }
 X = torch.linspace(-2, 2, 48).sin().view(8, 6)
@@ -30,7 +30,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first = nn.Sequential(nn.Linear(6, 5), dither.Bernoulli((-1, 1)))
+        self.first = nn.Sequential(nn.Linear(6, 5), dither.Bernoulli(values=(-1, 1)))
         self.second = nn.Sequential(nn.Linear(5, 5), dither.Bernoulli())
         self.third = nn.Sequential(nn.Linear(5, 4), dither.Categorical())
         self.head = nn.Linear(4, 3)
@@ -108,8 +108,8 @@ def test_blocks_compiled_one_by_one():
     for name in ("first", "second", "third"):
         setattr(net, name, torch.compile(getattr(net, name), backend="aot_eager", fullgraph=True))
     assert list(dither.StraightThrough(net).nodes) == list(dither.StraightThrough(eager).nodes)
-    ours = train(dither.ScoreFunction(net, "optimal"), net, net, 10)
-    theirs = train(dither.ScoreFunction(eager, "optimal"), eager, eager, 10)
+    ours = train(dither.ScoreFunction(net, baseline="optimal"), net, net, 10)
+    theirs = train(dither.ScoreFunction(eager, baseline="optimal"), eager, eager, 10)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # one per call of a block

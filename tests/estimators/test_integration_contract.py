@@ -12,10 +12,10 @@ ESTIMATORS = {
     "straight-through": dither.StraightThrough,
     "straight-through, K=3": lambda net: dither.StraightThrough(net, samples=3),
     "score": dither.ScoreFunction,
-    "score-mean": lambda net: dither.ScoreFunction(net, "mean"),
-    "score-optimal": lambda net: dither.ScoreFunction(net, "optimal"),
-    "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
-    "score-leave-one-out, loop": lambda net: dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False),
+    "score-mean": lambda net: dither.ScoreFunction(net, baseline="mean"),
+    "score-optimal": lambda net: dither.ScoreFunction(net, baseline="optimal"),
+    "score-leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
+    "score-leave-one-out, loop": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3, vectorize=False),
     "deterministic": dither.Deterministic,
     "exact": dither.Exact,
     "per node": lambda net: dither.PerNode(net, {"*": dither.ScoreFunction}),
@@ -160,7 +160,7 @@ def test_two_estimators_on_two_models_keep_out_of_each_other(build):
     net, other = mlp(), mlp(2)
     alone = gradients(net, build)
     torch.manual_seed(3)
-    ours, theirs = build(net), dither.ScoreFunction(other, "optimal")
+    ours, theirs = build(net), dither.ScoreFunction(other, baseline="optimal")
     net.zero_grad()
     loss = ours(closure(net))
     other_loss = theirs(closure(other))

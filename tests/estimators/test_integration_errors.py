@@ -169,15 +169,15 @@ def test_samples(build, samples):
 def test_arguments_of_the_score_function():
     net = make_net()
     with pytest.raises(ValueError, match=r"samples=1 with baseline='leave-one-out'.*samples >= 2.*baseline='optimal'"):
-        ScoreFunction(net, "leave-one-out")
+        ScoreFunction(net, baseline="leave-one-out")
     for bad in ("best", 3, torch.zeros(2)):
         with pytest.raises(ValueError, match=r"baseline is .*None, 'mean', 'optimal', 'leave-one-out' or a torch\.nn\.Module"):
-            ScoreFunction(net, bad)
+            ScoreFunction(net, baseline=bad)
     for decay in (1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"decay is .*0 <= decay < 1"):
-            ScoreFunction(net, "mean", decay=decay)
+            ScoreFunction(net, baseline="mean", decay=decay)
     with pytest.raises(ValueError, match=r"variant is 'best'.*'identity', 'sigmoid'"):
-        StraightThrough(net, "best")
+        StraightThrough(net, variant="best")
 
 
 def test_arguments_of_per_node():

@@ -13,10 +13,10 @@ import dither
 ESTIMATORS = {
     "straight-through": dither.StraightThrough,
     "straight-through, K=3": lambda net: dither.StraightThrough(net, samples=3),
-    "score-mean": lambda net: dither.ScoreFunction(net, "mean"),
-    "score-optimal": lambda net: dither.ScoreFunction(net, "optimal"),
-    "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
-    "score-leave-one-out, loop": lambda net: dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False),
+    "score-mean": lambda net: dither.ScoreFunction(net, baseline="mean"),
+    "score-optimal": lambda net: dither.ScoreFunction(net, baseline="optimal"),
+    "score-leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
+    "score-leave-one-out, loop": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3, vectorize=False),
     "per node": lambda net: dither.PerNode(net, {"*": dither.ScoreFunction}),
     "exact": dither.Exact,
 }
@@ -83,7 +83,7 @@ def test_a_loss_thrown_away_is_freed():
 
 def test_an_estimator_holds_no_activation_between_calls():
     net = Net()
-    estimator = dither.ScoreFunction(net, "optimal")
+    estimator = dither.ScoreFunction(net, baseline="optimal")
     before = tensors()
     loss = estimator(lambda: F.cross_entropy(net(torch.ones(6, 4)), torch.zeros(6, dtype=torch.long), reduction="none"))
     loss.backward()

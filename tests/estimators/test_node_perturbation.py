@@ -55,7 +55,7 @@ def test_node_perturbation_is_unbiased_for_the_smoothed_net(sizes: tuple[int, ..
     def cost(h: torch.Tensor) -> torch.Tensor:
         return torch.sin(h @ readout + 0.4) + 0.3 * h[:, 0] * model[0].bias.sum()  # and a gradient of the cost itself
 
-    estimator = NodePerturbation(model, scale)
+    estimator = NodePerturbation(model, scale=scale)
     estimator.oracle = oracle(14)
     moments = exact.moments(estimator, lambda: cost(model(x)), variance=False)
     expected = torch.autograd.grad(smoothed_cost(model, x, scale, cost), list(model.parameters()))
@@ -70,7 +70,7 @@ def test_node_perturbation_is_unbiased_for_the_smoothed_net(sizes: tuple[int, ..
 def test_node_perturbation_is_the_printed_formula_for_categorical_units(vectorize: bool) -> None:
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), requires_grad=True)
     node, worth = Categorical(), torch.tensor([1.0, -2.0, 4.0])
-    estimator = NodePerturbation(node, 0.9, samples=3, vectorize=vectorize)
+    estimator = NodePerturbation(node, scale=0.9, samples=3, vectorize=vectorize)
     torch.manual_seed(0)
     seed = noise.draw_seed()
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_local_terms_leave_the_expectation_and_lower_the_variance() -> None:
     model, x = net(12, 2, 2), inputs(1, 2)
     actual = []
     for closure in (lambda: torch.sin(model(x) + 1), lambda: torch.sin(model(x) + 1).sum(1)):
-        actual.append(exact.moments(NodePerturbation(model, 0.7), closure))
+        actual.append(exact.moments(NodePerturbation(model, scale=0.7), closure))
     assert torch.allclose(*(exact.concatenate(m.mean) for m in actual), rtol=0, atol=1e-12)
     local, shared = (exact.concatenate(m.variance) for m in actual)
     assert (local < 0.95 * shared).all()

@@ -15,7 +15,7 @@ def problem(sizes=(2, 3, 2), values=(0, 1), seed=0, gain=1.0):
     generator = torch.Generator().manual_seed(seed)
     layers = []
     for a, b in pairwise(sizes):
-        layers += [nn.Linear(a, b), dither.Bernoulli(values)]
+        layers += [nn.Linear(a, b), dither.Bernoulli(values=values)]
     net = nn.Sequential(*layers, nn.Linear(sizes[-1], 2)).double()
     with torch.no_grad():
         for p in net.parameters():

@@ -28,7 +28,7 @@ class Units(nn.Module):
         return ((z @ self.quadratic) * z).sum(1) + z @ self.linear + cubic * (z @ self.linear) ** 3
 
 
-NODES = {"bits": dither.Bernoulli, "signs": partial(dither.Bernoulli, (-1, 1)), "categories": dither.Categorical}
+NODES = {"bits": dither.Bernoulli, "signs": partial(dither.Bernoulli, values=(-1, 1)), "categories": dither.Categorical}
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -37,7 +37,7 @@ def test_exact_for_quadratic_costs_and_for_no_others(node, build):
     net = Units(NODES[node]())
     testing.assert_unbiased(build(net), net, net.cost)
     assert testing.bias(build(net), partial(net.cost, 1.0))["logits"].abs().max() > 1e-3
-    tempered = build(net, 1.7)
+    tempered = build(net, **{"temperature" if build is ReinMax else "quadratic": 1.7})
     assert testing.bias(tempered, net.cost)["logits"].abs().max() > 1e-3
 
 
@@ -54,8 +54,8 @@ def test_averaging_keeps_the_mean_and_lowers_the_variance(node):
         return draws * torch.autograd.grad(loss, rows)[0].flatten(1)
 
     torch.manual_seed(0)
-    plain = gradients(GumbelSoftmax(net, 0.4))
-    averaged = gradients(GumbelRao(net, 0.4, draws=6))
+    plain = gradients(GumbelSoftmax(net, temperature=0.4))
+    averaged = gradients(GumbelRao(net, temperature=0.4, draws=6))
     error = (plain.mean(0) - averaged.mean(0)).abs() / ((plain.var(0) + averaged.var(0)) / draws).sqrt()
     assert error.max() < 6.1
     assert averaged.var(0).sum() < 0.9 * plain.var(0).sum()
@@ -73,7 +73,7 @@ def test_more_draws_are_other_draws():
 @pytest.mark.parametrize("node", NODES)
 def test_soft_is_the_network_of_soft_samples(node):
     net = Units(NODES[node]())
-    estimator = GumbelSoftmax(net, 0.7, hard=False)
+    estimator = GumbelSoftmax(net, temperature=0.7, hard=False)
     assert estimator.stochastic is False and GumbelSoftmax(net).stochastic is True
     torch.manual_seed(1)
     loss = estimator(net.cost)
@@ -100,7 +100,7 @@ def test_clipped_stops_decided_units():
     net = Units(dither.Bernoulli())
     with torch.no_grad():
         net.logits.copy_(torch.tensor([0.5, 1.5]))
-    gradient = torch.autograd.grad(StraightThrough(net, "clipped")(net.cost), net.logits)[0]
+    gradient = torch.autograd.grad(StraightThrough(net, variant="clipped")(net.cost), net.logits)[0]
     assert gradient[0] != 0 and gradient[1] == 0
 
 

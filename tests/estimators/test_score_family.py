@@ -23,7 +23,9 @@ from dither import (
     testing,
 )
 
-ONE_CATEGORICAL = [testing.random_problem(s, 4.0, depth=1, kinds=("categorical",), without=("twice",)) for s in range(8)]
+ONE_CATEGORICAL = [
+    testing.random_problem(s, max_bits=4.0, depth=1, kinds=("categorical",), without=("twice",)) for s in range(8)
+]
 
 
 class Net(nn.Module):
@@ -69,7 +71,7 @@ def test_vimco_bound_and_gradient_by_hand(count: int) -> None:
         h = net()[:, 0]
         return cost[0] + (cost[1] - cost[0]) * h + nn.functional.logsigmoid((2 * h - 1) * net.logits[0])
 
-    actual = exact.moments(VIMCO(net, count), closure)
+    actual = exact.moments(VIMCO(net, samples=count), closure)
     expected = bound()
     assert float(actual.value) == pytest.approx(float(expected.detach()), abs=1e-12)
     assert torch.allclose(actual.mean["logits"], torch.autograd.grad(expected, net.logits)[0], atol=1e-12)
@@ -78,7 +80,7 @@ def test_vimco_bound_and_gradient_by_hand(count: int) -> None:
 def test_vimco_bound_falls_towards_the_marginal_likelihood() -> None:
     net = Net(Bernoulli(), [0.4, -0.3])
     closure = lambda: bumpy(net()) + 1.0  # noqa: E731
-    bounds = [float(exact.moments(VIMCO(net, k), closure, variance=False).value) for k in (2, 3, 4)]
+    bounds = [float(exact.moments(VIMCO(net, samples=k), closure, variance=False).value) for k in (2, 3, 4)]
     mean = float(exact.expected_cost(net, closure).detach())
     limit = -math.log(float(exact.expected_cost(net, lambda: torch.exp(-closure())).detach()))
     assert mean > bounds[0] > bounds[1] > bounds[2] > limit
@@ -92,7 +94,7 @@ def test_vimco_signals_of_one_call_by_hand() -> None:
         seen.append(net().detach()[0])
         return bumpy(seen[-1].unsqueeze(0))
 
-    estimator = VIMCO(net, 4, vectorize=False)
+    estimator = VIMCO(net, samples=4, vectorize=False)
     estimator.examples = "separate"  # no look at them, which runs the closure
     torch.manual_seed(1)
     (grad,) = torch.autograd.grad(estimator(closure), net.logits)
@@ -115,7 +117,7 @@ def test_vimco_baseline_takes_variance_off() -> None:
             signal = site.over_units(self.value(costs).expand(costs.shape[:2]))
             return (signal.detach() * site.log_prob).sum() / costs.shape[1]
 
-    mine, plain = (exact.moments(kind(net, 3), closure) for kind in (VIMCO, Plain))
+    mine, plain = (exact.moments(kind(net, samples=3), closure) for kind in (VIMCO, Plain))
     assert torch.allclose(mine.mean["logits"], plain.mean["logits"], atol=1e-12)
     assert (mine.variance["logits"] < 0.2 * plain.variance["logits"]).all()
 
@@ -124,7 +126,7 @@ def test_vimco_is_finite_for_weights_that_overflow() -> None:
     a = nn.Parameter(torch.zeros(4, 3))
     net = nn.ModuleDict({"node": Bernoulli()})
     torch.manual_seed(0)
-    loss = VIMCO(net, 5)(lambda: 1e4 * (net["node"](a).sum(1) - 1))
+    loss = VIMCO(net, samples=5)(lambda: 1e4 * (net["node"](a).sum(1) - 1))
     (grad,) = torch.autograd.grad(loss, a)
     assert torch.isfinite(loss) and torch.isfinite(grad).all() and grad.abs().max() > 0
 
@@ -132,7 +134,7 @@ def test_vimco_is_finite_for_weights_that_overflow() -> None:
 def test_terms_are_summed_before_the_bound_is_taken() -> None:
     net = Net(Bernoulli(), [0.4, -0.3])
     parts = lambda: torch.stack((bumpy(net()), net().sum(1)), 1)  # noqa: E731
-    whole, split = (exact.moments(VIMCO(net, 2), c) for c in (lambda: parts().sum(1), parts))
+    whole, split = (exact.moments(VIMCO(net, samples=2), c) for c in (lambda: parts().sum(1), parts))
     assert torch.allclose(whole.mean["logits"], split.mean["logits"], atol=1e-13)
     assert torch.allclose(whole.value, split.value, atol=1e-13)
 
@@ -140,7 +142,7 @@ def test_terms_are_summed_before_the_bound_is_taken() -> None:
 @pytest.mark.parametrize("build", [VIMCO, UnorderedSet])
 def test_one_sample_is_refused(build) -> None:
     with pytest.raises(ValueError, match="samples is 1"):
-        build(Categorical(), 1)
+        build(Categorical(), samples=1)
 
 
 # --- local expectations and sum-and-sample ----------------------------------------------------------------------------
@@ -163,14 +165,14 @@ def test_local_expectation_of_one_unit_is_exact_in_every_call(kind: str) -> None
 
 def test_summing_more_takes_variance_off() -> None:
     net = Net(Categorical(), [[0.3, -1.0, 0.9, 0.1]])
-    spread = [float(moments(SumAndSample(net, k), net)[1].sum()) for k in (1, 2, 3)]
+    spread = [float(moments(SumAndSample(net, categories=k), net)[1].sum()) for k in (1, 2, 3)]
     plain = float(moments(ScoreFunction(net), net)[1].sum())
     assert plain > spread[0] > spread[1] > spread[2] and spread[2] < 1e-14
 
 
 def test_with_all_categories_summed_sum_and_sample_is_local_expectation() -> None:
     net = Net(Categorical(), [[0.3, -1.0, 0.9], [0.0, 0.5, 0.2]])
-    for left, right in zip(moments(LocalExpectation(net), net), moments(SumAndSample(net, 2), net), strict=True):
+    for left, right in zip(moments(LocalExpectation(net), net), moments(SumAndSample(net, categories=2), net), strict=True):
         assert torch.allclose(left, right, atol=1e-13)
 
 
@@ -189,7 +191,7 @@ def test_a_net_too_large_is_refused_with_its_units() -> None:
     with pytest.raises(ValueError, match="max_runs is 1"):
         LocalExpectation(net, max_runs=1)
     with pytest.raises(ValueError, match="categories is 0"):
-        SumAndSample(net, 0)
+        SumAndSample(net, categories=0)
 
 
 def test_units_of_any_shape_and_no_unit_dimension() -> None:
@@ -207,7 +209,7 @@ def test_units_of_any_shape_and_no_unit_dimension() -> None:
 @pytest.mark.parametrize("samples", [2, 3])
 def test_unordered_set_conforms(samples: int) -> None:
     problems = [p for p in ONE_CATEGORICAL if p.model.nodes and dict(p.model.named_parameters())["readout"].shape[0] >= samples]
-    assert testing.check_estimator(partial(UnorderedSet, samples=samples), problems) >= 14
+    assert testing.check_estimator(partial(UnorderedSet, samples=samples), problems=problems) >= 14
 
 
 @pytest.mark.parametrize("logits", [[0.3, -1.0, 0.9, 0.1], [2.0, 0.0, -3.0, 0.0]])
@@ -241,7 +243,7 @@ def test_unordered_set_by_the_formula_written_out(logits: list[float], samples: 
     draws = list(permutations(range(4), samples))
     mean = [sum(ordered(d) * estimate(d)[k] for d in draws) for k in range(4)]
     square = [sum(ordered(d) * estimate(d)[k] ** 2 for d in draws) for k in range(4)]
-    actual, spread = moments(UnorderedSet(net, samples), net)
+    actual, spread = moments(UnorderedSet(net, samples=samples), net)
     truth = exact.gradient(net, lambda: bumpy(net()))["logits"]
     assert actual.tolist() == pytest.approx(mean, abs=1e-12) and actual.tolist() == pytest.approx(truth.tolist(), abs=1e-12)
     assert spread.tolist() == pytest.approx([q - m * m for q, m in zip(square, mean, strict=True)], abs=1e-12)
@@ -272,9 +274,9 @@ def test_what_a_set_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="a second call"):
         UnorderedSet(net)(lambda: bumpy(net["node"](one) + net["node"](one)))
     with pytest.raises(ValueError, match="samples is 4 but node 'node' has 3 categories"):
-        UnorderedSet(net, 4)(lambda: bumpy(net["node"](one)))
+        UnorderedSet(net, samples=4)(lambda: bumpy(net["node"](one)))
     with pytest.raises(ValueError, match="samples is 7"):
-        UnorderedSet(net, 7)
+        UnorderedSet(net, samples=7)
 
 
 # --- extremes -----------------------------------------------------------------------------------------------------------------
@@ -312,15 +314,15 @@ class MeanLogit(nn.Module):
 
 @pytest.mark.parametrize("samples", [1, 2])
 def test_nvil_conforms_with_a_baseline_of_its_own(samples: int) -> None:
-    build = lambda model: NVIL(model, MeanLogit(), samples)  # noqa: E731
-    assert testing.check_estimator(build, testing.zoo(12, 4.0), skip=["scale"]) > 30
+    build = lambda model: NVIL(model, baseline=MeanLogit(), samples=samples)  # noqa: E731
+    assert testing.check_estimator(build, problems=testing.zoo(12, max_bits=4.0), skip=["scale"]) > 30
 
 
 def test_nvil_subtracts_the_module_and_the_mean_of_what_it_left_over() -> None:
     """A cost that the module predicts up to a constant has no gradient from the second call on (decay 0: one call's mean)."""
     net = nn.ModuleDict({"node": Bernoulli()})
     a = nn.Parameter(torch.randn(6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    estimator = NVIL(net, MeanLogit(), decay=0.0)
+    estimator = NVIL(net, baseline=MeanLogit(), decay=0.0)
 
     def grad() -> Tensor:
         loss = estimator(lambda: net["node"](a).sum(1) * 0 + 5.0 + 0.4 * a.detach().mean(1))
@@ -336,7 +338,7 @@ def test_nvil_subtracts_the_module_and_the_mean_of_what_it_left_over() -> None:
 def test_nvil_trains_its_baseline_to_follow_the_cost_of_each_example() -> None:
     net, module = nn.ModuleDict({"node": Bernoulli()}), MeanLogit(0.0)
     a = torch.linspace(-2, 2, 32, dtype=torch.float64).view(16, 2).requires_grad_()
-    estimator = NVIL(net, module)
+    estimator = NVIL(net, baseline=module)
     optimizer = torch.optim.SGD(estimator.parameters(), 0.2)
     torch.manual_seed(0)
     for _ in range(60):
@@ -348,7 +350,7 @@ def test_nvil_trains_its_baseline_to_follow_the_cost_of_each_example() -> None:
 
 def test_nvil_needs_a_module() -> None:
     with pytest.raises(TypeError, match="baseline is str"):
-        NVIL(Bernoulli(), "mean")  # type: ignore[arg-type]
+        NVIL(Bernoulli(), baseline="mean")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("build", [LocalExpectation, SumAndSample, partial(SumAndSample, categories=2)])

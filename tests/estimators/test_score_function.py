@@ -56,7 +56,7 @@ def test_corollary_1_no_constant_has_less_variance_than_equation_7(seed: int) ->
     x = torch.randn(1, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     closure = cost_of(model, x)
     best = equation_7(model, closure)
-    estimator = ScoreFunction(model, "optimal")
+    estimator = ScoreFunction(model, baseline="optimal")
 
     def unit_variance(shift: dict[str, torch.Tensor]) -> torch.Tensor:
         """Of d / d bias, which for one example is (h - s)(L - b), all units in a row."""
@@ -82,7 +82,7 @@ def test_optimal_baseline_learns_equation_7() -> None:
     model = net(3, 2, 3)
     x = torch.tensor([[0.4, -1.0]], dtype=torch.float64)
     closure = cost_of(model, x)
-    estimator = ScoreFunction(model, "optimal", samples=20_000, decay=0.0)
+    estimator = ScoreFunction(model, baseline="optimal", samples=20_000, decay=0.0)
     torch.manual_seed(1)
     estimator(closure)
     state = estimator.state_dict()
@@ -95,7 +95,7 @@ def test_optimal_baseline_learns_equation_7() -> None:
 
 def test_first_call_has_no_baseline_and_the_second_the_first_ones_costs() -> None:
     model, x = net(0, 2, 2), torch.ones(3, 2, dtype=torch.float64)
-    estimator = ScoreFunction(model, "mean", decay=0.75)
+    estimator = ScoreFunction(model, baseline="mean", decay=0.75)
     constant = 4.0
     torch.manual_seed(0)
     first = torch.autograd.grad(estimator(lambda: model(x).sum(1) * 0 + constant), model[0].bias)[0]
@@ -106,7 +106,7 @@ def test_first_call_has_no_baseline_and_the_second_the_first_ones_costs() -> Non
 
 def test_moving_averages_forget_at_the_stated_rate() -> None:
     model, x = net(0, 2, 2), torch.ones(3, 2, dtype=torch.float64)
-    estimator = ScoreFunction(model, "mean", decay=0.9)
+    estimator = ScoreFunction(model, baseline="mean", decay=0.9)
     for cost in (1.0, 2.0, 5.0):
         estimator(lambda c=cost: model(x).sum(1) * 0 + c)
     state = estimator.state_dict()
@@ -201,7 +201,7 @@ def test_credit_has_one_shape_whether_or_not_connections_are_known(baseline) -> 
         h = model(X)
         return (h * steps + float(h.detach().sum() > 9)) ** 2
 
-    estimator = ScoreFunction(model, baseline)
+    estimator = ScoreFunction(model, baseline=baseline)
     for closure in (known, unknown, known, unknown):
         estimator(closure).backward()
     testing.assert_unbiased(estimator, model, known)

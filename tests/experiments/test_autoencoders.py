@@ -198,7 +198,7 @@ def two_draws():
 def test_the_estimators_own_parameters_get_an_optimizer_of_their_own(monkeypatch):
     torch.manual_seed(0)
     baseline = torch.nn.Linear(5, 1)
-    monkeypatch.setattr(binary.methods, "build", lambda method, model: dither.ScoreFunction(model, baseline))
+    monkeypatch.setattr(binary.methods, "build", lambda method, model: dither.ScoreFunction(model, baseline=baseline))
     parts = binary.make_training(BINARY, "score-function", 0, torch.rand(3, 64))
     assert {"estimator", "optimizer", "estimator_optimizer"} == stateful(parts.parts).keys()
     before = baseline.weight.detach().clone()

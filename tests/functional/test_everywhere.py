@@ -30,11 +30,11 @@ def pick(logits, noise):
 
 def averaged(f):
     """Gumbel-Rao's function of (logits, noise): its further noise is made from the first."""
-    return lambda logits, noise: f(logits, noise, torch.stack((1 - noise, noise * 0.7 + 0.1)), 0.5)
+    return lambda logits, noise: f(logits, noise, torch.stack((1 - noise, noise * 0.7 + 0.1)), temperature=0.5)
 
 
-def unary(f, *args):
-    return lambda logits, noise: f(logits, *args)
+def unary(f, *args, **options):
+    return lambda logits, noise: f(logits, *args, **options)
 
 
 def conditional(f, draw):
@@ -81,12 +81,12 @@ CASES = {
     "noisy_relu": (partial(F.noisy_relu, scale=0.5), ROWS, ROWS),
     "noisy_tanh": (partial(F.noisy_tanh, before=0.5, after=0.2), ROWS, (*ROWS, 2)),
     "noisy_max_pool2d": (partial(F.noisy_max_pool2d, kernel_size=2), IMAGE, IMAGE),
-    "windows": (unary(F.windows, 3, 1), IMAGE, POOLED),
+    "windows": (unary(F.windows, 3, stride=1), IMAGE, POOLED),
     "stochastic_pool2d_sample": (partial(F.stochastic_pool2d_sample, kernel_size=2), IMAGE, POOLED),
     "stochastic_pool2d_probabilities": (unary(F.stochastic_pool2d_probabilities, (2, 2)), IMAGE, POOLED),
     "stochastic_pool2d": (partial(F.stochastic_pool2d, kernel_size=2), IMAGE, POOLED),
     "stochastic_pool2d_pick": (pick, IMAGE, POOLED),
-    "stochastic_pool2d_mean": (unary(F.stochastic_pool2d_mean, 2, 2), IMAGE, POOLED),
+    "stochastic_pool2d_mean": (unary(F.stochastic_pool2d_mean, 2, stride=2), IMAGE, POOLED),
     "score_function_surrogate": (surrogate, ROWS, ROWS),
 }
 HARD = ("bernoulli_s", "bernoulli_g", "bernoulli_m", "bernoulli_r", "categorical_s", "gumbel_", "reinmax", "mve", "noisy")

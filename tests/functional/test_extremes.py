@@ -91,18 +91,18 @@ BITS = [
     F.bernoulli_slope_annealed,
     F.bernoulli_reinmax,
     F.bernoulli_mve,
-    lambda a, u: F.bernoulli_gumbel_softmax(a, u, 0.1, hard=True),
-    lambda a, u: F.bernoulli_gumbel_rao(a, u, further(u), 0.1),
+    lambda a, u: F.bernoulli_gumbel_softmax(a, u, temperature=0.1, hard=True),
+    lambda a, u: F.bernoulli_gumbel_rao(a, u, further(u), temperature=0.1),
 ]
 CATEGORIES = [
     F.categorical_straight_through,
     F.reinmax,
-    lambda a, u: F.reinmax(a, u, 0.1),
+    lambda a, u: F.reinmax(a, u, temperature=0.1),
     F.mve,
-    lambda a, u: F.mve(a, u, 1e6),
-    lambda a, u: F.gumbel_rao(a, u, further(u), 0.1),
-    lambda a, u: F.gumbel_softmax(a, u, 0.1),
-    lambda a, u: F.gumbel_softmax(a, u, 0.1, hard=True),
+    lambda a, u: F.mve(a, u, quadratic=1e6),
+    lambda a, u: F.gumbel_rao(a, u, further(u), temperature=0.1),
+    lambda a, u: F.gumbel_softmax(a, u, temperature=0.1),
+    lambda a, u: F.gumbel_softmax(a, u, temperature=0.1, hard=True),
 ]
 
 

@@ -36,13 +36,13 @@ SMOOTH = {
     "bernoulli_entropy": (F.bernoulli_entropy, normal(*ROWS)),
     "categorical_log_prob": (lambda a: F.categorical_log_prob(a, HARD), normal(*ROWS)),
     "categorical_entropy": (F.categorical_entropy, normal(*ROWS)),
-    "gumbel_softmax": (lambda a: F.gumbel_softmax(a, uniform(*ROWS), 0.7), normal(*ROWS)),
-    "noisy_tanh": (lambda a: F.noisy_tanh(a, normal(*ROWS, 2), 0.7, 0.3), normal(*ROWS)),
+    "gumbel_softmax": (lambda a: F.gumbel_softmax(a, uniform(*ROWS), temperature=0.7), normal(*ROWS)),
+    "noisy_tanh": (lambda a: F.noisy_tanh(a, normal(*ROWS, 2), before=0.7, after=0.3), normal(*ROWS)),
     # Away from kinks and ties, where neither derivative exists.
-    "noisy_relu": (lambda a: F.noisy_relu(a, normal(*ROWS).sign() * 3, 0.7), normal(*ROWS).clamp(-1, 1)),
+    "noisy_relu": (lambda a: F.noisy_relu(a, normal(*ROWS).sign() * 3, scale=0.7), normal(*ROWS).clamp(-1, 1)),
     "noisy_max_pool2d": (lambda a: F.noisy_max_pool2d(a, normal(1, 2, 4, 4), 2), torch.arange(32.0).double().view(1, 2, 4, 4)),
     "stochastic_pool2d": (lambda a: F.stochastic_pool2d(a, uniform(1, 2, 2, 2), 2), uniform(1, 2, 4, 4)),
-    "stochastic_pool2d_mean": (lambda a: F.stochastic_pool2d_mean(a, 3, 1), uniform(1, 2, 4, 4)),
+    "stochastic_pool2d_mean": (lambda a: F.stochastic_pool2d_mean(a, 3, stride=1), uniform(1, 2, 4, 4)),
     "score_function_surrogate": (lambda a: F.score_function_surrogate(BITS, F.bernoulli_log_prob(a, BITS), 0.3), normal(*ROWS)),
 }
 
@@ -88,13 +88,13 @@ def test_bernoulli_straight_through():
 def test_bernoulli_slope_annealed():
     steep = torch.sigmoid(3 * A)
     a = A.clone().requires_grad_()
-    h = F.bernoulli_slope_annealed(a, U, 3.0)
+    h = F.bernoulli_slope_annealed(a, U, slope=3.0)
     assert torch.equal(h, (steep > U).double())
     torch.testing.assert_close(torch.autograd.grad(h.sum(), a)[0], 3 * steep * (1 - steep))
 
 
 def test_a_slope_per_unit_keeps_the_dtype():
-    assert F.bernoulli_slope_annealed(A.bfloat16(), U, torch.full((200,), 2.0)).dtype == torch.bfloat16
+    assert F.bernoulli_slope_annealed(A.bfloat16(), U, slope=torch.full((200,), 2.0)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
@@ -110,7 +110,7 @@ def test_bernoulli_reinmax(temperature):
 def test_two_categories_of_reinmax_are_a_bit(bit, temperature):
     # Logits (0, a): the same formula, reached by other noise.
     force = torch.tensor([[1e-9, 0.5], [0.5, 1e-9]]).double()[bit]
-    pair = jacobian(lambda a: F.reinmax(a, force, temperature), torch.stack((torch.zeros_like(A), A), -1))
+    pair = jacobian(lambda a: F.reinmax(a, force, temperature=temperature), torch.stack((torch.zeros_like(A), A), -1))
     u = torch.full_like(A, 1e-12 if bit else 1 - 1e-12)
     binary = slope_of(partial(F.bernoulli_reinmax, temperature=temperature), A, u)
     torch.testing.assert_close(pair[:, 1, 1], binary)
@@ -160,9 +160,13 @@ def test_pooling_gives_its_gradient_to_the_picked_one_alone():
 
 
 @pytest.mark.parametrize(
-    "f", [F.gumbel_softmax, F.reinmax, partial(F.gumbel_softmax, hard=True), F.bernoulli_reinmax, F.bernoulli_slope_annealed]
+    ("f", "argument"),
+    [
+        *((f, "temperature") for f in (F.gumbel_softmax, F.reinmax, partial(F.gumbel_softmax, hard=True), F.bernoulli_reinmax)),
+        (F.bernoulli_slope_annealed, "slope"),
+    ],
 )
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
-def test_temperatures_and_slopes_are_positive(f, value):
+def test_temperatures_and_slopes_are_positive(f, argument, value):
     with pytest.raises(ValueError, match=r"must be positive; .*1"):
-        f(A.view(-1, 2), U.view(-1, 2), value)
+        f(A.view(-1, 2), U.view(-1, 2), **{argument: value})

@@ -29,8 +29,8 @@ def test_a_concrete_bit_is_two_categories(hard):
     a, pair = (f(300, *n, generator=generator, dtype=torch.float64) for f, n in ((torch.randn, ()), (torch.rand, (2,))))
     gumbel = F.gumbel(pair)
     u = torch.sigmoid(gumbel[:, 0] - gumbel[:, 1])
-    two = lambda a: F.gumbel_softmax(torch.stack((torch.zeros_like(a), a), -1), pair, 0.6, hard)[:, 1]  # noqa: E731
-    one = lambda a: F.bernoulli_gumbel_softmax(a, u, 0.6, hard)  # noqa: E731
+    two = lambda a: F.gumbel_softmax(torch.stack((torch.zeros_like(a), a), -1), pair, temperature=0.6, hard=hard)[:, 1]  # noqa: E731
+    one = lambda a: F.bernoulli_gumbel_softmax(a, u, temperature=0.6, hard=hard)  # noqa: E731
     torch.testing.assert_close(one(a), two(a), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(slope_of(one, a), slope_of(two, a), rtol=1e-9, atol=1e-12)
 
@@ -40,11 +40,11 @@ def test_bits_are_those_of_the_plain_sample():
     a, u = torch.randn(10_000, generator=generator) * 3, torch.rand(10_000, generator=generator)
     expected = F.bernoulli_sample(a, u)
     extra = torch.rand(3, 10_000, generator=generator).clamp(1e-6)
-    assert torch.equal(F.bernoulli_gumbel_softmax(a, u, 0.5, hard=True), expected)
-    assert torch.equal(F.bernoulli_gumbel_rao(a, u, extra, 0.5), expected)
+    assert torch.equal(F.bernoulli_gumbel_softmax(a, u, temperature=0.5, hard=True), expected)
+    assert torch.equal(F.bernoulli_gumbel_rao(a, u, extra, temperature=0.5), expected)
     assert torch.equal(F.bernoulli_mve(a, u), expected)
     assert torch.equal(F.bernoulli_straight_through_clipped(a, u), expected)
-    soft = F.bernoulli_gumbel_softmax(a, u, 0.5)
+    soft = F.bernoulli_gumbel_softmax(a, u, temperature=0.5)
     assert torch.equal((soft > 0.5).float()[(soft - 0.5).abs() > 1e-5], expected[(soft - 0.5).abs() > 1e-5])
 
 
@@ -67,10 +67,10 @@ def test_clipped_passes_between_minus_one_and_one():
 def test_the_averaged_bit_integrates_the_noise_that_gives_it(a, bit):
     """E[slope; h] of the plain estimator, over its own uniform, is P(h) times the averaged one's over its further uniform."""
     logits, p = torch.full((GRID,), a, dtype=torch.float64), torch.sigmoid(torch.tensor(a, dtype=torch.float64))
-    plain = slope_of(lambda x: F.bernoulli_gumbel_softmax(x, POINTS, 0.7, hard=True), logits)
+    plain = slope_of(lambda x: F.bernoulli_gumbel_softmax(x, POINTS, temperature=0.7, hard=True), logits)
     given = torch.tensor([p / 2 if bit else (1 + p) / 2], dtype=torch.float64)
     single = torch.full((1,), a, dtype=torch.float64)
-    averaged = slope_of(lambda x: F.bernoulli_gumbel_rao(x, given, POINTS.unsqueeze(1), 0.7), single)
+    averaged = slope_of(lambda x: F.bernoulli_gumbel_rao(x, given, POINTS.unsqueeze(1), temperature=0.7), single)
     mass = p if bit else 1 - p
     same = (p > POINTS) == bool(bit)
     torch.testing.assert_close(mass * averaged[0], plain[same].sum() / GRID, rtol=2e-3, atol=0)
@@ -91,7 +91,7 @@ def test_two_categories_average_as_a_bit_does():
         pair = jacobian(partial(F.gumbel_rao, noise=u, extra_noise=extra, temperature=0.7), a)
         single = torch.full((1,), float(a[1] - a[0]), dtype=torch.float64)
         given = torch.tensor([1e-6 if k else 1 - 1e-6], dtype=torch.float64)
-        bit = slope_of(lambda x, g=given: F.bernoulli_gumbel_rao(x, g, POINTS.unsqueeze(1), 0.7), single)
+        bit = slope_of(lambda x, g=given: F.bernoulli_gumbel_rao(x, g, POINTS.unsqueeze(1), temperature=0.7), single)
         torch.testing.assert_close(pair[1, 1], bit[0], rtol=0.05, atol=1e-3)
         torch.testing.assert_close(pair[0, 1], -pair[1, 1])
 
@@ -105,9 +105,9 @@ def test_averaging_keeps_the_mean_given_the_sample_and_lowers_the_variance(tempe
     u, extra = torch.rand(draws, 3, generator=generator), torch.rand(8, draws, 3, generator=generator).clamp(1e-7)
     hard = F.categorical_sample(logits, u)
     slopes = hard @ torch.randn(3, 3, generator=generator, dtype=torch.float64) + cost  # d L / d z depends on the sample
-    plain = slope_of(lambda x: (F.gumbel_softmax(x, u, temperature, hard=True) * slopes).sum(1), logits)
-    averaged = slope_of(lambda x: (F.gumbel_rao(x, u, extra, temperature) * slopes).sum(1), logits)
-    assert torch.equal(F.gumbel_rao(logits, u, extra, temperature), hard)
+    plain = slope_of(lambda x: (F.gumbel_softmax(x, u, temperature=temperature, hard=True) * slopes).sum(1), logits)
+    averaged = slope_of(lambda x: (F.gumbel_rao(x, u, extra, temperature=temperature) * slopes).sum(1), logits)
+    assert torch.equal(F.gumbel_rao(logits, u, extra, temperature=temperature), hard)
     for k in range(3):  # given each sample
         testing.assert_mean((plain - averaged)[hard[:, k] > 0.5], 0.0)
     assert averaged.var(0).sum() < 0.7 * plain.var(0).sum()
@@ -134,7 +134,7 @@ def test_without_temperature_and_with_many_draws_it_is_reinmax():
 def test_further_noise_has_a_shape(extra):
     for f in (F.gumbel_rao, F.bernoulli_gumbel_rao):
         with pytest.raises(ValueError, match="extra_noise"):
-            f(torch.zeros(3), torch.rand(3), extra, 0.5)
+            f(torch.zeros(3), torch.rand(3), extra, temperature=0.5)
 
 
 # --- MVE ----------------------------------------------------------------------------------------------------------------
@@ -202,8 +202,10 @@ def test_mve_at_its_ends():
     )
 
 
-@pytest.mark.parametrize("f", [F.bernoulli_gumbel_softmax, F.mve, F.bernoulli_mve])
+@pytest.mark.parametrize(
+    ("f", "argument"), [(F.bernoulli_gumbel_softmax, "temperature"), (F.mve, "quadratic"), (F.bernoulli_mve, "quadratic")]
+)
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
-def test_temperatures_and_weights_are_positive(f, value):
+def test_temperatures_and_weights_are_positive(f, argument, value):
     with pytest.raises(ValueError, match="must be positive"):
-        f(torch.zeros(1, 2), torch.full((1, 2), 0.5), value)
+        f(torch.zeros(1, 2), torch.full((1, 2), 0.5), **{argument: value})

@@ -26,7 +26,7 @@ def oracle(logits, test):
 @pytest.mark.parametrize("chunk", [None, 1, 7])
 def test_against_bernoulli(chunk):
     logits, test = chain(), binary()
-    rows = csl(logits, test, [1, 10, 50], chunk)
+    rows = csl(logits, test, counts=[1, 10, 50], chunk=chunk)
     assert [row["samples"] for row in rows] == [1, 10, 50]
     for row in rows:
         expected = oracle(logits[: row["samples"]], test)
@@ -51,7 +51,7 @@ def test_a_bound_in_expectation_that_rises_with_the_samples():
     for n in range(1, 6):
         total = 0.0
         for states in itertools.product(range(3), repeat=n):  # every chain of n independent draws of h
-            total += float(prior[list(states)].prod()) * csl(logits[list(states)], test, [n])[0]["csl"]
+            total += float(prior[list(states)].prod()) * csl(logits[list(states)], test, counts=[n])[0]["csl"]
         expectations.append(total)
     assert all(a < b for a, b in itertools.pairwise(expectations))
     assert expectations[-1] < truth
@@ -75,7 +75,7 @@ def test_integers_and_booleans_are_binary():
 def test_chunk_bounds_the_largest_tensor():
     logits, test = chain(500), binary(400)
     with LargestTensor() as seen:
-        csl(logits, test, [100, 500], chunk=15)
+        csl(logits, test, counts=[100, 500], chunk=15)
     assert seen.bytes == max(15 * 400 * 8, 400 * 12 * 8)
 
 
@@ -102,4 +102,4 @@ def test_bad_input(logits, test, message):
 @pytest.mark.parametrize("counts", [[], [0], [51], [10, 10], [20, 10], [1.0], [True]])
 def test_bad_counts(counts):
     with pytest.raises(ValueError, match="counts is"):
-        csl(chain(), binary(), counts)
+        csl(chain(), binary(), counts=counts)

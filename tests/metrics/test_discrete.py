@@ -17,14 +17,14 @@ def random_rows(rows, states, seed=0):
 @pytest.mark.parametrize(("units", "values"), [(1, 1), (1, 2), (3, 2), (2, 5), (4, 3)])
 def test_all_states(units, values):
     expected = list(itertools.product(range(values), repeat=units))
-    assert all_states(units, values).tolist() == [list(state) for state in expected]
-    assert all_states(units, values).dtype == torch.int64
+    assert all_states(units, values=values).tolist() == [list(state) for state in expected]
+    assert all_states(units, values=values).dtype == torch.int64
 
 
 @pytest.mark.parametrize(("units", "values"), [(0, 2), (2, 0), (21, 2), (7, 8), (10**9, 2)])
 def test_no_or_too_many_states(units, values):
     with pytest.raises(ValueError, match=f"units={units}, values={values}"):
-        all_states(units, values)
+        all_states(units, values=values)
 
 
 def test_the_maximum_number_of_states():
@@ -143,7 +143,7 @@ def test_conditional_by_hand():
 
 
 def test_conditional_on_nothing_and_on_all():
-    states, p = all_states(2, 3), random_rows(1, 9)[0].exp()
+    states, p = all_states(2, values=3), random_rows(1, 9)[0].exp()
     free, everything = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
     torch.testing.assert_close(conditional(p, states, free, states[0]), p, rtol=1e-14, atol=0)
     assert torch.equal(conditional(p, states, everything, states[5]), torch.eye(9, dtype=torch.float64)[5])

@@ -29,7 +29,7 @@ def differences(x, y):
 
 
 def whole(x, y, chunk=None):
-    slices, blocks = zip(*squared_distances(x, y, chunk), strict=True)
+    slices, blocks = zip(*squared_distances(x, y, chunk=chunk), strict=True)
     assert [i for rows in slices for i in range(*rows.indices(len(x)))] == list(range(len(x)))
     return torch.cat(blocks)
 
@@ -55,11 +55,11 @@ def test_never_negative():
 def test_a_block_belongs_to_the_caller():
     x, y = points(20), points(30, seed=1)
     before = x.clone(), y.clone()
-    for _, block in squared_distances(x, y, 6):
+    for _, block in squared_distances(x, y, chunk=6):
         block.fill_(torch.nan)
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
     y = y.double()
-    for rows, block in squared_distances(x, y, 6):
+    for rows, block in squared_distances(x, y, chunk=6):
         torch.testing.assert_close(block, differences(x[rows], y), rtol=1e-12, atol=0)
         block.fill_(torch.nan)
     assert torch.equal(y, before[1].double()), "a float64 input was centred in place"
@@ -70,7 +70,7 @@ def test_a_block_belongs_to_the_caller():
 def test_nearest(k, chunk):
     x, y = points(50, offset=10), points(60, seed=1, offset=10)
     expected = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(y.double().numpy()).kneighbors(x.double().numpy())
-    distances, indices = nearest(x, y, k, chunk=chunk)
+    distances, indices = nearest(x, y, k=k, chunk=chunk)
     assert distances.shape == indices.shape == (50, k)
     torch.testing.assert_close(distances, torch.from_numpy(expected[0]), rtol=1e-7, atol=0)
     assert torch.equal(indices, torch.from_numpy(expected[1]))
@@ -80,7 +80,7 @@ def test_nearest_of_points_very_near_is_exact_and_in_order():
     x = points(40, offset=1000).double()
     steps = torch.tensor([3e-9, 1e-9, 2e-9], dtype=torch.float64).view(3, 1, 1)
     y = torch.cat((*(x + steps), x[:1]))
-    distances, indices = nearest(x, y, 3, chunk=9)
+    distances, indices = nearest(x, y, k=3, chunk=9)
     torch.testing.assert_close(distances, (x.unsqueeze(1) - y[indices]).norm(dim=-1), rtol=1e-14, atol=0)
     assert (distances.diff(dim=1) >= 0).all()
     assert distances[0, 0] == 0 and indices[0, 0] == 120
@@ -93,7 +93,7 @@ def test_exclude_self(chunk):
     distances, indices = nearest(x, x, exclude_self=True, chunk=chunk)
     torch.testing.assert_close(distances[:, 0], expected.values.sqrt(), rtol=1e-12, atol=0)
     assert torch.equal(indices[:, 0], expected.indices)
-    distances, indices = nearest(x, x, 29, exclude_self=True, chunk=chunk)
+    distances, indices = nearest(x, x, k=29, exclude_self=True, chunk=chunk)
     assert not (indices == torch.arange(30).unsqueeze(1)).any()
     assert torch.isfinite(distances).all()
 
@@ -119,13 +119,13 @@ def test_bad_points(x, message):
 @pytest.mark.parametrize("chunk", [0, -1, 2.0, True])
 def test_bad_chunk(chunk):
     with pytest.raises(ValueError, match="chunk is"):
-        squared_distances(points(2), points(2), chunk)
+        squared_distances(points(2), points(2), chunk=chunk)
 
 
 @pytest.mark.parametrize(("k", "exclude"), [(0, False), (6, False), (5, True), (1.0, False), (True, False)])
 def test_bad_k(k, exclude):
     with pytest.raises(ValueError, match=rf"k is {k}.*to the {5 - exclude} candidates"):
-        nearest(points(5), points(5), k, exclude)
+        nearest(points(5), points(5), k=k, exclude_self=exclude)
 
 
 def test_exclude_self_needs_one_set():
@@ -144,7 +144,7 @@ def test_overflow_is_refused():
 def test_chunk_bounds_the_largest_tensor():
     x, y = points(1000, 5), points(900, 5, seed=1)
     with LargestTensor() as seen:
-        nearest(x, y, 2, chunk=10)
+        nearest(x, y, k=2, chunk=10)
     assert seen.bytes == 900 * 10 * 8
 
 

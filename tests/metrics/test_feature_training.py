@@ -14,7 +14,7 @@ def test_training_learns_and_the_seed_governs_it() -> None:
 
     def train(count: int, epochs: int, seed: int) -> metrics.FeatureNet:
         part = digits.train.x[:count], digits.train.y[:count]
-        return metrics.train_feature_net(*part, digits.shape, 10, seed, epochs, batch_size=32)
+        return metrics.train_feature_net(*part, digits.shape, 10, seed=seed, epochs=epochs, batch_size=32)
 
     torch.manual_seed(5)
     before = torch.get_rng_state()

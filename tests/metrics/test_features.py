@@ -22,7 +22,7 @@ FOLDER = Path(metrics.__file__).parent
 def net_of(shape: tuple[int, ...], classes: int = 10, seed: int = 0) -> metrics.FeatureNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return metrics.FeatureNet(shape, classes)
+        return metrics.FeatureNet(shape=shape, classes=classes)
 
 
 def images(n: int, pixels: int, seed: int = 0) -> torch.Tensor:
@@ -114,7 +114,7 @@ def test_bytes_and_back(half: bool) -> None:
     packed = metrics.to_bytes(net)
     assert packed == metrics.to_bytes(net)
     assert {w.dtype for w in safetensors.torch.load(packed).values()} == {torch.float16 if half else torch.float32}
-    back = metrics.from_bytes(packed, metrics.hash(net))
+    back = metrics.from_bytes(packed, sha256=metrics.hash(net))
     assert (back.shape, back.classes, metrics.hash(back)) == ((2, 9, 6), 4, metrics.hash(net))
     x = images(3, 108)
     assert torch.equal(back.features(x), net.features(x))
@@ -158,7 +158,7 @@ def test_an_altered_net_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = bytearray(metrics.to_bytes(net))
     packed[-3] ^= 1
     with pytest.raises(ValueError, match=rf"sha256 [0-9a-f]{{64}}, expected {metrics.hash(net)}"):
-        metrics.from_bytes(bytes(packed), metrics.hash(net))
+        metrics.from_bytes(bytes(packed), sha256=metrics.hash(net))
     monkeypatch.setitem(_feature_files.TRAINED, "digits", "0" * 64)
     with pytest.raises(ValueError, match="expected 0000"):
         metrics.feature_net("digits")
@@ -201,9 +201,9 @@ def test_bad_images(x, message: str) -> None:
         (lambda y: metrics.train_feature_net(GOOD, y + 6, (1, 8, 8), 10), "y reaches from 6 to 10, expected 0 to 9"),
         (lambda y: metrics.train_feature_net(GOOD, y, (1, 8, 8), 10, epochs=0), "epochs is 0"),
         (lambda y: metrics.train_feature_net(GOOD, y, (1, 8, 8), 10, batch_size=0), "batch_size is 0"),
-        (lambda y: metrics.FeatureNet((8, 8)), r"shape is \(8, 8\)"),
-        (lambda y: metrics.FeatureNet((1, 3, 8)), r"shape is \(1, 3, 8\).*at least 4 x 4"),
-        (lambda y: metrics.FeatureNet((1, 8, 8), 1), "classes is 1"),
+        (lambda y: metrics.FeatureNet(shape=(8, 8)), r"shape is \(8, 8\)"),
+        (lambda y: metrics.FeatureNet(shape=(1, 3, 8)), r"shape is \(1, 3, 8\).*at least 4 x 4"),
+        (lambda y: metrics.FeatureNet(shape=(1, 8, 8), classes=1), "classes is 1"),
         (lambda y: metrics.feature_net("faces"), "there is no feature net 'faces'; choose one of mnist, digits"),
     ],
 )
@@ -220,7 +220,7 @@ def test_the_experiment_writes_what_can_be_read(tmp_path: Path) -> None:
         [row] = feature_nets.run(config, tmp_path / "new", notes.append)["rows"]
     finally:
         torch.set_num_threads(threads)
-    net = metrics.from_bytes((tmp_path / "new" / "digits_features.safetensors").read_bytes(), row["sha256"])
+    net = metrics.from_bytes((tmp_path / "new" / "digits_features.safetensors").read_bytes(), sha256=row["sha256"])
     test = data.digits().test
     assert row["test_accuracy"] == round(float((net.classify(test.x) == test.y).double().mean()), 4)
     assert row["parameters"] == sum(weight.numel() for weight in net.parameters()) == 13_706

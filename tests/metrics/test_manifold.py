@@ -45,7 +45,7 @@ def normal(n: int, units: int, seed: int) -> torch.Tensor:
 def test_against_all_pairs(k: int, chunk: int | None) -> None:
     real = (1e6 * normal(40, 3, 0)).round()
     generated = (1e6 * (0.7 * normal(31, 3, 1) + 1.5)).round()
-    measured = values(metrics.manifold(real, generated, k, chunk))
+    measured = values(metrics.manifold(real, generated, k=k, chunk=chunk))
     assert measured == pytest.approx(slow(real.tolist(), generated.tolist(), k), abs=1e-12)
     assert all(0.01 < share < 0.99 for share in measured), "none of them trivial"
 
@@ -56,27 +56,27 @@ def test_ties_and_copies_of_binary_points(dtype: torch.dtype) -> None:
     bits = torch.rand(2, 60, 12, generator=torch.Generator().manual_seed(2)) < 0.3
     real, generated = bits[0].to(dtype), torch.cat((bits[1], bits[0][:20])).to(dtype)
     for k in (1, 5):
-        assert values(metrics.manifold(real, generated, k)) == pytest.approx(
+        assert values(metrics.manifold(real, generated, k=k)) == pytest.approx(
             slow(real.tolist(), generated.tolist(), k), abs=1e-12
         )
-        shifted = metrics.manifold(real.double() / 3 + 5, generated.double() / 3 + 5, k)
-        assert values(shifted) == values(metrics.manifold(real, generated, k)), "rounding decides nothing"
-    copy = metrics.manifold(real, real.flip(0), 1)
+        shifted = metrics.manifold(real.double() / 3 + 5, generated.double() / 3 + 5, k=k)
+        assert values(shifted) == values(metrics.manifold(real, generated, k=k)), "rounding decides nothing"
+    copy = metrics.manifold(real, real.flip(0), k=1)
     assert copy.precision == copy.recall == copy.coverage == 1
 
 
 def test_equal_distributions_have_the_expected_density_and_coverage() -> None:
     """Both expectations are exact for any continuous distribution; here the average over 60 pairs of sets."""
     for n, m, k in ((150, 150, 5), (200, 80, 3)):
-        results = [metrics.manifold(normal(n, 3, 2 * i), normal(m, 3, 2 * i + 1), k) for i in range(60)]
+        results = [metrics.manifold(normal(n, 3, 2 * i), normal(m, 3, 2 * i + 1), k=k) for i in range(60)]
         for got, known in (
             ([f.density for f in results], 1.0),
-            ([f.coverage for f in results], metrics.expected_coverage(n, m, k)),
+            ([f.coverage for f in results], metrics.expected_coverage(n, m, k=k)),
         ):
             error = np.std(got, ddof=1) / math.sqrt(60)
             assert abs(np.mean(got) - known) < 4 * error < 0.05
-    assert metrics.expected_coverage(10_000, 10_000, 5) == pytest.approx(1 - 2**-5, abs=1e-4)
-    assert metrics.expected_coverage(3, 2, 1) == pytest.approx(1 - 2 / 4)  # of four others, two are real
+    assert metrics.expected_coverage(10_000, 10_000, k=5) == pytest.approx(1 - 2**-5, abs=1e-4)
+    assert metrics.expected_coverage(3, 2, k=1) == pytest.approx(1 - 2 / 4)  # of four others, two are real
 
 
 def test_each_value_sees_its_own_failure() -> None:
@@ -110,9 +110,9 @@ GOOD = normal(12, 3, 0)
 )
 def test_bad_input(real, generated, k, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        metrics.manifold(real, generated, k)
+        metrics.manifold(real, generated, k=k)
 
 
 def test_expected_coverage_refuses_what_manifold_refuses() -> None:
     with pytest.raises(ValueError, match="k is 5"):
-        metrics.expected_coverage(5, 100, 5)
+        metrics.expected_coverage(5, 100, k=5)

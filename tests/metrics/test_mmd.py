@@ -40,7 +40,7 @@ def slow_mmd(x: torch.Tensor, y: torch.Tensor, kernel, unbiased: bool) -> float:
 def test_against_double_loops(name: str, unbiased: bool, chunk: int | None) -> None:
     x, y = normal(21, 3, 0), normal(14, 3, 1, shift=0.5)
     bandwidth, kernel = (1.3, gaussian(1.3)) if name == "gaussian" else (None, polynomial)
-    measured = metrics.mmd(x, y, name, bandwidth=bandwidth, unbiased=unbiased, chunk=chunk)
+    measured = metrics.mmd(x, y, kernel=name, bandwidth=bandwidth, unbiased=unbiased, chunk=chunk)
     assert measured.squared == pytest.approx(slow_mmd(x, y, kernel, unbiased), abs=1e-12)
     assert measured.p_value is None and measured.bandwidth == bandwidth
 
@@ -93,9 +93,9 @@ def test_permutations_against_all_divisions(name: str, unbiased: bool) -> None:
         for chosen in itertools.combinations(range(9), 6)
     ]
     exact, more = sum(reached) / len(reached), {"bandwidth": bandwidth, "unbiased": unbiased, "permutations": 8000}
-    p_value = metrics.mmd(x, y, name, **more).p_value
+    p_value = metrics.mmd(x, y, kernel=name, **more).p_value
     assert p_value is not None and p_value == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 8000))
-    assert 0.02 < exact < 0.9 and p_value == metrics.mmd(x, y, name, **more, chunk=2).p_value
+    assert 0.02 < exact < 0.9 and p_value == metrics.mmd(x, y, kernel=name, **more, chunk=2).p_value
 
 
 def test_a_permutation_that_changes_nothing_reaches_the_observed_value() -> None:
@@ -109,7 +109,7 @@ def test_p_values_of_equal_distributions_are_uniform_and_of_others_small() -> No
     counts = np.bincount(np.round(20 * np.array(same)).astype(int) - 1, minlength=20)
     assert ((counts - 10) ** 2 / 10).sum() < 51.6  # chi-square of 19 degrees of freedom: 1e-4 of true statements exceed it
     for kernel in ("gaussian", "polynomial"):
-        assert metrics.mmd(normal(50, 2, 1), normal(50, 2, 2, shift=1.5), kernel, permutations=199).p_value == 1 / 200
+        assert metrics.mmd(normal(50, 2, 1), normal(50, 2, 2, shift=1.5), kernel=kernel, permutations=199).p_value == 1 / 200
 
 
 def test_kid_is_the_mean_over_subsets_and_unbiased() -> None:

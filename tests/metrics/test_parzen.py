@@ -24,7 +24,7 @@ def oracle(samples, test, sigma):
 def test_against_gaussians(sigma, chunk):
     samples, test = images(40), images(30, seed=1)
     expected = oracle(samples, test, sigma)
-    measured = parzen(samples, test, sigma, chunk)
+    measured = parzen(samples, test, sigma, chunk=chunk)
     torch.testing.assert_close(measured.log_likelihood, expected, rtol=1e-11, atol=1e-11)
     assert measured.mean == pytest.approx(float(expected.mean()), rel=1e-11)
     assert measured.standard_error == pytest.approx(float(expected.std() / 30**0.5), rel=1e-9)
@@ -83,7 +83,7 @@ def test_the_default_grid():
 def test_choose_sigma_computes_distances_once(monkeypatch):
     calls = []
     original = _parzen.squared_distances
-    monkeypatch.setattr(_parzen, "squared_distances", lambda *a: calls.append(1) or original(*a))
+    monkeypatch.setattr(_parzen, "squared_distances", lambda *a, **k: calls.append(1) or original(*a, **k))
     choose_sigma(images(5), images(4))
     assert len(calls) == 1
 
@@ -100,7 +100,7 @@ def test_bad_sigma(sigma):
     with pytest.raises(ValueError, match=r"sigma is .*> 0"):
         parzen(images(3), images(2), sigma)
     with pytest.raises(ValueError, match="sigma is"):
-        choose_sigma(images(3), images(2), [0.1, sigma])
+        choose_sigma(images(3), images(2), sigmas=[0.1, sigma])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_bad_points(samples, test, message):
 
 def test_no_widths():
     with pytest.raises(ValueError, match="sigmas is empty"):
-        choose_sigma(images(3), images(2), [])
+        choose_sigma(images(3), images(2), sigmas=[])
 
 
 def test_the_tensor_stays_out_of_repr_and_comparison():

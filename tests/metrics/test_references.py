@@ -23,7 +23,7 @@ def test_pca(components, chunk):
     pca = PCA(components, svd_solver="full").fit(TRAIN.double().numpy())
     expected = pca.inverse_transform(pca.transform(TEST.double().numpy()))
     torch.testing.assert_close(
-        pca_reconstructions(TRAIN, TEST, components, chunk), torch.from_numpy(expected), rtol=0, atol=1e-11
+        pca_reconstructions(TRAIN, TEST, components=components, chunk=chunk), torch.from_numpy(expected), rtol=0, atol=1e-11
     )
 
 
@@ -34,12 +34,12 @@ def test_k_means(iterations, chunk):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         expected = KMeans(30, init=start.numpy(), n_init=1, max_iter=iterations, tol=0).fit(TRAIN.double().numpy())
-    centres = k_means(TRAIN, 30, iterations, seed=5, chunk=chunk)
+    centres = k_means(TRAIN, centroids=30, iterations=iterations, seed=5, chunk=chunk)
     torch.testing.assert_close(centres, torch.from_numpy(expected.cluster_centers_), rtol=0, atol=1e-12)
 
 
 def test_k_means_ends_where_no_row_moves():
-    centres = k_means(TRAIN, 30, 1000)
+    centres = k_means(TRAIN, centroids=30, iterations=1000)
     labels = torch.cdist(TRAIN.double(), centres).argmin(1)
     means = torch.stack([TRAIN[labels == i].double().mean(0) for i in range(30)])
     torch.testing.assert_close(centres, means, rtol=0, atol=1e-12)
@@ -47,19 +47,19 @@ def test_k_means_ends_where_no_row_moves():
 
 def test_k_means_keeps_a_centre_without_rows():
     x = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
-    assert sorted(k_means(x, 4).flatten().tolist()) == [0, 0, 0, 1]
+    assert sorted(k_means(x, centroids=4).flatten().tolist()) == [0, 0, 0, 1]
 
 
 def test_k_means_depends_on_the_seed_alone():
-    assert torch.equal(k_means(TRAIN, 9, seed=1), k_means(TRAIN, 9, seed=1))
-    assert not torch.equal(k_means(TRAIN, 9, seed=1), k_means(TRAIN, 9, seed=2))
+    assert torch.equal(k_means(TRAIN, centroids=9, seed=1), k_means(TRAIN, centroids=9, seed=1))
+    assert not torch.equal(k_means(TRAIN, centroids=9, seed=1), k_means(TRAIN, centroids=9, seed=2))
 
 
 def sets():
     return {
         "real images": TRAIN[:200],
-        "PCA-10 reconstructions": pca_reconstructions(TRAIN, TRAIN[:200], 10),
-        "k-means centroids": k_means(TRAIN, 30, seed=3),
+        "PCA-10 reconstructions": pca_reconstructions(TRAIN, TRAIN[:200], components=10),
+        "k-means centroids": k_means(TRAIN, centroids=30, seed=3),
         "mean image": TRAIN.double().mean(0, keepdim=True),
     }
 
@@ -81,7 +81,7 @@ def test_the_mean_image_in_closed_form():
 
 def test_each_row_may_choose_its_sigma():
     validation = digits().valid.x
-    rows = reference_rows(TRAIN, TEST, None, validation, seed=3, **SMALL)
+    rows = reference_rows(TRAIN, TEST, None, validation=validation, seed=3, **SMALL)
     widths = [choose_sigma(samples, validation) for samples in sets().values()]
     assert [row["sigma"] for row in rows] == widths and len(set(widths)) > 1
     for row, samples in zip(rows, sets().values(), strict=True):
@@ -125,8 +125,8 @@ def test_too_few_rows_for_the_usual_number_is_an_error():
 def test_no_tensor_is_larger_than_the_budget(monkeypatch):
     monkeypatch.setattr(_distances, "BUDGET", 60_000)  # fewer bytes than the training images have
     with LargestTensor() as seen:
-        k_means(TRAIN, 100, 2)
+        k_means(TRAIN, centroids=100, iterations=2)
     assert 100 * 64 * 8 <= seen.bytes <= 60_000
     with LargestTensor() as seen:
-        pca_reconstructions(TRAIN, TRAIN[:50], 10)
+        pca_reconstructions(TRAIN, TRAIN[:50], components=10)
     assert seen.bytes <= 60_000

@@ -259,8 +259,14 @@ def test_noise_follows_the_examples(mask):
         (lambda m, x: make(mask=masks.Halves((2, 3))).cost(x), "known has 6 variables, the model has 4"),
         (lambda m, x: make(mask=masks.Blocks((2, 3))).cost(x), "the model has 4 variables"),
         (lambda m, x: AnyConditional(nn.Linear(8, 3), N).cost(x.float()), r"the network gives \(16, 3\)"),
-        (lambda m, x: AnyConditional(nn.Linear(8, 4), N, MADE(N, context=4)), "the marginal probability of some of its units"),
-        (lambda m, x: AnyConditional(nn.Linear(8, 4), N, Categorical(3)), "4 units are no multiple of categories=3"),
+        (
+            lambda m, x: AnyConditional(nn.Linear(8, 4), N, reconstruction=MADE(N, context=4)),
+            "the marginal probability of some of its units",
+        ),
+        (
+            lambda m, x: AnyConditional(nn.Linear(8, 4), N, reconstruction=Categorical(3)),
+            "4 units are no multiple of categories=3",
+        ),
     ],
 )
 def test_errors(call, words):

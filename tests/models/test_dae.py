@@ -41,7 +41,7 @@ class OneHot(corruption.Corruption):
 
 
 def table_dae(steps=1, rows=None):
-    return DAE(Table(rows), 8, OneHot(), reconstruction.Categorical(8), steps)
+    return DAE(Table(rows), 8, corruption=OneHot(), reconstruction=reconstruction.Categorical(8), steps=steps)
 
 
 def exact_rows():
@@ -87,7 +87,9 @@ def test_a_gaussian_chain_has_the_known_stationary_distribution():
     s = 0.8
     network = nn.Linear(1, 1, bias=False).double()
     network.weight.data.fill_(1 / (1 + s * s))
-    model = DAE(network, 1, corruption.Gaussian(s), reconstruction.Gaussian((s * s / (1 + s * s)) ** 0.5))
+    model = DAE(
+        network, 1, corruption=corruption.Gaussian(s), reconstruction=reconstruction.Gaussian((s * s / (1 + s * s)) ** 0.5)
+    )
     x = chains.run(model, torch.zeros(4000, 1, dtype=torch.float64), 20, burn_in=30, thin=19, seed=0).x[0]
     # 4,000 independent chains: the variance has a standard error of sqrt(2 / 4000)
     assert abs(float(x.mean())) < 5 / 4000**0.5 and abs(float(x.var()) - 1) < 5 * (2 / 4000) ** 0.5

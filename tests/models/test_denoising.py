@@ -38,7 +38,7 @@ def test_the_noise_of_a_walk_follows_its_example():
 @pytest.mark.parametrize("through", [True, False])
 def test_whether_the_gradient_flows_through_the_samples(through):
     """With the last step's cost alone, only a gradient through the sample reaches the visible bias of the step before."""
-    model = random_gsn((5, 4), [nn.Tanh()], corruption.Masking(0.2), steps=2, through_samples=through)
+    model = random_gsn((5, 4), hidden=[nn.Tanh()], corruption=corruption.Masking(0.2), steps=2, through_samples=through)
     first = []
     log_prob = model.reconstruction.log_prob
     model.reconstruction.log_prob = lambda outputs, x: first.append(outputs) or log_prob(outputs, x)
@@ -74,7 +74,7 @@ def test_a_corruption_that_keeps_everything_is_refused():
     model = GSN((5, 4), corruption=corruption.Custom(lambda x: x.clone()))
     with pytest.raises(ValueError, match="learn the identity"):
         model.cost(torch.zeros(2, 5))
-    noisy = GSN((5, 4), [dither.NoisyTanh(1, 1)], corruption=corruption.Custom(lambda x: x.clone()))
+    noisy = GSN((5, 4), hidden=[dither.NoisyTanh(before=1, after=1)], corruption=corruption.Custom(lambda x: x.clone()))
     assert torch.isfinite(noisy.cost(torch.zeros(2, 5))).all()
 
 

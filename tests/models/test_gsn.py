@@ -53,7 +53,7 @@ class FixedNoise(nn.Module):
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_it_is_the_authors_recipe(depth):
     fixed = corruption.Custom(lambda x: torch.where(torch.arange(x.shape[1]) % 3 == 0, 1 - x, x))
-    model = random_gsn((5, 4, 3, 4, 3)[: depth + 1], [FixedNoise(i) for i in range(depth)], fixed, steps=3)
+    model = random_gsn((5, 4, 3, 4, 3)[: depth + 1], hidden=[FixedNoise(i) for i in range(depth)], corruption=fixed, steps=3)
     weights, biases = [c.weight for c in model.connections], list(model.biases)
     x = random_images().round()
     costs = []
@@ -104,7 +104,7 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_binary_hidden_units_by_estimators(build, through):
     """Enumerated over hidden units and visible samples alike: what is unbiased stays so in a recurrent chain."""
     noisy = corruption.Custom(lambda x: 1 - x)
-    model = random_gsn((2, 2), [dither.Bernoulli()], noisy, steps=2, through_samples=through)
+    model = random_gsn((2, 2), hidden=[dither.Bernoulli()], corruption=noisy, steps=2, through_samples=through)
     x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     if build is dither.StraightThrough:
         bias = dither.testing.bias(build(model), lambda: model.cost(x))
@@ -115,9 +115,11 @@ def test_binary_hidden_units_by_estimators(build, through):
 
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_ten_samples_of_a_step(vectorize):
-    model = random_gsn((5, 4, 3), [dither.Bernoulli(), dither.NoisyReLU()], steps=3)
+    model = random_gsn((5, 4, 3), hidden=[dither.Bernoulli(), dither.NoisyReLU()], steps=3)
     torch.manual_seed(0)
-    loss = dither.ScoreFunction(model, "leave-one-out", samples=10, vectorize=vectorize)(lambda: model.costs(random_images()))
+    loss = dither.ScoreFunction(model, baseline="leave-one-out", samples=10, vectorize=vectorize)(
+        lambda: model.costs(random_images())
+    )
     loss.backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() > 0 for p in model.parameters())
 
@@ -143,7 +145,7 @@ def test_convolutional():
 def test_image_and_label():
     joint = reconstruction.Joint([(reconstruction.Bernoulli(), 5), (reconstruction.Categorical(3), 3)])
     noisy = corruption.Joint([(corruption.SaltAndPepper(), 5), (corruption.Resampling(0.5, 3), 3)])
-    model = random_gsn((8, 4, 3), None, noisy, joint)
+    model = random_gsn((8, 4, 3), corruption=noisy, reconstruction=joint)
     x = torch.cat((random_images().round(), F.one_hot(torch.arange(6) % 3, 3).double()), -1)
     model.cost(x).mean().backward()
     label = torch.arange(8) >= 5
@@ -161,7 +163,10 @@ def test_image_and_label():
         ({"layers": [Dense(5, 4), Dense(3, 2)]}, "they must be the same"),
         ({"layers": (5, 4, 3), "hidden": [nn.Tanh()]}, "hidden has 1 modules for 2 hidden layers"),
         ({"layers": (5, 4), "corruption": None}, "identity is all there is to learn"),
-        ({"layers": (5, 4, 3), "hidden": [nn.Tanh(), dither.NoisyTanh(0, 0)], "corruption": None}, "identity is all there is"),
+        (
+            {"layers": (5, 4, 3), "hidden": [nn.Tanh(), dither.NoisyTanh(before=0, after=0)], "corruption": None},
+            "identity is all there is",
+        ),
         ({"layers": (5, 4), "order": "sideways"}, "odd-first, even-first, up-down"),
         ({"layers": (5, 4, 3), "order": ((1, 2), (0,))}, "no neighbours in one group"),
         ({"layers": (5, 4, 3), "order": ((0, 2), (1,))}, "in the last group"),

@@ -183,7 +183,7 @@ def test_the_prior_is_a_parameter_only_when_learned(make, prior):
 @pytest.mark.parametrize("make", MODELS)
 def test_estimators_take_the_code_over(make):
     model = make()
-    for estimator in (dither.ScoreFunction(model, "leave-one-out", samples=2), dither.StraightThrough(model)):
+    for estimator in (dither.ScoreFunction(model, baseline="leave-one-out", samples=2), dither.StraightThrough(model)):
         model.zero_grad()
         estimator(lambda: model.cost(X)).backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())

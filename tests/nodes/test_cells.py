@@ -31,7 +31,7 @@ def expectation(node, logits, cost=lambda h: h):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("values", [(0, 1), (-1, 1), (2.5, -3.0)])
 def test_bernoulli(dtype, values):
-    node = dither.Bernoulli(values)
+    node = dither.Bernoulli(values=values)
     logits = torch.tensor([SATURATED], dtype=dtype)
     noise, log_weight = node.partition(logits)
     close = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-6}
@@ -67,7 +67,7 @@ def test_categorical(dtype, row):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_stochastic_pooling(dtype):
-    node = dither.StochasticPool2d(2, 1)
+    node = dither.StochasticPool2d(2, stride=1)
     x = torch.tensor([[0.0, 1, 0, 0], [2, 5, 0, 0], [1e-3, 0.5, 40, 0]], dtype=dtype).view(1, 1, 3, 4)
     noise, log_weight = node.partition(x)
     close = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-6}
@@ -113,7 +113,7 @@ def quadrature(f, kink=None):
 @pytest.mark.parametrize("cost", COSTS)
 @pytest.mark.parametrize("scale", [0.3, 1.0])
 def test_noisy_relu(cost, scale):
-    node, (f, slope) = dither.NoisyReLU(scale), COSTS[cost]
+    node, (f, slope) = dither.NoisyReLU(scale=scale), COSTS[cost]
     logits = torch.tensor([[-3.0, -1.0, 0.0, 0.2, 1.3, 2.5]], dtype=torch.float64)
     value, gradient = expectation(node, logits, f)
     for i, a in enumerate(logits[0].tolist()):
@@ -128,7 +128,7 @@ def test_noisy_relu(cost, scale):
 @pytest.mark.parametrize(("before", "after"), [(0.3, 0.0), (1.0, 0.0), (2.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
 def test_noisy_tanh(cost, before, after):
     # 40 Gauss-Hermite points, the usual choice, are off by 1e-6 at before = 1 and by 1e-3 at 2: tanh has poles.
-    node, (f, slope) = dither.NoisyTanh(before, after), COSTS[cost]
+    node, (f, slope) = dither.NoisyTanh(before=before, after=after), COSTS[cost]
     if (cost, after) == ("bounded", 1.0):
         return  # a pole of the cost itself lies too near for noise that no tanh bounds
     limit = 2e-5 if cost == "bounded" else 1e-8  # its poles, at tanh = i, are half as far as those of tanh
@@ -147,7 +147,7 @@ def test_noisy_tanh(cost, before, after):
 
 
 def test_noisy_tanh_with_both_noises():
-    node = dither.NoisyTanh(0.5, 0.3)
+    node = dither.NoisyTanh(before=0.5, after=0.3)
     logits = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
     value, _ = expectation(node, logits, torch.square)
     for i, a in enumerate(logits[0].tolist()):
@@ -155,7 +155,13 @@ def test_noisy_tanh_with_both_noises():
 
 
 @pytest.mark.parametrize(
-    "node", [dither.NoisyReLU(), dither.NoisyReLU(0.1), dither.NoisyTanh(0.7, 0.2), dither.NoisyTanh(0, 0)]
+    "node",
+    [
+        dither.NoisyReLU(),
+        dither.NoisyReLU(scale=0.1),
+        dither.NoisyTanh(before=0.7, after=0.2),
+        dither.NoisyTanh(before=0, after=0),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_weights_of_continuous_cells(node, dtype):
@@ -168,7 +174,7 @@ def test_weights_of_continuous_cells(node, dtype):
 
 
 def test_mean_of_noisy_relu_is_exact_everywhere():
-    node = dither.NoisyReLU(0.7)
+    node = dither.NoisyReLU(scale=0.7)
     logits = torch.tensor([[-8.0, -5.0, -2.0, -0.1, 0.0, 0.4, 3.0, 30.0]], dtype=torch.float64).requires_grad_()
     mean = node.mean(logits)
     torch.testing.assert_close(expectation(node, logits)[0], mean.detach(), rtol=1e-9, atol=1e-13)

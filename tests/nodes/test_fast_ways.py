@@ -71,7 +71,7 @@ def test_what_is_kept_is_ordinary_whatever_asked_first(first):
     _indices.cache_clear()
     _number.cache_clear()
     node, x = dither.Bernoulli(), torch.zeros(7, 2)
-    estimator = dither.ScoreFunction(node, "leave-one-out", samples=3)
+    estimator = dither.ScoreFunction(node, baseline="leave-one-out", samples=3)
 
     def step(logits):
         return estimator(lambda: node(logits).sum(1))
@@ -127,7 +127,7 @@ def test_scores_of_shared_logits_are_those_of_each_run(node):
 
 @pytest.mark.parametrize("way", ["by itself", "float64", "sampler", "source", "mean", "mode", "estimator", "relaxed"])
 def test_a_unit_without_categories_is_refused_on_every_way(way):
-    node = dither.Categorical(dither.functional.gumbel_softmax) if way == "sampler" else dither.Categorical()
+    node = dither.Categorical(sampler=dither.functional.gumbel_softmax) if way == "sampler" else dither.Categorical()
     logits = torch.full((2, 3), -torch.inf, dtype=torch.float64 if way == "float64" else torch.float32)
     logits[0] = 0
 

@@ -13,10 +13,10 @@ from dither.nodes import named_nodes, taken_over
 INF, NAN = float("inf"), float("nan")
 NODES = [
     dither.Bernoulli(),
-    dither.Bernoulli((-1, 1)),
+    dither.Bernoulli(values=(-1, 1)),
     dither.Categorical(),
     dither.NoisyReLU(),
-    dither.NoisyTanh(0.3, 0.3),
+    dither.NoisyTanh(before=0.3, after=0.3),
     dither.NoisyMaxPool2d(2),
     dither.StochasticPool2d(2),
 ]
@@ -50,14 +50,14 @@ def test_shape_and_dtype(node, dtype):
 def test_values_of_discrete_nodes():
     logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(2))
     assert dither.Bernoulli()(logits).unique().tolist() == [0, 1]
-    assert dither.Bernoulli((-1, 1))(logits).unique().tolist() == [-1, 1]
+    assert dither.Bernoulli(values=(-1, 1))(logits).unique().tolist() == [-1, 1]
     assert dither.Categorical()(logits).sum(-1).eq(1).all()
     assert dither.Categorical()(logits).unique().tolist() == [0, 1]
 
 
 def test_gradients_follow_the_values():
     logits = torch.randn(4, 3).requires_grad_()
-    h = dither.Bernoulli((-1, 1))(logits)
+    h = dither.Bernoulli(values=(-1, 1))(logits)
     p = torch.sigmoid(logits.detach())
     torch.testing.assert_close(torch.autograd.grad(h.sum(), logits)[0], 2 * p * (1 - p))
 
@@ -83,9 +83,9 @@ def test_no_state_and_copies(node):
 def test_means_and_modes():
     a = torch.tensor([[0.0, 1.0, -INF, INF, 1e-30]])
     with dither.deterministic("mean"):
-        torch.testing.assert_close(dither.Bernoulli((-1, 1))(a), torch.tanh(a / 2))
+        torch.testing.assert_close(dither.Bernoulli(values=(-1, 1))(a), torch.tanh(a / 2))
         assert dither.Categorical()(torch.tensor([[0.0, 0, -INF]])).tolist() == [[0.5, 0.5, 0]]
-        assert torch.equal(dither.NoisyTanh(0.1, 0.1)(a), torch.tanh(a))
+        assert torch.equal(dither.NoisyTanh(before=0.1, after=0.1)(a), torch.tanh(a))
     with dither.deterministic("mode"):
         assert dither.Bernoulli()(a).tolist() == [[0, 1, 0, 1, 1]]
         assert dither.Categorical()(torch.tensor([[1.0, 1.0, 0.0], [0, INF, INF]])).tolist() == [[1, 0, 0], [0, 1, 0]]
@@ -101,7 +101,7 @@ def test_deterministic_is_the_same_each_time_and_needs_no_generator(node, kind):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("node", [dither.Bernoulli(), dither.Bernoulli((-1, 1)), dither.Categorical()], ids=repr)
+@pytest.mark.parametrize("node", [dither.Bernoulli(), dither.Bernoulli(values=(-1, 1)), dither.Categorical()], ids=repr)
 def test_modes_keep_nan(node):
     # In a forward pass the node refuses NaN; under compile and vmap it cannot look, and the output must tell.
     logits = torch.tensor([[NAN, 1.0], [0.0, 1.0]])
@@ -182,13 +182,13 @@ def test_a_categorical_needs_categories(shape):
 @pytest.mark.parametrize("values", [(1, 1), (0, 1, 2), (0,)])
 def test_values_that_say_nothing_are_refused(values):
     with pytest.raises(ValueError, match="two different outputs"):
-        dither.Bernoulli(values)
+        dither.Bernoulli(values=values)
 
 
 @pytest.mark.parametrize("bad", [-1.0, INF, NAN])
 def test_scales_are_checked(bad):
     for build, remedy in (
-        (lambda: dither.NoisyReLU(bad), "use torch.nn.ReLU"),
+        (lambda: dither.NoisyReLU(scale=bad), "use torch.nn.ReLU"),
         (lambda: dither.NoisyMaxPool2d(2, scale=bad), "use torch.nn.MaxPool2d"),
         (lambda: dither.NoisyTanh(before=bad), "finite and not negative"),
         (lambda: dither.NoisyTanh(after=bad), "finite and not negative"),

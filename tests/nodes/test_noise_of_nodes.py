@@ -15,10 +15,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:Deprec
 
 NODES = {
     "bernoulli": dither.Bernoulli(),
-    "signs": dither.Bernoulli((-1, 1)),
+    "signs": dither.Bernoulli(values=(-1, 1)),
     "categorical": dither.Categorical(),
     "noisy_relu": dither.NoisyReLU(),
-    "noisy_tanh": dither.NoisyTanh(0.5, 0.5),
+    "noisy_tanh": dither.NoisyTanh(before=0.5, after=0.5),
     "noisy_max_pool": dither.NoisyMaxPool2d(2),
     "stochastic_pool": dither.StochasticPool2d(2),
 }

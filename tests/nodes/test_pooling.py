@@ -10,7 +10,7 @@ IMAGE = torch.tensor([[0.0, 1, 2, 0], [3, 4, 0, 0], [0, 0, 1e-3, 2], [0, 0, 1, 7
 
 
 def test_noisy_max_pooling_is_max_pooling_of_noisy_input():
-    node = dither.NoisyMaxPool2d(3, 2, scale=0.5)
+    node = dither.NoisyMaxPool2d(3, stride=2, scale=0.5)
     x = torch.randn(2, 3, 7, 9).requires_grad_()
     torch.manual_seed(5)
     pooled = node(x)
@@ -76,7 +76,7 @@ def test_mode_is_max_pooling_and_mean_the_papers_rule():
 def test_kernels_and_strides_are_those_of_torch(kernel, stride, shape):
     x = torch.rand(2, 3, 5, 7)
     assert torch.nn.functional.max_pool2d(x, kernel, stride).shape[2:] == shape
-    for node in (dither.StochasticPool2d(kernel, stride), dither.NoisyMaxPool2d(kernel, stride)):
+    for node in (dither.StochasticPool2d(kernel, stride=stride), dither.NoisyMaxPool2d(kernel, stride=stride)):
         assert node(x).shape == (2, 3, *shape) and node.mean(x).shape == (2, 3, *shape)
         assert torch.equal(node.mode(x), torch.nn.functional.max_pool2d(x, kernel, stride))
 

@@ -60,14 +60,14 @@ def own_baseline(seed: int) -> nn.Module:
 
 # Each rank has other parameters of its own, until the first rank's are taken.
 ESTIMATORS = {
-    "learned baseline": lambda net, rank: dither.ScoreFunction(net, own_baseline(rank)),
-    "RELAX": lambda net, rank: dither.RELAX(net, own_baseline(rank)),
+    "learned baseline": lambda net, rank: dither.ScoreFunction(net, baseline=own_baseline(rank)),
+    "RELAX": lambda net, rank: dither.RELAX(net, control=own_baseline(rank)),
     "RODEO": lambda net, rank: dither.RODEO(net),
     "PerNode": lambda net, rank: dither.PerNode(
         net,
         {
-            "nodes.0": lambda net: dither.NVIL(net, own_baseline(rank)["nodes_0"]),
-            "*": lambda net: dither.ScoreFunction(net, "mean"),
+            "nodes.0": lambda net: dither.NVIL(net, baseline=own_baseline(rank)["nodes_0"]),
+            "*": lambda net: dither.ScoreFunction(net, baseline="mean"),
         },
     ),
 }

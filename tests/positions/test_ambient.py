@@ -91,7 +91,7 @@ NODES = {
     "Bernoulli of other values": (lambda: dither.Bernoulli(values=(-0.3, 1.7)), (6, 5)),
     "Categorical": (dither.Categorical, (6, 5, 3)),
     "NoisyReLU": (dither.NoisyReLU, (6, 5)),
-    "NoisyTanh": (lambda: dither.NoisyTanh(0.7, 0.3), (6, 5)),
+    "NoisyTanh": (lambda: dither.NoisyTanh(before=0.7, after=0.3), (6, 5)),
     "NoisyMaxPool2d": (lambda: dither.NoisyMaxPool2d(2), (3, 2, 4, 4)),
     "StochasticPool2d": (lambda: dither.StochasticPool2d(2), (3, 2, 4, 4)),
 }

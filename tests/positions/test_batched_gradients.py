@@ -15,14 +15,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  #
 UNITS, IMAGE = (4, 6), (2, 1, 4, 4)
 NODES = {
     "Bernoulli": (dither.Bernoulli(), UNITS),
-    "Bernoulli, signs": (dither.Bernoulli((-1, 1)), UNITS),
+    "Bernoulli, signs": (dither.Bernoulli(values=(-1, 1)), UNITS),
     "Bernoulli, identity": (dither.Bernoulli(sampler=functional.bernoulli_straight_through), UNITS),
     "Bernoulli, clipped": (dither.Bernoulli(sampler=functional.bernoulli_straight_through_clipped), UNITS),
     "Bernoulli, reinmax": (dither.Bernoulli(sampler=functional.bernoulli_reinmax), UNITS),
     "Categorical": (dither.Categorical(), (4, 2, 3)),
     "NoisyReLU": (dither.NoisyReLU(), UNITS),
     "NoisyTanh": (dither.NoisyTanh(), UNITS),
-    "NoisyTanh, both": (dither.NoisyTanh(1.0, 1.0), UNITS),
+    "NoisyTanh, both": (dither.NoisyTanh(before=1.0, after=1.0), UNITS),
     "NoisyMaxPool2d": (dither.NoisyMaxPool2d(2), IMAGE),
     "StochasticPool2d": (dither.StochasticPool2d(2), IMAGE),
     "SaltAndPepper": (corruption.SaltAndPepper(), UNITS),
@@ -36,7 +36,7 @@ NODES = {
 LOSSES = {
     "StraightThrough": dither.StraightThrough,
     "ScoreFunction": dither.ScoreFunction,
-    "ScoreFunction, 3": lambda net: dither.ScoreFunction(net, "leave-one-out", samples=3),
+    "ScoreFunction, 3": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
     "DisARM": dither.DisARM,
     "ARM": dither.ARM,
     "ReinMax": dither.ReinMax,

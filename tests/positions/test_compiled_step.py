@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 ESTIMATORS = {
     "StraightThrough": dither.StraightThrough,
     "ScoreFunction": dither.ScoreFunction,
-    "leave-one-out, loop": lambda net: dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False),
-    "leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
+    "leave-one-out, loop": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3, vectorize=False),
+    "leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
     "StraightThrough, 3": lambda net: dither.StraightThrough(net, samples=3),
     "DisARM": dither.DisARM,
 }

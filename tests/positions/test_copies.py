@@ -26,7 +26,7 @@ two = {"straight-through": dither.StraightThrough, "scores": partial(dither.Scor
 ROWS: dict[str, Callable[[nn.Module], dither.Estimator]] = {
     name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()
 } | {
-    "learned": lambda net: dither.ScoreFunction(net, WORK.own_baseline(0).to(next(net.parameters())), 2),
+    "learned": lambda net: dither.ScoreFunction(net, baseline=WORK.own_baseline(0).to(next(net.parameters())), samples=2),
     "NVIL, lazy": dither.NVIL,
     "RELAX, two samples": partial(dither.RELAX, hidden=2, samples=2),
     "RODEO, loop": partial(dither.RODEO, samples=3, vectorize=False),

@@ -24,7 +24,11 @@ ROWS = {
     "FiniteDifference": partial(estimators.FiniteDifference, max_parameters=100),
     "PerNode": partial(estimators.PerNode, estimators={"*": partial(ScoreFunction, baseline="optimal")}),
 }
-NODES: dict[str, Callable[[], Node]] = {"binary": Bernoulli, "signed": partial(Bernoulli, (-1, 1)), "categorical": Categorical}
+NODES: dict[str, Callable[[], Node]] = {
+    "binary": Bernoulli,
+    "signed": partial(Bernoulli, values=(-1, 1)),
+    "categorical": Categorical,
+}
 
 
 class Net(nn.Module):

@@ -122,13 +122,13 @@ def test_unbiased_for_the_returns_of_all_episodes(limit, mode, baseline, traces:
     options = {"autoreset": mode, "discount_from": "start"}
     if baseline:
         torch.manual_seed(0)
-        warm = Episodes(model, DISCOUNT, baseline, **options)
+        warm = Episodes(model, discount=DISCOUNT, baseline=baseline, **options)
         play(model, warm, Environments(2, mode, limit), 3)
         warm.loss()
         state = warm.state_dict()
 
     def make() -> Episodes:
-        episodes = Episodes(model, DISCOUNT, baseline, traces=traces, **options)
+        episodes = Episodes(model, discount=DISCOUNT, baseline=baseline, traces=traces, **options)
         episodes.load_state_dict(state)
         return episodes
 
@@ -144,7 +144,7 @@ def test_leave_one_out_is_unbiased_where_environments_reset_and_are_cut_off(limi
     model = policy(4)
 
     def make(baseline) -> Episodes:
-        return Episodes(model, DISCOUNT, baseline, autoreset=mode, discount_from="start")
+        return Episodes(model, discount=DISCOUNT, baseline=baseline, autoreset=mode, discount_from="start")
 
     mean, plain = (expected(model, lambda b=b: make(b), mode, limit, 2, 3) for b in ("leave-one-out", None))
     assert torch.allclose(mean, plain, rtol=0, atol=1e-10)
@@ -172,7 +172,10 @@ def test_traces_equal_stored_graphs_for_any_nodes_and_any_parameters(nodes, mode
     for traces in (False, True):
         torch.manual_seed(2)
         options = {"autoreset": mode, "discount_from": discount_from, "nodes": nodes}
-        episodes, environments = Episodes(model, DISCOUNT, baseline, traces=traces, **options), Environments(3, mode, 3)
+        episodes, environments = (
+            Episodes(model, discount=DISCOUNT, baseline=baseline, traces=traces, **options),
+            Environments(3, mode, 3),
+        )
         for _ in range(2):
             play(model, episodes, environments, 5)
             loss, trained = episodes.loss([1.0, 2.0, 3.0]), [p for p in model.parameters() if p.requires_grad]
@@ -190,7 +193,7 @@ def test_traces_equal_stored_graphs_for_any_nodes_and_any_parameters(nodes, mode
 @pytest.mark.parametrize("baseline", [None, "mean", "optimal"])
 def test_a_loss_of_reset_steps_alone_is_zero_and_teaches_the_baseline_nothing(traces: bool, baseline) -> None:
     model = policy(5)
-    episodes = Episodes(model, DISCOUNT, baseline, autoreset="next-step", traces=traces)
+    episodes = Episodes(model, discount=DISCOUNT, baseline=baseline, autoreset="next-step", traces=traces)
 
     def one(reward: float, done: bool) -> Tensor:
         with episodes.acting():
@@ -214,7 +217,7 @@ def test_true_is_the_default_of_gymnasium() -> None:
     model, gradients = policy(5), []
     for mode in (True, "next-step", "same-step"):
         torch.manual_seed(0)
-        episodes = Episodes(model, DISCOUNT, None, autoreset=mode)
+        episodes = Episodes(model, discount=DISCOUNT, baseline=None, autoreset=mode)
         play(model, episodes, Environments(3, "next-step", 2), 6)
         gradients.append(flat(model, episodes.loss()))
     assert torch.equal(gradients[0], gradients[1]) and not torch.allclose(gradients[0], gradients[2])

@@ -17,7 +17,7 @@ FORBIDDEN = {"none": [], "one": [(0, 0, 1)], "all but one": [(1, 0, 0), (1, 0, 2
 NODES = {
     "Categorical": lambda: dither.Categorical(),
     "Bernoulli": lambda: dither.Bernoulli(),
-    "Bernoulli, signs": lambda: dither.Bernoulli((-1, 1)),
+    "Bernoulli, signs": lambda: dither.Bernoulli(values=(-1, 1)),
 }
 ORACLES = {
     "Exact": lambda net, cost: gradients(dither.Exact(net)(cost), net),
@@ -29,7 +29,7 @@ ORACLES = {
 ESTIMATORS = {
     "StraightThrough": dither.StraightThrough,
     "ScoreFunction": dither.ScoreFunction,
-    "leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", samples=3),
+    "leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
     "ReinMax": dither.ReinMax,
     "GumbelSoftmax": dither.GumbelSoftmax,
     "LocalExpectation": dither.LocalExpectation,
@@ -127,4 +127,4 @@ def test_a_unit_without_any_category_is_an_error(shape, dtype):
     with pytest.raises(ValueError, match="-inf for all"), dither.deterministic("mean"):
         node(logits)
     with pytest.raises((ValueError, FloatingPointError)):  # in a vmap Python may not look, and the cost shows it
-        dither.ScoreFunction(node, "leave-one-out", samples=3)(lambda: node(logits + 0).flatten(1).sum(1))
+        dither.ScoreFunction(node, baseline="leave-one-out", samples=3)(lambda: node(logits + 0).flatten(1).sum(1))

@@ -38,7 +38,7 @@ ESTIMATORS: dict[str, Callable[[nn.Module], dither.Estimator]] = {
     "optimal, K=2": partial(dither.ScoreFunction, baseline="optimal", samples=2),
     "optimal, any order": partial(dither.ScoreFunction, baseline="optimal", any_order=True),
     "leave-one-out": partial(dither.ScoreFunction, baseline="leave-one-out", samples=2),
-    "learned, of any length": lambda net: dither.ScoreFunction(net, _MeanOfUnits()),
+    "learned, of any length": lambda net: dither.ScoreFunction(net, baseline=_MeanOfUnits()),
     "learned": lambda net: dither.NVIL(net),
     "REBAR": dither.REBAR,
     "DoubleCV": dither.DoubleCV,

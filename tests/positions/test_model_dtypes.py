@@ -40,11 +40,11 @@ HIDDEN = {
 def dae(family="Bernoulli", corrupt="salt and pepper", steps=3, through=False):
     family = FAMILIES[family]()
     network = nn.Linear(UNITS, family.outputs(UNITS))
-    return DAE(network, UNITS, CORRUPTIONS[corrupt](), family, steps, through)
+    return DAE(network, UNITS, corruption=CORRUPTIONS[corrupt](), reconstruction=family, steps=steps, through_samples=through)
 
 
 def images():
-    return GSN([Conv2d((1, 4, 4), 3, kernel=3)], [nodes.NoisyTanh()], steps=2)
+    return GSN([Conv2d((1, 4, 4), 3, kernel=3)], hidden=[nodes.NoisyTanh()], steps=2)
 
 
 DENOISERS = {
@@ -53,7 +53,7 @@ DENOISERS = {
     "DAE, random walk": lambda: dae(steps=Geometric(0.5)),
     "DAE, gradient through samples": lambda: dae(through=True),
     "DAE, gaussian through samples": lambda: dae("Gaussian", "gaussian", through=True),
-    **{f"GSN, {name}": lambda make=make: GSN((UNITS, 12, 8), make()) for name, make in HIDDEN.items()},
+    **{f"GSN, {name}": lambda make=make: GSN((UNITS, 12, 8), hidden=make()) for name, make in HIDDEN.items()},
     "GSN, random walk": lambda: GSN((UNITS, 12, 8), steps=Geometric(0.5)),
     "GSN, Gaussian": lambda: GSN((UNITS, 12), reconstruction=reconstruction.Gaussian()),
     "GSN, untied Mixture": lambda: GSN((UNITS, 12), reconstruction=FAMILIES["Mixture"](), tied=False),
@@ -132,7 +132,9 @@ def test_the_cost_is_that_of_float32_up_to_rounding(name, dtype):
 @pytest.mark.parametrize("name", ["DAE, gradient through samples", "GSN, Bernoulli"])
 def test_an_estimator_trains_a_walk(name, dtype, samples):
     model, x = DENOISERS[name]().to(dtype), data(dtype)
-    estimator = dither.ScoreFunction(model, "leave-one-out", samples) if samples > 1 else dither.StraightThrough(model)
+    estimator = (
+        dither.ScoreFunction(model, baseline="leave-one-out", samples=samples) if samples > 1 else dither.StraightThrough(model)
+    )
     check_gradients(estimator(lambda: model.costs(x)), model)
 
 

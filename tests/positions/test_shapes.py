@@ -31,7 +31,7 @@ ROWS = CONFIGURED | {
 }
 NODES: dict[str, Callable[[], Node]] = {
     "binary": Bernoulli,
-    "signed": partial(Bernoulli, (-1, 1)),
+    "signed": partial(Bernoulli, values=(-1, 1)),
     "categorical": Categorical,
 }
 # shape of the logits -> the same units in another shape

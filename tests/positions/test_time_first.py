@@ -42,5 +42,5 @@ def test_estimators_refuse_what_the_shape_tells(time: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_zoo_keeps_its_examples_separate(seed: int) -> None:
-    problem = testing.random_problem(seed, 8.0)
+    problem = testing.random_problem(seed, max_bits=8.0)
     testing.assert_examples_separate(problem.model, problem.closure, draws=4)

@@ -167,7 +167,9 @@ def test_noise_on_logits_is_biased_by_its_square_alone() -> None:
     expected = exact.gradient(net, cost, vectorize=False)
     errors = []
     for scale in (0.2, 0.1):
-        mean = exact.moments(dither.NodePerturbation(net, scale, vectorize=False), cost, vectorize=False, variance=False).mean
+        mean = exact.moments(
+            dither.NodePerturbation(net, scale=scale, vectorize=False), cost, vectorize=False, variance=False
+        ).mean
         errors.append(exact.concatenate(mean) - exact.concatenate(expected))
     torch.testing.assert_close(*(e / 4**i for i, e in enumerate((errors[1], errors[0]))), rtol=0.05, atol=1e-6)
 
@@ -226,7 +228,7 @@ def test_a_closure_that_counts_its_runs_is_refused(name: str, changes: str) -> N
     with pytest.raises(ValueError, match=r"node 'node' other logits, or called other nodes.*a counter.*leave-one-out"):
         estimator(closure)
     next(runs)
-    dither.ScoreFunction(net, "leave-one-out", 2, vectorize=False)(closure).backward()
+    dither.ScoreFunction(net, baseline="leave-one-out", samples=2, vectorize=False)(closure).backward()
 
 
 def test_terms_of_runs_by_other_nodes_are_credited_as_a_whole() -> None:
@@ -234,7 +236,7 @@ def test_terms_of_runs_by_other_nodes_are_credited_as_a_whole() -> None:
     gradients = []
     for terms in (True, False):
         net, runs = Net(), iter(range(1000))
-        estimator = dither.ScoreFunction(net, "leave-one-out", 2, vectorize=False)
+        estimator = dither.ScoreFunction(net, baseline="leave-one-out", samples=2, vectorize=False)
         estimator.examples = "separate"
 
         def closure(net: Net = net, runs: Iterator[int] = runs, terms: bool = terms) -> Tensor:
@@ -267,8 +269,8 @@ class Branches(nn.Module):
 def test_packed_runs_by_other_layers_are_ordinary_ones(keep: str) -> None:
     torch.manual_seed(0)
     net, x = Branches().double(), torch.randn(1, 3, dtype=F64)
-    packed = dither.ForwardOnly(net, "leave-one-out", 3, keep=keep, vectorize=False)  # type: ignore[arg-type]
-    ordinary = dither.ScoreFunction(net, "leave-one-out", 3, vectorize=False)
+    packed = dither.ForwardOnly(net, baseline="leave-one-out", samples=3, keep=keep, vectorize=False)  # type: ignore[arg-type]
+    ordinary = dither.ScoreFunction(net, baseline="leave-one-out", samples=3, vectorize=False)
     for seed in range(6):
         gradients = []
         for estimator in (packed, ordinary):

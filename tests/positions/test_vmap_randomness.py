@@ -15,12 +15,12 @@ UNITS = (4, 24)
 IMAGE = (2, 2, 8, 8)
 SOURCES = {
     "Bernoulli": (dither.Bernoulli(), UNITS),
-    "Bernoulli, signs": (dither.Bernoulli((-1, 1)), UNITS),
+    "Bernoulli, signs": (dither.Bernoulli(values=(-1, 1)), UNITS),
     "Bernoulli, own sampler": (dither.Bernoulli(sampler=lambda a, u: (u < torch.sigmoid(a)).to(a.dtype)), UNITS),
     "Categorical": (dither.Categorical(), (4, 8, 3)),
     "NoisyReLU": (dither.NoisyReLU(), UNITS),
     "NoisyTanh": (dither.NoisyTanh(), UNITS),
-    "NoisyTanh, both": (dither.NoisyTanh(1.0, 1.0), UNITS),
+    "NoisyTanh, both": (dither.NoisyTanh(before=1.0, after=1.0), UNITS),
     "NoisyMaxPool2d": (dither.NoisyMaxPool2d(2), IMAGE),
     "StochasticPool2d": (dither.StochasticPool2d(2), IMAGE),
     "SaltAndPepper": (corruption.SaltAndPepper(), UNITS),
@@ -111,6 +111,6 @@ def test_what_draws_no_noise_needs_no_flag():
 
 def test_an_estimator_needs_no_flag():
     net = nn.Sequential(nn.Linear(3, 2), dither.Bernoulli())
-    loss = dither.ScoreFunction(net, "leave-one-out", samples=4)(lambda: net(torch.ones(5, 3)).sum(-1))
+    loss = dither.ScoreFunction(net, baseline="leave-one-out", samples=4)(lambda: net(torch.ones(5, 3)).sum(-1))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())

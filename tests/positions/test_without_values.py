@@ -15,7 +15,7 @@ from dither.models.vae import BinaryVAE
 UNITS, IMAGE = (4, 6), (2, 1, 4, 4)
 NODES = {
     "Bernoulli": (lambda: dither.Bernoulli(), UNITS),
-    "Bernoulli, signs": (lambda: dither.Bernoulli((-1, 1)), UNITS),
+    "Bernoulli, signs": (lambda: dither.Bernoulli(values=(-1, 1)), UNITS),
     "Bernoulli, no units": (lambda: dither.Bernoulli(), (4,)),
     "Bernoulli, identity": (lambda: dither.Bernoulli(sampler=functional.bernoulli_straight_through), UNITS),
     "Bernoulli, reinmax": (lambda: dither.Bernoulli(sampler=functional.bernoulli_reinmax), UNITS),
@@ -23,7 +23,7 @@ NODES = {
     "Categorical, reinmax": (lambda: dither.Categorical(sampler=functional.reinmax), (4, 2, 3)),
     "NoisyReLU": (lambda: dither.NoisyReLU(), UNITS),
     "NoisyTanh": (lambda: dither.NoisyTanh(), UNITS),
-    "NoisyTanh, both": (lambda: dither.NoisyTanh(1.0, 1.0), UNITS),
+    "NoisyTanh, both": (lambda: dither.NoisyTanh(before=1.0, after=1.0), UNITS),
     "NoisyMaxPool2d": (lambda: dither.NoisyMaxPool2d(2), IMAGE),
     "StochasticPool2d": (lambda: dither.StochasticPool2d(2), IMAGE),
     "SaltAndPepper": (lambda: corruption.SaltAndPepper(), UNITS),

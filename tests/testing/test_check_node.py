@@ -19,11 +19,11 @@ def normal(*shape: int) -> torch.Tensor:
 NODES = {
     "binary": (dither.Bernoulli(), normal(3, 2)),
     "no unit dimension": (dither.Bernoulli(), normal(3)),
-    "signed": (dither.Bernoulli((-1, 1)), normal(3, 2)),
+    "signed": (dither.Bernoulli(values=(-1, 1)), normal(3, 2)),
     "categorical": (dither.Categorical(), normal(2, 2, 3)),
-    "pooling": (dither.StochasticPool2d(2, 1), normal(2, 1, 3, 3).abs() + 0.1),
-    "rectifier": (dither.NoisyReLU(0.7), normal(3, 2)),
-    "tanh": (dither.NoisyTanh(0.5, 0.3), normal(3, 2)),
+    "pooling": (dither.StochasticPool2d(2, stride=1), normal(2, 1, 3, 3).abs() + 0.1),
+    "rectifier": (dither.NoisyReLU(scale=0.7), normal(3, 2)),
+    "tanh": (dither.NoisyTanh(before=0.5, after=0.3), normal(3, 2)),
     "binomial": (Binomial(2), normal(3, 2)),
 }
 
@@ -132,7 +132,8 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
 def test_a_wrong_node_is_found_by_name(kind: type) -> None:
     with pytest.raises(testing.CheckFailed) as found:
-        check_node(kind(2 if issubclass(kind, Binomial) else 0.7), normal(3, 2), draws=1 << 16)
+        node = kind(2) if issubclass(kind, Binomial) else kind(scale=0.7)
+        check_node(node, normal(3, 2), draws=1 << 16)
     assert found.value.check == WRONG[kind]
 
 

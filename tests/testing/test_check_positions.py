@@ -16,7 +16,7 @@ ENTRIES = [(mutant, position) for mutant, (_, positions) in testing.POSITION_MUT
 def test_a_mutant_is_caught_in_its_position(mutant: str, position: str) -> None:
     build, _ = testing.POSITION_MUTANTS[mutant]
     with pytest.raises(testing.CheckFailed) as caught:
-        testing.check_positions(build, [position])
+        testing.check_positions(build, positions=[position])
     assert caught.value.check == position
 
 
@@ -24,7 +24,7 @@ def test_a_mutant_is_caught_in_its_position(mutant: str, position: str) -> None:
 def test_a_mutant_is_right_by_itself(mutant: str) -> None:
     build, positions = testing.POSITION_MUTANTS[mutant]
     fine = {"plain", "in place after the node", "copied", "no unit dimension"} - set(positions)
-    assert set(testing.check_positions(build, fine).values()) == {"right"}
+    assert set(testing.check_positions(build, positions=fine).values()) == {"right"}
 
 
 def test_every_position_has_a_mutant() -> None:
@@ -51,8 +51,8 @@ class Fails(dither.ScoreFunction):
 def test_an_error_is_a_refusal_only_where_one_is_foreseen() -> None:
     build = partial(Fails, vectorize=False)
     with pytest.raises(testing.CheckFailed, match=r"\[vmap\] .* NotImplementedError: Fails makes no runs"):
-        testing.check_positions(build, ["plain", "vmap"])
-    answers = testing.check_positions(build, ["loop", "vmap"], refusals={"vmap": "use vectorize=False"})
+        testing.check_positions(build, positions=["plain", "vmap"])
+    answers = testing.check_positions(build, positions=["loop", "vmap"], refusals={"vmap": "use vectorize=False"})
     assert answers == {"loop": "right", "vmap": "Fails makes no runs in a vmap: use vectorize=False"}
 
 
@@ -60,7 +60,7 @@ def test_arguments() -> None:
     with pytest.raises(ValueError, match="declares unbiased = False"):
         testing.check_positions(dither.StraightThrough)
     with pytest.raises(ValueError, match="'copies'; there are plain, "):
-        testing.check_positions(dither.ScoreFunction, ["copies"])
+        testing.check_positions(dither.ScoreFunction, positions=["copies"])
     with pytest.raises(ValueError, match="depth is 3"):
         testing.check_positions(dither.ScoreFunction, depth=3)
-    assert testing.check_positions(dither.ScoreFunction, "copied") == {"copied": "right"}
+    assert testing.check_positions(dither.ScoreFunction, positions="copied") == {"copied": "right"}

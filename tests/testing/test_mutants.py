@@ -38,4 +38,6 @@ def test_mean_test_of_constant_draws() -> None:
 
 def test_no_problem_small_enough_is_an_error() -> None:
     with pytest.raises(ValueError, match="smaller"):
-        testing.check_estimator(lambda m: __import__("dither").ScoreFunction(m, samples=3), testing.zoo(3, 8.0), max_bits=0.5)
+        testing.check_estimator(
+            lambda m: __import__("dither").ScoreFunction(m, samples=3), problems=testing.zoo(3, max_bits=8.0), max_bits=0.5
+        )

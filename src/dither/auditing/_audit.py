@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Literal, cast
 
@@ -15,18 +15,19 @@ from dither.auditing._report import AuditReport
 from dither.auditing._rows import Build, Closure, Row
 from dither.auditing._warm_up import untouched, warm_up
 from dither.estimators import Estimator, ScoreFunction
-from dither.nodes import ClosureError, cost_alone, named_nodes
+from dither.estimators.core import built
+from dither.nodes import ClosureError, as_module, cost_alone, named_nodes
 
 Audited = Estimator | Build
 
 
 def audit(
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     closure: Closure,
     estimators: Mapping[str, Audited] | Iterable[Audited],
+    *,
     draws: int = 200,
     reference: Literal["auto", "exact", "average"] = "auto",
-    *,
     warmup: int = 100,
     seed: int = 0,
     max_outcomes: int = exact.MAX_OUTCOMES,
@@ -60,23 +61,24 @@ def audit(
         raise ValueError(f"draws is {draws!r}: a variance needs an integer of at least 2; 200 or more tell estimators apart")
     if reference not in ("auto", "exact", "average"):
         raise ValueError(f"reference is {reference!r}: it must be 'auto', 'exact' or 'average'")
-    built, closure = _named(model, estimators), cost_alone(closure)
+    model = as_module(model)
+    built_on, closure = _named(model, estimators), cost_alone(closure)
     parameters = exact.trainable(model)
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: there is nothing to audit")
-    with untouched(model, built.values(), closure, seed):
+    with untouched(model, built_on.values(), closure, seed):
         target, error, source = _reference(
-            built.values(), closure, parameters, reference, max_outcomes, reference_draws or 4 * draws
+            built_on.values(), closure, parameters, reference, max_outcomes, reference_draws or 4 * draws
         )
-        for estimator in built.values():
+        for estimator in built_on.values():
             warm_up(estimator, closure, warmup)
-        moments = {name: _Moments(parameters, target) for name in built}
+        moments = {name: _Moments(parameters, target) for name in built_on}
         for draw in range(draws):
-            for name, estimator in built.items():
+            for name, estimator in built_on.items():
                 moments[name].add(estimator, closure)
             if progress:
                 progress(draw + 1, draws)
-        facts = {name: _facts(estimator) | {"reference": source} for name, estimator in built.items()}
+        facts = {name: _facts(estimator) | {"reference": source} for name, estimator in built_on.items()}
         rows = [{"estimator": name, **row, **facts[name]} for name, m in moments.items() for row in m.rows(error)]
     return AuditReport(rows, source, draws)
 
@@ -86,18 +88,24 @@ def _facts(estimator: Estimator) -> Row:
     return {"evaluations": estimator.evaluations, "unbiased": unbiased}
 
 
+def refuse_one(estimators: object) -> None:
+    """One estimator is no list of them, nor is a string."""
+    if isinstance(estimators, (str, type)) or callable(estimators):
+        raise TypeError(
+            f"estimators is {estimators!r}: give a list or a dict of them, audit(model, closure, {{'straight-through': "
+            "dither.StraightThrough})"
+        )
+
+
 def _named(model: nn.Module, estimators: Mapping[str, Audited] | Iterable[Audited]) -> dict[str, Estimator]:
     named: dict[str, Estimator] = {}
+    refuse_one(estimators)
     if isinstance(estimators, Mapping):
         pairs = list(cast("Mapping[str, Audited]", estimators).items())
     else:
         pairs = [("", build) for build in estimators]
     for name, build in pairs:
-        estimator = build if isinstance(build, Estimator) else build(model)
-        if estimator.model is not model:
-            raise ValueError(
-                f"{estimator!r} was built on another model: build it on the one that is audited, or pass its class"
-            )
+        estimator = built(build, model, f"estimators[{name!r}]" if name else "an estimator")
         label = name or type(estimator).__name__
         while label in named:
             label += "'"

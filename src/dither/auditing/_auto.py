@@ -16,7 +16,8 @@ from dither.auditing._audit import audit
 from dither.auditing._recommendation import STEPS, Recommendation, recommend
 from dither.auditing._rows import Build, Closure
 from dither.estimators import Blend, DisARM, Estimator, MuProp, ReinMax, ScoreFunction, StraightThrough
-from dither.estimators.core import Named
+from dither.estimators.core import Named, built
+from dither.estimators.core.building import refuse_spelling
 
 CANDIDATES: dict[str, Build] = {
     "leave-one-out-2": partial(ScoreFunction, baseline="leave-one-out", samples=2),
@@ -35,7 +36,7 @@ class Auto(Estimator):
     >>> node = dither.Bernoulli()
     >>> node.logits = torch.nn.Parameter(torch.zeros(1, 3, dtype=torch.float64))
     >>> candidates = {"straight-through": dither.StraightThrough, "disarm": dither.DisARM}
-    >>> auto = dither.Auto(node, candidates, by="evaluations", draws=5)
+    >>> auto = dither.Auto(node, candidates=candidates, by="evaluations", draws=5)
     >>> loss = auto(lambda: (node(node.logits).sum(1) / 2).round())  # straight-through has no derivative to pass on
     >>> auto.choice, auto.unbiased, auto.audits
     ('disarm', True, 1)
@@ -58,14 +59,15 @@ class Auto(Estimator):
 
     reference = "the audit"
     composable = False
+    former_order = ("candidates",)
 
     records = False
 
     def __init__(
         self,
         model: nn.Module,
-        candidates: Mapping[str, Build] | None = None,
         *,
+        candidates: Mapping[str, Build] | None = None,
         share: float = 0.05,
         draws: int = 20,
         by: Literal["time", "evaluations"] = "time",
@@ -77,7 +79,7 @@ class Auto(Estimator):
             raise ValueError(f"share is {share}: the audits' share of the time must lie between 0 and 1, such as 0.05")
         if by not in ("time", "evaluations"):
             raise ValueError(f"by is {by!r}: it must be 'time' or 'evaluations'")
-        self.candidates = Named(_built(model, CANDIDATES if candidates is None else candidates, unbiased_only))
+        self.candidates = Named(_built(self.model, CANDIDATES if candidates is None else candidates, unbiased_only))
         self.share, self.draws, self.by, self.steps = share, draws, by, steps
         self.choice = next(iter(self.candidates))
         self.recommendation: Recommendation | None = None
@@ -121,13 +123,13 @@ class Auto(Estimator):
         start = time.perf_counter()
         seed = int(torch.randint(2**31, (), dtype=torch.int64, device="cpu"))
         report = audit(
-            self.model, closure, dict(self.candidates.items()), self.draws, "auto",
+            self.model, closure, dict(self.candidates.items()), draws=self.draws, reference="auto",
             warmup=self.draws if self.audits == 0 else 0, seed=seed, max_outcomes=1 << 10, reference_draws=2 * self.draws,
         )  # fmt: skip
         rows = [dict(row) for row in report.to_dicts()]
         if self.by == "evaluations":
             rows = [{**row, "milliseconds": float(row["evaluations"])} for row in rows]
-        self.recommendation = recommend(rows, self.steps, "ms" if self.by == "time" else "evaluations")
+        self.recommendation = recommend(rows, steps=self.steps, unit="ms" if self.by == "time" else "evaluations")
         self.choice = self.recommendation.estimator or self._without_advice(self.recommendation)
         self.audits += 1
         gradients = self.draws * (1 + (self.audits == 1))  # the first audit warms up
@@ -164,23 +166,24 @@ class Auto(Estimator):
             self.audits = int(audits)
         return [key for key in ("choice", "account") if key not in state], [k for k in state if k not in ("choice", "account")]
 
-    def __repr__(self) -> str:
-        return f"Auto(choice={self.choice!r}, candidates=[{', '.join(self.candidates)}])"
+    def settings(self) -> dict[str, str]:
+        return {**super().settings(), "candidates": repr(list(self.candidates)), "choice": repr(self.choice)}
 
 
 def _built(model: nn.Module, candidates: Mapping[str, Build], unbiased_only: bool) -> dict[str, Estimator]:
     """The candidates that take the model's nodes."""
-    built: dict[str, Estimator] = {}
+    estimators: dict[str, Estimator] = {}
     refused: dict[str, TypeError] = {}
     for name, build in candidates.items():
+        refuse_spelling(build, f"candidates[{name!r}]")
         try:
-            estimator = build(model)
+            estimator = built(build, model, f"candidates[{name!r}]")
         except TypeError as error:
             refused[name] = error
             continue
         if estimator.unbiased or not unbiased_only:
-            built[name] = estimator
-    if not built:
+            estimators[name] = estimator
+    if not estimators:
         reasons = "; ".join(f"{name}: {error}" for name, error in refused.items()) or "none is unbiased"
         raise ValueError(f"no candidate can be used on this model: {reasons}. Give candidates that take its nodes")
-    return built
+    return estimators

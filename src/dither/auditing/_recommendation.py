@@ -59,7 +59,7 @@ def untrained(rows: Sequence[Row]) -> dict[str, list[str]]:
     return names
 
 
-def equal_time_error(row: Row, milliseconds: float, steps: float = 1.0) -> float:
+def equal_time_error(row: Row, milliseconds: float, *, steps: float = 1.0) -> float:
     """Root mean squared error as a share of the gradient's norm, |mean of the draws - gradient| / |gradient|.
 
     Of the mean of `steps` gradients, each of as many draws as fit in `milliseconds`: averaging divides the variance and
@@ -69,7 +69,7 @@ def equal_time_error(row: Row, milliseconds: float, steps: float = 1.0) -> float
     return mse**0.5 / norm if norm > 0 else inf if mse > 0 else 0.0
 
 
-def equal_time_worth(row: Row, milliseconds: float, steps: float = 1.0) -> float:
+def equal_time_worth(row: Row, milliseconds: float, *, steps: float = 1.0) -> float:
     """How far a step along the estimate descends, as a share of a step along the gradient, each with its best learning rate.
 
     (g . m)^2 / (|g|^2 (|m|^2 + v)) for gradient g, mean estimate m and variance v of the mean of the draws that fit: on a
@@ -97,7 +97,7 @@ def _variance(row: Row, milliseconds: float, steps: float) -> float:
     return row["variance"] * row["milliseconds"] / (milliseconds * steps)
 
 
-def recommend(rows: Sequence[Row], steps: float = STEPS, unit: str = "ms") -> Recommendation:
+def recommend(rows: Sequence[Row], *, steps: float = STEPS, unit: str = "ms") -> Recommendation:
     """From an audit's rows, of which those of parameters may be left out; `unit` is that of their "milliseconds".
 
     All get the same time, the median of their draws': the faster ones average more draws, the slower ones fewer. An
@@ -109,8 +109,8 @@ def recommend(rows: Sequence[Row], steps: float = STEPS, unit: str = "ms") -> Re
     if not overall:
         raise ValueError("the audit has no overall row: there is nothing to choose from")
     time, without = median(row["milliseconds"] for row in overall), untrained(rows)
-    worth = {row["estimator"]: equal_time_worth(row, time, steps) for row in overall}
-    error = {row["estimator"]: equal_time_error(row, time, steps) for row in overall}
+    worth = {row["estimator"]: equal_time_worth(row, time, steps=steps) for row in overall}
+    error = {row["estimator"]: equal_time_error(row, time, steps=steps) for row in overall}
 
     def order(row: Row) -> tuple[bool, bool, float, bool, float]:
         name, mse = row["estimator"], bias_squared(row) + _variance(row, time, steps)

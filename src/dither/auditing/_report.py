@@ -40,7 +40,7 @@ class AuditReport:
 
     def recommend(self, steps: float = STEPS) -> Recommendation:
         """The estimator that descends farthest at equal time, when an optimizer averages `steps` gradients, and why."""
-        return recommend(self.to_dicts(), steps)
+        return recommend(self.to_dicts(), steps=steps)
 
     def html(self, title: str = "Gradient audit") -> str:
         """The whole report, with its figure, as the text of one file: `Path("a.html").write_text(report.html())`."""

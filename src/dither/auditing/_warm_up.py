@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from dither import exact
 from dither.auditing._rows import Build, Closure
 from dither.estimators import Estimator
+from dither.estimators.core import built
 
 MAX_EVALUATIONS = 1024  # of the closure by one gradient: two hundred draws of more would take too long
 LEARNING_RATE = 1e-2  # of Adam, for what an estimator learns by gradients (a control variate's net, a baseline's)
@@ -68,7 +69,7 @@ def suitable(model: nn.Module, closure: Closure, builds: Mapping[str, Build]) ->
     refused: dict[str, str] = {}
     for name, build in builds.items():
         try:
-            estimator = build(model)
+            estimator = built(build, model, f"builds[{name!r}]")
             if estimator.multi_sample:
                 refused[name] = "its objective is another than the expected cost"
                 continue

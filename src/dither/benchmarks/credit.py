@@ -60,7 +60,7 @@ def run(config: Config, folder: Path, progress: Progress = print) -> Result:
 
 def steps(config: Config, model: BinaryVAE, costs: str, closure: Callable[[], Tensor]) -> dict[str, Step]:
     def step(static: bool, separate: bool, own: Callable[[], Tensor]) -> Step:
-        estimator = dither.ScoreFunction(model, "optimal", samples=config.samples)
+        estimator = dither.ScoreFunction(model, baseline="optimal", samples=config.samples)
         estimator.locality.static = static
         estimator.examples = "separate" if separate else "checked"
         return cleared(model, lambda: estimator(own).backward())

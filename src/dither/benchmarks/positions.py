@@ -45,7 +45,9 @@ class Combination:
 
     def check(self, position: str) -> str:
         """ "right", or the message of the refusal. Raises testing.CheckFailed."""
-        return testing.check_positions(self.build, [position], node=NODES[self.kind], depth=depth(self.name))[position]
+        return testing.check_positions(self.build, positions=[position], node=NODES[self.kind], depth=depth(self.name))[
+            position
+        ]
 
     @property
     def family(self) -> str:

@@ -31,6 +31,7 @@ def relative_energies(
     model_log_prob: Callable[[Tensor, Tensor], Tensor],
     corruption_log_prob: Callable[[Tensor, Tensor], Tensor],
     path: Tensor,
+    *,
     through: Literal["midpoint", "ends"] = "midpoint",
 ) -> Tensor:
     """The energies of the points of a path, relative to its first point: sums of small steps, each at an x~ close by.

@@ -29,7 +29,7 @@ class KernelConditional:
     """
 
     def __init__(
-        self, x: Tensor, corrupted: Tensor, bandwidth_corrupted: float, bandwidth_x: float, chunk: int | None = None
+        self, x: Tensor, corrupted: Tensor, bandwidth_corrupted: float, bandwidth_x: float, *, chunk: int | None = None
     ) -> None:
         if x.dim() != 2 or x.shape != corrupted.shape or not x.numel():
             raise ValueError(

@@ -76,8 +76,8 @@ class Counts:
         self,
         counts: Tensor,
         states: Tensor,
-        corrupted_states: Tensor | None = None,
         *,
+        corrupted_states: Tensor | None = None,
         pseudo_count: float = 0.0,
         unseen: Literal["raise", "uniform"] = "raise",
     ) -> None:
@@ -118,7 +118,7 @@ class Counts:
             if index.numel() and (int(index.min()) < 0 or int(index.max()) >= count):
                 raise ValueError(f"{name} runs from {int(index.min())} to {int(index.max())}: there are {count} states")
         counts = torch.bincount(corrupted_index * columns + x_index, minlength=rows * columns).view(rows, columns)
-        return cls(counts, states, corrupted_states, pseudo_count=pseudo_count, unseen=unseen)
+        return cls(counts, states, corrupted_states=corrupted_states, pseudo_count=pseudo_count, unseen=unseen)
 
     def conditional(self) -> Tensor:
         """P(x | x~), (X~, X) float64. Raises ValueError where some x~ was never seen (see `unseen`)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Protocol
 
 import torch
@@ -25,6 +25,7 @@ class State:
     """
 
     x: Tensor
+    _: KW_ONLY
     mean: Tensor | None = None
     hidden: tuple[Tensor | None, ...] = ()
     steps: int = 0
@@ -109,7 +110,7 @@ def _sample_and_mean(state: State, copy: bool) -> tuple[Tensor, Tensor]:
 
 def _copied(state: State) -> State:
     mean, *hidden = (None if t is None else t.clone() for t in (state.mean, *state.hidden))
-    return State(state.x.clone(), mean, tuple(hidden))
+    return State(state.x.clone(), mean=mean, hidden=tuple(hidden))
 
 
 def _graphed(model: Model, device: torch.device) -> Callable[..., State]:
@@ -118,7 +119,7 @@ def _graphed(model: Model, device: torch.device) -> Callable[..., State]:
         raise ValueError(f"cuda_graph is set for chains on {device}: model and x must be on a GPU; leave it out here")
 
     def flat(x: Tensor, clamp: Tensor | None, values: Tensor | None, *hidden: Tensor | None) -> tuple[Tensor | None, ...]:
-        state = model.step(State(x, None, hidden), clamp, values)
+        state = model.step(State(x, mean=None, hidden=hidden), clamp, values)
         return state.x, state.mean, *state.hidden
 
     graphed = Graphed(flat)
@@ -126,7 +127,7 @@ def _graphed(model: Model, device: torch.device) -> Callable[..., State]:
     def step(state: State, clamp: Tensor | None, values: Tensor | None) -> State:
         x, mean, *hidden = graphed(state.x, clamp, values, *state.hidden)
         assert x is not None
-        return State(x, mean, tuple(hidden))
+        return State(x, mean=mean, hidden=tuple(hidden))
 
     return step
 
@@ -143,7 +144,7 @@ class Projected:
         self.model, self.encode, self.decode = model, encode, decode
 
     def start(self, x: Tensor) -> State:
-        return State(x, None, (self.encode(x),))
+        return State(x, mean=None, hidden=(self.encode(x),))
 
     def step(self, state: State, clamp: Tensor | None = None, values: Tensor | None = None) -> State:
         if clamp is not None:
@@ -152,4 +153,4 @@ class Projected:
         assert representation is not None
         above = self.model.step(self.model.start(representation))
         x = self.decode(above.x)
-        return State(x, x, (above.x,))
+        return State(x, mean=x, hidden=(above.x,))

@@ -68,7 +68,7 @@ def audited(subject: Subject, estimators: dict[str, Estimator], command: Command
         for done, (step, restore) in enumerate(subject.weights):
             restore()
             report = dither.audit(
-                subject.model, subject.closure, estimators, command.draws, seed=command.seed, warmup=command.warmup,
+                subject.model, subject.closure, estimators, draws=command.draws, seed=command.seed, warmup=command.warmup,
                 progress=lambda draw, draws, before=done: progress(before * draws + draw, points * draws),
             )  # fmt: skip
             where = {} if step is None else {"step": step}

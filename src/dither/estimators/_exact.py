@@ -39,8 +39,9 @@ class Exact(Estimator):
     keeps_graph = False
     records = False
     oracle = exact.Oracle(enumerates=True)
+    former_order = ("max_outcomes",)
 
-    def __init__(self, model: nn.Module, max_outcomes: int = exact.MAX_OUTCOMES, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, max_outcomes: int = exact.MAX_OUTCOMES, vectorize: bool = True) -> None:
         super().__init__(model, vectorize=vectorize)
         self.max_outcomes = max_outcomes
         self.outcomes = 0

@@ -9,6 +9,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from dither.estimators.core.building import Build, built
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.parts import Named, covering
@@ -29,15 +30,15 @@ class PerNode(Estimator):
     >>> import torch, dither
     >>> net = torch.nn.ModuleDict({"gate": dither.Bernoulli(), "code": dither.Categorical()})
     >>> score = partial(dither.ScoreFunction, baseline="optimal")
-    >>> dither.PerNode(net, {"gate": score, "code": dither.StraightThrough})
-    PerNode(samples=1, nodes=[gate, code])
+    >>> dither.PerNode(net, {"gate": score, "code": dither.StraightThrough}).estimators["code"]
+    StraightThrough(variant='sigmoid', samples=1, vectorize=True, nodes=['code'])
     >>> [dither.PerNode(net, {"gate": score, "code": code}).unbiased for code in (dither.StraightThrough, dither.NVIL)]
     [False, True]
 
-    estimators: module name, or shell-style pattern ("encoder.*"), -> anything that builds an estimator on a model; the
-    first that matches a node wins. Nodes that none matches back-propagate by their own sampler. What is built covers its own
-    nodes alone, and is in `estimators` by its pattern. All must use the same number of samples: they share the runs of the
-    closure. Unbiased if every estimator is, and no discrete node is left over.
+    estimators: module name, or shell-style pattern ("encoder.*"), -> anything that builds an estimator on a model, or one that
+    was built on it and covers just these nodes; the first that matches a node wins. Nodes that none matches back-propagate by
+    their own sampler. What is built covers its own nodes alone, and is in `estimators` by its pattern. All must use the same
+    number of samples: they share the runs of the closure. Unbiased if every estimator is, and no discrete node is left over.
 
     Raises TypeError for an estimator that needs more than the shared runs (runs of its own, sample gradients of every node,
     the closure itself): it would not be that estimator any more. ValueError for a pattern without a node of its own.
@@ -48,21 +49,22 @@ class PerNode(Estimator):
     def __init__(
         self,
         model: nn.Module | Sequence[nn.Module],
-        estimators: Mapping[str, Callable[[nn.Module], Estimator]],
+        estimators: Mapping[str, Estimator | Build],
         *,
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, vectorize=vectorize)
-        built: dict[str, Estimator] = {}
+        _require_patterns(estimators)
+        parts: dict[str, Estimator] = {}
         self._owner: dict[Node, Estimator] = {}
         for pattern, build in estimators.items():
             own = self._own(pattern, estimators)
             if not own:
                 continue
             with covering(own.values()):
-                built[pattern] = _composable(pattern, build(self.model), own)
-            self._owner.update(dict.fromkeys(own.values(), built[pattern]))
-        self.estimators = Named(built)
+                parts[pattern] = _composable(pattern, built(build, self.model, f"the estimator for {pattern!r}"), own)
+            self._owner.update(dict.fromkeys(own.values(), parts[pattern]))
+        self.estimators = Named(parts)
         counts = {pattern: part.samples for pattern, part in self.estimators.items()}
         if len(set(counts.values())) > 1:
             most = max(counts.values())
@@ -147,6 +149,15 @@ class PerNode(Estimator):
             for part in self.estimators.values():
                 stack.enter_context(part.frozen())
             yield
+
+
+def _require_patterns(estimators: object) -> None:
+    if not isinstance(estimators, Mapping):
+        given = f"the class {estimators.__name__}" if isinstance(estimators, type) else type(estimators).__name__
+        raise TypeError(
+            f"estimators is {given}: give a dict of module names or patterns, dither.PerNode(net, "
+            "{'gate': dither.DisARM}); for one estimator of all nodes no PerNode is needed"
+        )
 
 
 def _composable(pattern: str, part: Estimator, own: dict[str, Node]) -> Estimator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over, walk
 from dither.exact._path import Path
-from dither.nodes import Node, cost_alone, eagerly, named_nodes, taken_over
+from dither.nodes import Node, as_module, cost_alone, eagerly, named_nodes, taken_over
 
 Closure = Callable[[], Tensor]
 
@@ -82,7 +82,9 @@ def _weighed(costs: Tensor, log_weights: Tensor) -> Tensor:
     return weights * torch.where(possible, costs, 0)
 
 
-def expected_cost(model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True) -> Tensor:
+def expected_cost(
+    model: nn.Module | Sequence[nn.Module], closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+) -> Tensor:
     """The exact expected cost of each example, sum over outcomes h of P(h) L(h); differentiable in the parameters.
 
     closure: returns costs (batch,) or (batch, terms), as for an estimator; the result has that shape. Each example's cost
@@ -90,11 +92,11 @@ def expected_cost(model: nn.Module, closure: Closure, *, max_outcomes: int = MAX
     those in which Python looks at samples, which may then call other nodes in each run (a net that stops early).
     Raises TooManyOutcomes beyond max_outcomes = outcomes^units per example.
     """
-    return expectation(named_nodes(model), closure, max_outcomes=max_outcomes, vectorize=vectorize).cost
+    return expectation(named_nodes(as_module(model)), closure, max_outcomes=max_outcomes, vectorize=vectorize).cost
 
 
 def gradient(
-    model: nn.Module, closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
+    model: nn.Module | Sequence[nn.Module], closure: Closure, *, max_outcomes: int = MAX_OUTCOMES, vectorize: bool = True
 ) -> dict[str, Tensor]:
     """The exact gradient of the mean expected cost (terms summed), per parameter name."""
     cost = expected_cost(model, closure, max_outcomes=max_outcomes, vectorize=vectorize)
@@ -102,9 +104,9 @@ def gradient(
     return dict(zip(named, parameter_gradients(cost.sum() / max(len(cost), 1), named.values()), strict=True))
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+def trainable(model: nn.Module | Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     """The parameters that ask for a gradient, by name, each once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p for name, p in as_module(model).named_parameters() if p.requires_grad}
 
 
 def parameter_gradients(total: Tensor, parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:

@@ -47,6 +47,11 @@ def moments(
     returns, is weighted by the probability of the noise behind it: nothing is sampled. vectorize=False takes outcome after
     outcome, each of which may call other nodes.
     """
+    if isinstance(estimator, (type, str)) or not hasattr(estimator, "model"):
+        raise TypeError(
+            f"estimator is {estimator!r}: one that was built on a model is needed, whose closure this is; build it, such as "
+            "dither.DisARM(net)"
+        )
     if not vectorize:
         return _walked(estimator, closure, max_outcomes, frozen, variance)
     model, source = estimator.model, Enumeration(joint=True, estimator=estimator)

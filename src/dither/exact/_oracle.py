@@ -22,7 +22,7 @@ def _always(*_: Any) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Oracle:
     """How `dither.exact` sums over the noise of an estimator that uses more of it than each node's sample. It stands beside
     the estimator, as its attribute `oracle`; nothing but `dither.exact` and `dither.testing` reads it.

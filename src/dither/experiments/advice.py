@@ -104,7 +104,9 @@ def _rows(config: Config, number: int) -> list[Row]:
 
     def audit(draws: int, seed: int) -> list[Row]:
         estimators = {method: methods.build(method, net) for method in (BINARY if binary else CATEGORICAL)}
-        report = dither.audit(net, lambda: COSTS[name](net(x), y), estimators, draws, "exact", warmup=config.warmup, seed=seed)
+        report = dither.audit(
+            net, lambda: COSTS[name](net(x), y), estimators, draws=draws, reference="exact", warmup=config.warmup, seed=seed
+        )
         return list(report.overall().values())
 
     short, long = audit(config.draws, config.seed), audit(config.judge_draws, config.seed + 1)

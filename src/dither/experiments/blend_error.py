@@ -57,7 +57,7 @@ def spellings(config: Config) -> dict[str, str]:
 
 def _row(config: Config, depth: int, number: int) -> Row:
     without = ("twice", "hard-cost", "saturated", "local")
-    problem = random_problem(number, 4.0, depth=depth, kinds=("binary", "signed"), without=without)
+    problem = random_problem(number, max_bits=4.0, depth=depth, kinds=("binary", "signed"), without=without)
     row: Row = {"depth": depth, "net": number}
     for name, method in spellings(config).items():
         estimator = methods.build(method, problem.model)

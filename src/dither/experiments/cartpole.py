@@ -77,7 +77,7 @@ def make_policy(hidden: int) -> nn.Sequential:
 
 def make_episodes(method: str, policy: nn.Sequential, config: Config) -> dither.Episodes:
     nodes = ["3"] if method == "straight-through" else None
-    return dither.Episodes(policy, config.discount, METHODS[method], nodes=nodes, decay=config.decay)
+    return dither.Episodes(policy, discount=config.discount, baseline=METHODS[method], nodes=nodes, decay=config.decay)
 
 
 def make_envs(count: int) -> VectorEnv:

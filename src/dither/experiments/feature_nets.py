@@ -45,7 +45,9 @@ def _trained(config: Config, name: str, folder: Path, progress: Progress) -> Row
     dataset, (epochs, batch_size) = data.load(name, config.data_dir), RECIPES[name]
     (x, y), epochs = (dataset.train.x, dataset.train.y), config.epochs or epochs
     began = time.perf_counter()
-    net = metrics.train_feature_net(x, y, dataset.shape, dataset.classes, config.seed, epochs, batch_size)
+    net = metrics.train_feature_net(
+        x, y, dataset.shape, dataset.classes, seed=config.seed, epochs=epochs, batch_size=batch_size
+    )
     seconds = time.perf_counter() - began
     files.make_dir(folder)
     files.write_atomic(folder / f"{name}_features.safetensors", metrics.to_bytes(net))

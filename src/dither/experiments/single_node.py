@@ -10,8 +10,8 @@ The published Gumbel-softmax row looks like an average over some 5000 draws: so 
 draws, and make the measured mean, hence the scale, off. With many draws the bias is smaller than published and the variance
 greater; with 5000 both published numbers lie within two standard deviations (tests/experiments/test_single_node.py).
 
-score-function:optimal is Eq. 7 with one baseline per logit, as published and as ScoreFunction(model, "optimal") has it;
-optimal-baseline-per-node has one for all logits of a node. Both know the cost of every category: an oracle's baselines.
+score-function:optimal is Eq. 7 with one baseline per logit, as published and as ScoreFunction(model, baseline="optimal") has
+it; optimal-baseline-per-node has one for all logits of a node. Both know the cost of every category: an oracle's baselines.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def bernoulli_straight_through_clipped(logits: Tensor, noise: Tensor) -> Tensor:
     return attach(bernoulli_sample(logits, noise), logits.clamp(-1, 1))
 
 
-def bernoulli_slope_annealed(logits: Tensor, noise: Tensor, slope: float | Tensor = 1.0) -> Tensor:
+def bernoulli_slope_annealed(logits: Tensor, noise: Tensor, *, slope: float | Tensor = 1.0) -> Tensor:
     """Straight-through sigmoid' of steeper logits, P(h = 1) = sigmoid(slope a) (Chung et al. 2016, Sec. 3.3). Biased.
 
     slope: > 0, raised from 1 during training; the unit becomes a deterministic step as it grows.
@@ -61,16 +61,16 @@ def bernoulli_slope_annealed(logits: Tensor, noise: Tensor, slope: float | Tenso
     return bernoulli_straight_through_sigmoid(slope * logits, noise).to(logits.dtype)
 
 
-def bernoulli_reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+def bernoulli_reinmax(logits: Tensor, noise: Tensor, *, temperature: float = 1.0) -> Tensor:
     """ReinMax for a binary unit, the two-category case of `reinmax` with logits (0, a). Biased, second-order accurate.
 
     d h / d a := 2 q (1 - q) - p (1 - p) / 2  with p = sigmoid(a), q = (h + sigmoid(a / temperature)) / 2.
     Reference: Liu et al. 2023, "Bridging discrete and backpropagation", Eq. 7 (temperature 1: also ZGR, Shekhovtsov 2023).
     """
-    return bernoulli_reinmax_given(logits, bernoulli_sample(logits, noise), temperature)
+    return bernoulli_reinmax_given(logits, bernoulli_sample(logits, noise), temperature=temperature)
 
 
-def bernoulli_reinmax_given(logits: Tensor, sample: Tensor, temperature: float = 1.0) -> Tensor:
+def bernoulli_reinmax_given(logits: Tensor, sample: Tensor, *, temperature: float = 1.0) -> Tensor:
     """`bernoulli_reinmax` of a sample that was drawn already."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")

@@ -49,7 +49,7 @@ def categorical_straight_through(logits: Tensor, noise: Tensor) -> Tensor:
     return attach(categorical_sample(logits, noise), path)
 
 
-def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float = 1.0, hard: bool = False) -> Tensor:
+def gumbel_softmax(logits: Tensor, noise: Tensor, *, temperature: float = 1.0, hard: bool = False) -> Tensor:
     """Concrete sample softmax((logits + gumbel) / temperature); with `hard`, its one-hot argmax with that gradient.
 
     temperature > 0: small is less biased and noisier. Reference: Jang et al. 2017; Maddison et al. 2017.
@@ -60,17 +60,17 @@ def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float = 1.0, hard
     return attach(categorical_sample(logits, noise), soft) if hard else soft
 
 
-def reinmax(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+def reinmax(logits: Tensor, noise: Tensor, *, temperature: float = 1.0) -> Tensor:
     """One-hot sample with ReinMax's gradient: second-order accurate, biased for costs beyond quadratic ones.
 
     With D the sample, p = softmax(a), q = (D + softmax(a / temperature)) / 2, the Jacobian used is
     2 (diag q - q q') - (diag p - p p') / 2. At temperature 1 it is ZGR, exact for quadratic costs.
     Reference: Liu et al. 2023, "Bridging discrete and backpropagation: straight-through and beyond", Algorithm 2.
     """
-    return reinmax_given(logits, categorical_sample(logits, noise), temperature)
+    return reinmax_given(logits, categorical_sample(logits, noise), temperature=temperature)
 
 
-def reinmax_given(logits: Tensor, sample: Tensor, temperature: float = 1.0) -> Tensor:
+def reinmax_given(logits: Tensor, sample: Tensor, *, temperature: float = 1.0) -> Tensor:
     """`reinmax` of a one-hot sample that was drawn already."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")

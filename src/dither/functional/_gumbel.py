@@ -26,7 +26,7 @@ def _require_draws(extra_noise: Tensor, logits: Tensor) -> None:
         )
 
 
-def bernoulli_gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float = 1.0, hard: bool = False) -> Tensor:
+def bernoulli_gumbel_softmax(logits: Tensor, noise: Tensor, *, temperature: float = 1.0, hard: bool = False) -> Tensor:
     """Binary concrete sample sigmoid((a - logit u) / temperature); with `hard`, the bit 1[u < sigmoid(a)] with that gradient.
 
     It is `gumbel_softmax` of the logits (0, a): the difference of two Gumbel variables is logistic, as -logit u is.
@@ -38,7 +38,7 @@ def bernoulli_gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float =
     return attach(bernoulli_sample(logits, noise), soft) if hard else soft
 
 
-def bernoulli_gumbel_rao(logits: Tensor, noise: Tensor, extra_noise: Tensor, temperature: float = 1.0) -> Tensor:
+def bernoulli_gumbel_rao(logits: Tensor, noise: Tensor, extra_noise: Tensor, *, temperature: float = 1.0) -> Tensor:
     """`gumbel_rao` of a binary unit: the hard binary concrete sample, its gradient averaged over k draws of the noise that
     would have given the same bit. extra_noise: uniform, shape (k, *logits.shape)."""
     _require_positive(temperature)
@@ -59,7 +59,7 @@ def conditional_logit(logits: Tensor, sample: Tensor, noise: Tensor) -> Tensor:
     return sign * F.softplus(torch.log1p(-noise) - noise.log() - F.logsigmoid(-sign * logits))
 
 
-def gumbel_rao(logits: Tensor, noise: Tensor, extra_noise: Tensor, temperature: float = 1.0) -> Tensor:
+def gumbel_rao(logits: Tensor, noise: Tensor, extra_noise: Tensor, *, temperature: float = 1.0) -> Tensor:
     """One-hot sample with the gradient of `gumbel_softmax(hard=True)`, averaged over k draws of the Gumbel noise given the
     sample: same expectation, less variance. Biased as Gumbel-softmax is.
 

@@ -11,7 +11,7 @@ from dither.functional._bernoulli import attach, bernoulli_sample, widen, withou
 from dither.functional._categorical import categorical_sample, proper_logits
 
 
-def mve(logits: Tensor, noise: Tensor, quadratic: float = math.inf) -> Tensor:
+def mve(logits: Tensor, noise: Tensor, *, quadratic: float = math.inf) -> Tensor:
     """One-hot sample with the gradient of minimum variance ("MVE") that is exact for linear costs and, as far as `quadratic`
     asks, for quadratic ones.
 
@@ -22,10 +22,10 @@ def mve(logits: Tensor, noise: Tensor, quadratic: float = math.inf) -> Tensor:
     with the minimum variance. One K x K system per unit; solved in float64.
     Reference: Hooper & Shekhovtsov 2026, known from its authors' code; the minimisation above is what that code solves.
     """
-    return mve_given(logits, categorical_sample(logits, noise), quadratic)
+    return mve_given(logits, categorical_sample(logits, noise), quadratic=quadratic)
 
 
-def mve_given(logits: Tensor, sample: Tensor, quadratic: float = math.inf) -> Tensor:
+def mve_given(logits: Tensor, sample: Tensor, *, quadratic: float = math.inf) -> Tensor:
     """`mve` of a one-hot sample that was drawn already."""
     _require_weight(quadratic)
     wide = proper_logits(logits)
@@ -35,13 +35,13 @@ def mve_given(logits: Tensor, sample: Tensor, quadratic: float = math.inf) -> Te
     return attach(sample, path.to(logits.dtype))
 
 
-def bernoulli_mve(logits: Tensor, noise: Tensor, quadratic: float = math.inf) -> Tensor:
+def bernoulli_mve(logits: Tensor, noise: Tensor, *, quadratic: float = math.inf) -> Tensor:
     """`mve` of a binary unit, whose cost depends on the second of two categories with logits (0, a). At quadratic = inf it is
     `bernoulli_reinmax` at temperature 1: of one bit there is but one estimate that is exact for quadratic costs."""
-    return bernoulli_mve_given(logits, bernoulli_sample(logits, noise), quadratic)
+    return bernoulli_mve_given(logits, bernoulli_sample(logits, noise), quadratic=quadratic)
 
 
-def bernoulli_mve_given(logits: Tensor, sample: Tensor, quadratic: float = math.inf) -> Tensor:
+def bernoulli_mve_given(logits: Tensor, sample: Tensor, *, quadratic: float = math.inf) -> Tensor:
     """`bernoulli_mve` of a sample that was drawn already."""
     _require_weight(quadratic)
     a = widen(logits.detach()).double()

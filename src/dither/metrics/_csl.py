@@ -11,7 +11,9 @@ from torch import Tensor
 from dither.metrics._distances import points, rows_of, same_units
 
 
-def csl(logits: Tensor, test: Tensor, counts: Sequence[int] | None = None, chunk: int | None = None) -> list[dict[str, float]]:
+def csl(
+    logits: Tensor, test: Tensor, *, counts: Sequence[int] | None = None, chunk: int | None = None
+) -> list[dict[str, float]]:
     """log mean_h P(x | h) over the states h of a chain: a lower bound of log P(x) in expectation, tighter with more.
 
     Formula     log (1/n) Σ_i Π_j p_ij^x_j (1 - p_ij)^(1 - x_j), p = sigmoid(logits); for all pairs at once

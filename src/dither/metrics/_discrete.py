@@ -10,7 +10,7 @@ from torch import Tensor
 TOLERANCE = 1e-9  # how far a sum of probabilities may be from one
 
 
-def all_states(units: int, values: int = 2) -> Tensor:
+def all_states(units: int, *, values: int = 2) -> Tensor:
     """Every state of `units` variables that take 0 ... values - 1: (values**units, units) int64, the last unit fastest.
 
     Raises      ValueError for no units, no values, or more than 2^20 states.

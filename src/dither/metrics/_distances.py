@@ -44,7 +44,7 @@ def rows_of(chunk: int | None, columns: int) -> int:
     return chunk
 
 
-def squared_distances(x: Tensor, y: Tensor, chunk: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+def squared_distances(x: Tensor, y: Tensor, *, chunk: int | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Squared distances of all pairs, a block of rows at a time.
 
     Formula     block[i, j] = ||x[rows][i] - y[j]||^2, as ||x||^2 - 2 x·y + ||y||^2 of points centred at the mean of y,
@@ -81,7 +81,7 @@ def _norms(name: str, centred: Tensor) -> Tensor:
     return norms
 
 
-def nearest(x: Tensor, y: Tensor, k: int = 1, exclude_self: bool = False, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, y: Tensor, *, k: int = 1, exclude_self: bool = False, chunk: int | None = None) -> tuple[Tensor, Tensor]:
     """The k nearest points of y for each point of x, nearest first.
 
     Returns     (distances (n, k) float64, not squared; indices into y (n, k) int64). The distances are computed again
@@ -102,7 +102,7 @@ def nearest(x: Tensor, y: Tensor, k: int = 1, exclude_self: bool = False, chunk:
         raise ValueError(f"k is {k!r}: a number of neighbours from 1 to the {candidates} candidates in y is needed")
     distances = torch.empty(len(x), k, dtype=torch.float64, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
-    for rows, block in squared_distances(x, y, chunk):
+    for rows, block in squared_distances(x, y, chunk=chunk):
         if exclude_self:
             block[:, rows].fill_diagonal_(torch.inf)
         neighbours = block.topk(k, dim=1, largest=False).indices

@@ -35,7 +35,7 @@ def feature_net(name: str) -> FeatureNet:
     """
     if name not in TRAINED:
         raise ValueError(f"there is no feature net {name!r}; choose one of {', '.join(TRAINED)}, or train one")
-    return from_bytes((resources.files("dither.metrics") / f"{name}_features.safetensors").read_bytes(), TRAINED[name])
+    return from_bytes((resources.files("dither.metrics") / f"{name}_features.safetensors").read_bytes(), sha256=TRAINED[name])
 
 
 def hash(net: FeatureNet) -> str:
@@ -65,7 +65,7 @@ def to_bytes(net: FeatureNet) -> bytes:
     return safetensors.torch.save(halves if exact else weights, metadata)
 
 
-def from_bytes(data: bytes, sha256: str | None = None) -> FeatureNet:
+def from_bytes(data: bytes, *, sha256: str | None = None) -> FeatureNet:
     """The net in the bytes that `to_bytes` gave, in evaluation mode and without gradients of its weights.
 
     sha256      what its `hash` must be.
@@ -76,7 +76,7 @@ def from_bytes(data: bytes, sha256: str | None = None) -> FeatureNet:
     try:
         options = _options(data)
         with torch.device("meta"):  # takes no memory: the file's numbers are not believed yet
-            net = FeatureNet(tuple(options["shape"]), options["classes"])
+            net = FeatureNet(shape=tuple(options["shape"]), classes=options["classes"])
         weights = safetensors.torch.load(data)
         kinds = {weight.dtype for weight in weights.values()}
         if not kinds <= {torch.float16, torch.float32}:

@@ -19,6 +19,7 @@ def train_feature_net(
     y: Tensor | None,
     shape: tuple[int, ...],
     classes: int,
+    *,
     seed: int = 0,
     epochs: int = 4,
     batch_size: int = 64,
@@ -49,7 +50,7 @@ def train_feature_net(
             raise ValueError(f"{name} is {value!r}: a whole number of at least 1 is needed")
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # all random numbers here come from the CPU
         torch.manual_seed(seed)
-        net = FeatureNet(shape, classes)
+        net = FeatureNet(shape=shape, classes=classes)
         images = checked(x, net.shape).float().view(-1, *net.shape).cpu()
         labels = _labels(y, len(images), classes)
         optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)

@@ -34,7 +34,7 @@ class FeatureNet(nn.Module):
                 [0, 1].
     """
 
-    def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
+    def __init__(self, *, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
         shape = tuple(shape)
         if len(shape) != 3 or any(type(side) is not int for side in shape) or shape[0] < 1 or min(shape[1:]) < MIN_SIDE:

@@ -31,7 +31,7 @@ class Manifold:
     coverage: float
 
 
-def manifold(real: Tensor, generated: Tensor, k: int = 5, chunk: int | None = None) -> Manifold:
+def manifold(real: Tensor, generated: Tensor, *, k: int = 5, chunk: int | None = None) -> Manifold:
     """Precision, recall, density and coverage of generated points, in the space that their distances are taken in.
 
     Formula     B(x) = {z: ||z - x|| <= distance of x to its k-th nearest other point of its own set}
@@ -57,11 +57,11 @@ def manifold(real: Tensor, generated: Tensor, k: int = 5, chunk: int | None = No
     # Distances from norms differ from radii in the last digits. These must not say whether a copy is on a ball's edge.
     centre = generated.mean(0, dtype=torch.float64)
     slack = EDGE * max(float(torch.linalg.vector_norm(z - centre, dim=1).max()) for z in (real, generated)) ** 2
-    real_radius = nearest(real, real, k, exclude_self=True, chunk=chunk)[0][:, -1].square() + slack
-    own_radius = nearest(generated, generated, k, exclude_self=True, chunk=chunk)[0][:, -1].square() + slack
+    real_radius = nearest(real, real, k=k, exclude_self=True, chunk=chunk)[0][:, -1].square() + slack
+    own_radius = nearest(generated, generated, k=k, exclude_self=True, chunk=chunk)[0][:, -1].square() + slack
     held = torch.zeros(len(generated), dtype=torch.int64, device=real.device)
     recalled = covered = 0
-    for rows, block in squared_distances(real, generated, chunk):
+    for rows, block in squared_distances(real, generated, chunk=chunk):
         inside = block <= real_radius[rows].unsqueeze(1)
         held += inside.sum(0)
         covered += int(inside.any(1).sum())
@@ -74,7 +74,7 @@ def manifold(real: Tensor, generated: Tensor, k: int = 5, chunk: int | None = No
     )
 
 
-def expected_coverage(real: int, generated: int, k: int = 5) -> float:
+def expected_coverage(real: int, generated: int, *, k: int = 5) -> float:
     """Coverage to expect of `generated` independent points of the very distribution of the `real` ones, whatever it is.
 
     Formula     1 - prod_{i=1..k} (n - i) / (n + m - i), n real and m generated: the chance that of the n + m - 1 other

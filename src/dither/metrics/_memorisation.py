@@ -24,7 +24,7 @@ class Memorisation:
     compared: int  # images on either side of the ratio
 
 
-def memorisation(samples: Tensor, train: Tensor, held_out: Tensor, seed: int = 0, chunk: int | None = None) -> Memorisation:
+def memorisation(samples: Tensor, train: Tensor, held_out: Tensor, *, seed: int = 0, chunk: int | None = None) -> Memorisation:
     """Nearest-neighbour memorisation ratio of samples.
 
     Formula     per sample, d(sample, nearest of train) / d(sample, nearest of held_out), Euclidean; its median and

@@ -37,8 +37,8 @@ class KID(NamedTuple):
 def mmd(
     x: Tensor,
     y: Tensor,
-    kernel: str = "gaussian",
     *,
+    kernel: str = "gaussian",
     bandwidth: float | None = None,
     unbiased: bool = True,
     permutations: int = 0,
@@ -49,7 +49,7 @@ def mmd(
 
     Formula     mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j); unbiased: over i != j, biased: over all pairs,
                 which is never negative and above 0 for equal distributions.
-    kernel      "gaussian": exp(-||x - y||² / (2 bandwidth²)), by default of `median_bandwidth(x, y, seed)`.
+    kernel      "gaussian": exp(-||x - y||² / (2 bandwidth²)), by default of `median_bandwidth(x, y, seed=seed)`.
                 "polynomial": (x·y / units + 1)³.
     permutations  of the points between the sets, for p_value = (1 + #{permuted MMD² >= MMD²}) / (1 + permutations).
     Shapes      x (n, units), y (m, units), any real type; computed in float64.
@@ -75,7 +75,7 @@ def mmd(
             f"{MAX_PERMUTED} points together: pass fewer rows of each, or permutations=0"
         )
     if kernel == "gaussian" and bandwidth is None:
-        bandwidth = median_bandwidth(x, y, seed)
+        bandwidth = median_bandwidth(x, y, seed=seed)
     if bandwidth is not None and not (math.isfinite(bandwidth) and bandwidth > 0):
         raise ValueError(f"bandwidth is {bandwidth}, expected a finite number above 0: None takes the median distance")
     squared = _squared(x, y, bandwidth, unbiased, chunk)
@@ -83,7 +83,7 @@ def mmd(
     return MMD(squared, p_value, bandwidth)
 
 
-def kid(features_x: Tensor, features_y: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> KID:
+def kid(features_x: Tensor, features_y: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> KID:
     """Kernel inception distance: the mean of the unbiased MMD², kernel (x·y / units + 1)³, over random subsets.
 
     It is unbiased at every size, so values of different sample sizes compare. Those of different feature nets do not:
@@ -118,7 +118,7 @@ def kid(features_x: Tensor, features_y: Tensor, subsets: int = 100, subset_size:
     return KID(float(values.mean()), float(values.std()) * spread)
 
 
-def median_bandwidth(x: Tensor, y: Tensor, seed: int = 0) -> float:
+def median_bandwidth(x: Tensor, y: Tensor, *, seed: int = 0) -> float:
     """The median distance (the lower one of two) between points of both sets together, of at most 1000 random ones.
 
     Raises      ValueError if it is 0: more than half of the pairs are copies.
@@ -151,7 +151,7 @@ def _count(name: str, value: int, minimum: int) -> None:
 def _blocks(x: Tensor, y: Tensor, bandwidth: float | None, chunk: int | None) -> Iterator[tuple[slice, Tensor]]:
     """(rows of x, kernel (rows, m) float64): Gaussian, or polynomial where there is no bandwidth."""
     if bandwidth is not None:
-        for rows, block in squared_distances(x, y, chunk):
+        for rows, block in squared_distances(x, y, chunk=chunk):
             yield rows, block.mul_(-0.5 / bandwidth**2).exp_()
         return
     step, y = rows_of(chunk, max(y.shape)), y.double()

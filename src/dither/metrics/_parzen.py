@@ -24,7 +24,7 @@ class Parzen:
     log_likelihood: Tensor = field(repr=False, compare=False)  # (test examples,) float64
 
 
-def parzen(samples: Tensor, test: Tensor, sigma: float, chunk: int | None = None) -> Parzen:
+def parzen(samples: Tensor, test: Tensor, sigma: float, *, chunk: int | None = None) -> Parzen:
     """Log-likelihood of `test` under a mixture of Gaussians of width sigma, one on each sample.
 
     Formula     log p(x) = log (1/n) Σ_i N(x; s_i, sigma² I); the standard error is the standard deviation of log p over
@@ -43,7 +43,7 @@ def parzen(samples: Tensor, test: Tensor, sigma: float, chunk: int | None = None
     return Parzen(float(value.mean()), error, float(sigma), value)
 
 
-def choose_sigma(samples: Tensor, validation: Tensor, sigmas: Sequence[float] = SIGMAS, chunk: int | None = None) -> float:
+def choose_sigma(samples: Tensor, validation: Tensor, *, sigmas: Sequence[float] = SIGMAS, chunk: int | None = None) -> float:
     """The width of `sigmas` under which `validation` is likeliest (the first of equals); never choose on the test set.
 
     sigmas      by default ten from .1 to 1, for data in [0, 1]. If the first or last wins, a wider grid is needed.
@@ -63,7 +63,7 @@ def log_densities(samples: Tensor, test: Tensor, sigmas: Sequence[float], chunk:
     same_units("samples", samples, "test", test)
     count, units = samples.shape
     result = torch.empty(len(sigmas), len(test), dtype=torch.float64, device=test.device)
-    for rows, block in squared_distances(test, samples, rows_of(chunk, max(samples.shape))):
+    for rows, block in squared_distances(test, samples, chunk=rows_of(chunk, max(samples.shape))):
         for i, sigma in enumerate(sigmas):
             constant = math.log(count) + units / 2 * math.log(2 * math.pi) + units * math.log(sigma)
             result[i, rows] = torch.logsumexp(block * (-1 / (2 * sigma**2)), 1) - constant

@@ -15,10 +15,10 @@ def reference_rows(
     train: Tensor,
     test: Tensor,
     sigma: float | None,
+    *,
     validation: Tensor | None = None,
     count: int = 10_000,
     seed: int = 0,
-    *,
     components: int = 50,
     centroids: int = 1000,
     chunk: int | None = None,
@@ -47,20 +47,20 @@ def reference_rows(
         same_units("train", train, "validation", points("validation", validation))
     sets = {
         "real images": train[:count],
-        f"PCA-{components} reconstructions": pca_reconstructions(train, train[:count], components, chunk),
-        "k-means centroids": k_means(train, centroids, seed=seed, chunk=chunk),
+        f"PCA-{components} reconstructions": pca_reconstructions(train, train[:count], components=components, chunk=chunk),
+        "k-means centroids": k_means(train, centroids=centroids, seed=seed, chunk=chunk),
         "mean image": train.mean(0, keepdim=True, dtype=torch.float64),
     }
     rows = []
     for name, samples in sets.items():
         width = choose_sigma(samples, validation, chunk=chunk) if sigma is None and validation is not None else sigma
         assert width is not None
-        row = parzen(samples, test, width, chunk)
+        row = parzen(samples, test, width, chunk=chunk)
         rows.append({"samples": name, "log_likelihood": row.mean, "standard_error": row.standard_error, "sigma": row.sigma})
     return rows
 
 
-def pca_reconstructions(train: Tensor, x: Tensor, components: int = 50, chunk: int | None = None) -> Tensor:
+def pca_reconstructions(train: Tensor, x: Tensor, *, components: int = 50, chunk: int | None = None) -> Tensor:
     """x from its projections on the first principal components of train.
 
     Formula     m + V Vᵀ (x - m): m the mean and V the leading eigenvectors of the covariance of train, in float64.
@@ -80,7 +80,7 @@ def pca_reconstructions(train: Tensor, x: Tensor, components: int = 50, chunk: i
     return torch.cat([mean + (part.to(torch.float64) - mean) @ leading @ leading.T for part in x.split(rows_of(chunk, units))])
 
 
-def k_means(x: Tensor, centroids: int = 1000, iterations: int = 10, seed: int = 0, chunk: int | None = None) -> Tensor:
+def k_means(x: Tensor, *, centroids: int = 1000, iterations: int = 10, seed: int = 0, chunk: int | None = None) -> Tensor:
     """Centres of clusters of x by Lloyd's algorithm, from rows of x sampled without replacement.
 
     Computes    at most `iterations` times: every row to its nearest centre, every centre to the mean of its rows. It
@@ -98,7 +98,7 @@ def k_means(x: Tensor, centroids: int = 1000, iterations: int = 10, seed: int = 
     for _ in range(iterations):
         sums, before = torch.zeros_like(centres), labels
         labels = torch.empty_like(before)
-        for rows, block in squared_distances(x, centres, chunk):
+        for rows, block in squared_distances(x, centres, chunk=chunk):
             labels[rows] = block.argmin(1)
             sums.index_add_(0, labels[rows], x[rows].to(torch.float64))
         if torch.equal(labels, before):

@@ -35,7 +35,7 @@ class Dense(Connection):
     Weights start uniform in +-sqrt(6 / (below + above)), as the authors' do.
     """
 
-    def __init__(self, below: int | tuple[int, ...], above: int, tied: bool = True, outputs: int | None = None) -> None:
+    def __init__(self, below: int | tuple[int, ...], above: int, *, tied: bool = True, outputs: int | None = None) -> None:
         super().__init__()
         self.below = (below,) if isinstance(below, int) else tuple(below)
         self.above = self.bias_shape = (above,)
@@ -80,6 +80,7 @@ class Conv2d(Connection):
         self,
         below: tuple[int, int, int],
         channels: int,
+        *,
         kernel: int = 5,
         stride: int = 2,
         tied: bool = True,

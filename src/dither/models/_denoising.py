@@ -149,4 +149,4 @@ class Denoising(nn.Module):
             corrupted = torch.where(clamp, state.x, corrupted)
         outputs, hidden = self.reconstruct(corrupted, state.hidden)
         x, mean = self.reconstruction.sample_with_mean(outputs, clamp, values)
-        return State(x.to(state.x.dtype), mean, hidden)
+        return State(x.to(state.x.dtype), mean=mean, hidden=hidden)

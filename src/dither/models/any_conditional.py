@@ -44,6 +44,7 @@ class AnyConditional(nn.Module):
         self,
         network: nn.Module,
         units: int,
+        *,
         reconstruction: Reconstruction | None = None,
         masks: Masks | None = None,
     ) -> None:
@@ -80,7 +81,7 @@ class AnyConditional(nn.Module):
         reconstruction = reconstruction or Bernoulli()
         sizes = (2 * units, *widths, reconstruction.outputs(units))
         layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-        return cls(nn.Sequential(*layers[:-1]), units, reconstruction, masks)
+        return cls(nn.Sequential(*layers[:-1]), units, reconstruction=reconstruction, masks=masks)
 
     # --- training -------------------------------------------------------------------------------------------------------
     def cost(self, x: Tensor) -> Tensor:

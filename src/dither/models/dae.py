@@ -31,6 +31,7 @@ class DAE(Denoising):
         self,
         network: nn.Module,
         units: int,
+        *,
         corruption: Corruption | None = None,
         reconstruction: Reconstruction | None = None,
         steps: int | Geometric = 1,

@@ -27,7 +27,7 @@ class GSN(Denoising):
 
     layers          widths (units, hidden 1, ..., hidden K), or K connections (`Dense`, `Conv2d`)
     hidden          a module for each hidden layer: any node, or a plain non-linearity. Default, as in the paper: Tanh
-                    for the first layer, NoisyTanh(2, 2) for the others
+                    for the first layer, NoisyTanh(before=2, after=2) for the others
     corruption      of x; None only where a hidden layer is noisy
     tied            the weights down are those up, transposed; for widths only, connections say it themselves
     steps           of the walk in training, 2 K in the paper
@@ -48,10 +48,10 @@ class GSN(Denoising):
     def __init__(
         self,
         layers: Sequence[int] | Sequence[Connection] = (784, 1500, 1500),
+        *,
         hidden: Sequence[nn.Module] | None = None,
         corruption: Corruption | None = SaltAndPepper(0.4),  # noqa: B008
         reconstruction: Reconstruction | None = None,
-        *,
         tied: bool = True,
         steps: int | Geometric = 4,
         order: str | Sequence[Sequence[int]] = "odd-first",
@@ -61,7 +61,9 @@ class GSN(Denoising):
         connections = _connections(layers, reconstruction, tied)
         super().__init__(math.prod(connections[0].below), corruption, reconstruction, steps, through_samples)
         depth = len(connections)
-        hidden = [nn.Tanh(), *(nodes.NoisyTanh(2.0, 2.0) for _ in range(depth - 1))] if hidden is None else list(hidden)
+        hidden = (
+            [nn.Tanh(), *(nodes.NoisyTanh(before=2.0, after=2.0) for _ in range(depth - 1))] if hidden is None else list(hidden)
+        )
         if len(hidden) != depth:
             raise ValueError(f"hidden has {len(hidden)} modules for {depth} hidden layers: one for each is needed")
         self.connections, self.hidden = nn.ModuleList(connections), nn.ModuleList(hidden)

@@ -44,7 +44,7 @@ class Uniform(Masks):
     Source      Uria, Murray and Larochelle 2014, "A deep and tractable density estimator" (orderless NADE), Sec. 3.
     """
 
-    def __init__(self, weighted: bool = True) -> None:
+    def __init__(self, *, weighted: bool = True) -> None:
         super().__init__()
         self.weighted = weighted
 

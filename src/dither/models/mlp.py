@@ -28,6 +28,7 @@ class StochasticMLP(nn.Module):
     def __init__(
         self,
         sizes: Sequence[int] = (64, 200, 200, 10),
+        *,
         node: Callable[[], nn.Module] = Bernoulli,
         gain: float = 1.0,
     ) -> None:

@@ -130,7 +130,7 @@ class BinaryVAE(_DiscreteVAE):
 
     >>> import torch, dither
     >>> model = BinaryVAE((784, 200, 200, 200))
-    >>> estimator = dither.ScoreFunction(model, "leave-one-out", samples=2)
+    >>> estimator = dither.ScoreFunction(model, baseline="leave-one-out", samples=2)
     >>> x = torch.rand(5, 1, 28, 28).bernoulli()
     >>> estimator(lambda: model.cost(x)).backward()
     >>> model.bound(x, samples=10).shape
@@ -191,9 +191,9 @@ class CategoricalVAE(_DiscreteVAE):
     def __init__(
         self,
         sizes: Sequence[int] = (784, 512, 256),
+        *,
         units: int = 32,
         categories: int = 16,
-        *,
         slope: float = 0.2,
         prior: Prior = "fixed",
         kl: KL = "analytic",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dither import functional, kernels
 from dither.functional import widen
+from dither.nodes.checks import require_sampler
 from dither.nodes.node import Kernel, Node, Sampler
 
 _KERNELS: dict[Sampler, Kernel] = {
@@ -35,18 +36,22 @@ class Bernoulli(Node):
     discrete = True
     binary = True
     score_broadcasts = True
+    former_order = ("values", "sampler")
 
     def __init__(
-        self, values: tuple[float, float] = (0, 1), sampler: Sampler = functional.bernoulli_straight_through_sigmoid
+        self, *, values: tuple[float, float] = (0, 1), sampler: Sampler = functional.bernoulli_straight_through_sigmoid
     ) -> None:
         super().__init__()
+        if not isinstance(values, (tuple, list)):
+            raise TypeError(
+                f"values is {values!r}: two different outputs (off, on) are needed, such as (0, 1); a probability p is given "
+                "by logits, dither.Bernoulli()(torch.logit(p)), and the number of units is theirs too"
+            )
         if len(values) != 2 or values[0] == values[1]:
             raise ValueError(f"values is {values!r}: two different outputs (off, on) are needed, such as (0, 1)")
+        require_sampler(sampler)
         self.values = values
         self.sampler = sampler
-
-    def extra_repr(self) -> str:
-        return "" if self.values == (0, 1) else f"values={self.values}"
 
     def _affine(self, h: Tensor) -> Tensor:
         low, high = self.values

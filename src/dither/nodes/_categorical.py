@@ -8,7 +8,7 @@ from torch import Tensor
 from dither import functional, kernels
 from dither.functional import proper_logits, widen
 from dither.kernels import Key
-from dither.nodes.checks import is_concrete
+from dither.nodes.checks import is_concrete, require_sampler
 from dither.nodes.node import Kernel, Node, Sampler
 
 
@@ -29,9 +29,11 @@ class Categorical(Node):
     one_hot = True
     score_broadcasts = True
     straight_through = staticmethod(functional.categorical_straight_through)
+    former_order = ("sampler",)
 
-    def __init__(self, sampler: Sampler = functional.categorical_straight_through) -> None:
+    def __init__(self, *, sampler: Sampler = functional.categorical_straight_through) -> None:
         super().__init__()
+        require_sampler(sampler, "; the number of categories is the size of the logits' last dimension")
         self.sampler = sampler
 
     def forward(self, logits: Tensor) -> Tensor:

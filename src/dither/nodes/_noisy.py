@@ -29,18 +29,16 @@ class NoisyReLU(Node):
 
     discrete = False
     noise_kind = "normal"
+    former_order = ("scale",)
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, *, scale: float = 1.0) -> None:
         super().__init__()
         if not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"scale is {scale}: it must be positive and finite; use torch.nn.ReLU for no noise")
         self.scale = scale
 
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}"
-
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        return functional.noisy_relu(logits, noise, self.scale)
+        return functional.noisy_relu(logits, noise, scale=self.scale)
 
     def kernel(self, sampler: Sampler | None) -> Kernel:
         return lambda logits, key: kernels.noisy_relu(logits, key, self.scale)
@@ -87,21 +85,19 @@ class NoisyTanh(Node):
 
     discrete = False
     noise_kind = "normal"
+    former_order = ("before", "after")
 
-    def __init__(self, before: float = 1.0, after: float = 0.0) -> None:
+    def __init__(self, *, before: float = 1.0, after: float = 0.0) -> None:
         super().__init__()
         if min(before, after) < 0 or not math.isfinite(before + after):
             raise ValueError(f"before={before}, after={after}: standard deviations must be finite and not negative")
         self.before, self.after = before, after
 
-    def extra_repr(self) -> str:
-        return f"before={self.before}, after={self.after}"
-
     def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
         return (*logits.shape, 2)
 
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        return functional.noisy_tanh(logits, noise, self.before, self.after)
+        return functional.noisy_tanh(logits, noise, before=self.before, after=self.after)
 
     def kernel(self, sampler: Sampler | None) -> Kernel:
         return lambda logits, key: kernels.noisy_tanh(logits, key, self.before, self.after)

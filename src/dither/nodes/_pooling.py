@@ -35,22 +35,20 @@ class NoisyMaxPool2d(Node):
     discrete = False
     noise_kind = "normal"
     elementwise = False
+    former_order = ("stride", "scale")
 
-    def __init__(self, kernel_size: Size, stride: Size | None = None, scale: float = 1.0) -> None:
+    def __init__(self, kernel_size: Size, *, stride: Size | None = None, scale: float = 1.0) -> None:
         super().__init__()
         if not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"scale is {scale}: it must be positive and finite; use torch.nn.MaxPool2d for no noise")
         self.kernel_size, self.stride, self.scale = kernel_size, stride, scale
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, scale={self.scale}"
 
     def forward(self, logits: Tensor) -> Tensor:
         _check_image(self, logits)
         return super().forward(logits)
 
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        return functional.noisy_max_pool2d(logits, noise, self.kernel_size, self.stride, self.scale)
+        return functional.noisy_max_pool2d(logits, noise, self.kernel_size, stride=self.stride, scale=self.scale)
 
     def mean(self, logits: Tensor) -> Tensor:
         return F.max_pool2d(logits, self.kernel_size, self.stride)
@@ -68,13 +66,11 @@ class StochasticPool2d(Node):
 
     discrete = True
     elementwise = False
+    former_order = ("stride",)
 
-    def __init__(self, kernel_size: Size, stride: Size | None = None) -> None:
+    def __init__(self, kernel_size: Size, *, stride: Size | None = None) -> None:
         super().__init__()
         self.kernel_size, self.stride = kernel_size, stride
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}"
 
     def forward(self, logits: Tensor) -> Tensor:
         _check_image(self, logits)
@@ -86,16 +82,16 @@ class StochasticPool2d(Node):
         return super().forward(logits)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
-        return functional.stochastic_pool2d_probabilities(logits, self.kernel_size, self.stride)
+        return functional.stochastic_pool2d_probabilities(logits, self.kernel_size, stride=self.stride)
 
     def noise_shape(self, logits: Tensor) -> tuple[int, ...]:
-        return tuple(functional.windows(logits.detach(), self.kernel_size, self.stride).shape[:-1])
+        return tuple(functional.windows(logits.detach(), self.kernel_size, stride=self.stride).shape[:-1])
 
     def propagate(self, logits: Tensor, noise: Tensor, sampler: Sampler | None = None) -> Tensor:
-        return functional.stochastic_pool2d(logits, noise, self.kernel_size, self.stride)
+        return functional.stochastic_pool2d(logits, noise, self.kernel_size, stride=self.stride)
 
     def mean(self, logits: Tensor) -> Tensor:
-        return functional.stochastic_pool2d_mean(logits, self.kernel_size, self.stride)
+        return functional.stochastic_pool2d_mean(logits, self.kernel_size, stride=self.stride)
 
     def mode(self, logits: Tensor) -> Tensor:
         return F.max_pool2d(logits, self.kernel_size, self.stride)
@@ -104,10 +100,10 @@ class StochasticPool2d(Node):
         return self.noise_shape(torch.empty((1, *logit_shape), device="meta", dtype=torch.float32))[1:]
 
     def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
-        return functional.stochastic_pool2d_sample(logits, noise, self.kernel_size, self.stride)
+        return functional.stochastic_pool2d_sample(logits, noise, self.kernel_size, stride=self.stride)
 
     def output(self, logits: Tensor, sample: Tensor) -> Tensor:
-        return functional.stochastic_pool2d_pick(logits, sample, self.kernel_size, self.stride)
+        return functional.stochastic_pool2d_pick(logits, sample, self.kernel_size, stride=self.stride)
 
     def log_prob(self, logits: Tensor, sample: Tensor) -> Tensor:
         return torch.log(self._probabilities(logits).gather(-1, sample.unsqueeze(-1)).squeeze(-1))

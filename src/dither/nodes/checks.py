@@ -44,3 +44,8 @@ def is_concrete(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or kernels.recording(tensor):
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def require_sampler(sampler: object, besides: str = "") -> None:
+    if not callable(sampler):
+        raise TypeError(f"sampler is {sampler!r}: a function (logits, noise) -> sample is needed{besides}")

@@ -15,6 +15,7 @@ from dither.nodes import checkpoint, determinism, takeover
 from dither.nodes.batch_rows import require_rows
 from dither.nodes.checks import check_logits
 from dither.noise import Keyed
+from dither.settings import Configured
 
 Sampler = Callable[[Tensor, Tensor], Tensor]  # (logits, noise) -> sample
 Kernel = Callable[[Tensor, Key], Tensor]  # (logits, key of the noise) -> sample
@@ -29,7 +30,7 @@ CAPABILITIES = {
 }
 
 
-class Node(nn.Module):
+class Node(Configured, nn.Module):
     """Base of the stochastic nodes: `logits (batch, *units) -> hard sample`, fresh noise at every call, also in `.eval()`.
 
     With no estimator running, a node backpropagates by `propagate`. While an estimator runs its closure it takes the node
@@ -88,6 +89,9 @@ class Node(nn.Module):
     @property
     def _source(self) -> Callable[..., Tensor] | None:
         return takeover.present_role(self).source
+
+    def extra_repr(self) -> str:
+        return self.written()
 
     @property
     def label(self) -> str:

@@ -6,7 +6,7 @@ dither.testing.check_estimator(MyEstimator)                              the who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dither import exact
-from dither.nodes import cost_alone, named_nodes
+from dither.estimators.core.building import built, is_built, refuse_built
+from dither.nodes import as_module, cost_alone, named_nodes
 from dither.testing._zoo import Problem, deep_problems, rectifier_problem, smooth_problems, zoo
 
 Build = Callable[[nn.Module], Any]
@@ -36,6 +37,11 @@ def bias(estimator: Any, closure: Callable[[], Tensor], *, max_outcomes: int = e
     Also exact for the learning estimator: its baselines may update during the call, as they do in training. Outcomes are taken
     one after the other if the estimator's runs are (`vectorize=False`): they may then call other nodes each.
     """
+    if not is_built(estimator):
+        raise TypeError(
+            f"estimator is {estimator!r}: one that was built on a model is needed, whose closure this is; build it, such as "
+            "dither.DisARM(net)"
+        )
     how: Any = {"max_outcomes": max_outcomes, "vectorize": getattr(estimator, "vectorize", True)}
     expected = exact.gradient(estimator.model, objective(estimator, closure), **how)
     mean = exact.moments(estimator, closure, frozen=False, variance=False, **how).mean
@@ -58,7 +64,7 @@ def objective(estimator: Any, closure: Callable[[], Tensor]) -> Callable[[], Ten
 
 def assert_unbiased(
     estimator: Any,
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     closure: Callable[[], Tensor],
     *,
     tolerance: float = TOLERANCE,
@@ -70,11 +76,11 @@ def assert_unbiased(
     in float64 and small: all outcomes of all its samples and examples are summed, at most max_outcomes.
     tolerance: absolute, relative to the largest entry of the exact gradient where that exceeds 1.
     """
-    built = estimator if hasattr(estimator, "model") else estimator(model)
-    vectorize = getattr(built, "vectorize", True)
-    expected = exact.gradient(model, objective(built, closure), max_outcomes=max_outcomes, vectorize=vectorize)
-    tolerance = max(tolerance, _accuracy(built))
-    errors = bias(built, closure, max_outcomes=max_outcomes)
+    subject = built(estimator, as_module(model), "estimator")
+    vectorize = getattr(subject, "vectorize", True)
+    expected = exact.gradient(subject.model, objective(subject, closure), max_outcomes=max_outcomes, vectorize=vectorize)
+    tolerance = max(tolerance, _accuracy(subject))
+    errors = bias(subject, closure, max_outcomes=max_outcomes)
     scale = max(1.0, *(float(g.abs().max()) for g in expected.values()))
     for name, error in errors.items():
         worst = float(error.abs().max())
@@ -84,7 +90,7 @@ def assert_unbiased(
             raise CheckFailed(
                 "unbiased",
                 "this model",
-                f"{built!r} is biased{_by_quadrature(built)}: d/d {name}{list(at)} has expectation {value:.12g}, the exact "
+                f"{subject!r} is biased{_by_quadrature(subject)}: d/d {name}{list(at)} has expectation {value:.12g}, the exact "
                 f"gradient is {exactly:.12g} (difference {worst:.3g}, tolerance {tolerance * scale:.3g})",
             )
 
@@ -120,8 +126,8 @@ def assert_mean(values: Tensor, expected: Tensor | float, *, comparisons: int = 
 # --- the conformance ----------------------------------------------------------------------------------------------------
 def check_estimator(
     build: Build,
-    problems: Iterable[Problem] | None = None,
     *,
+    problems: Iterable[Problem] | None = None,
     max_bits: float = MAX_BITS,
     skip: Collection[str] = (),
 ) -> int:
@@ -131,7 +137,8 @@ def check_estimator(
     and then proved. skip: names of checks that do not apply ("scale", for a baseline with a scale of its own). Returns
     the number of (check, problem) pairs that passed.
     """
-    problems = list(zoo(24, 4.0) if problems is None else problems)
+    refuse_built(build, "build", "give its class or functools.partial of it; assert_unbiased takes one on your own model")
+    problems = list(zoo(24, max_bits=4.0) if problems is None else problems)
     fitting = _fitting(build, problems, max_bits)
     passed = 0
     for name, check in CHECKS.items():
@@ -141,7 +148,7 @@ def check_estimator(
 
 
 def _fitting(build: Build, problems: list[Problem], max_bits: float) -> list[Problem]:
-    fitting = [problem for problem in problems if fits(build, problem, max_bits)]
+    fitting = [problem for problem in problems if fits(build, problem, max_bits=max_bits)]
     if not fitting:
         raise ValueError(
             f"no problem has at most 2^{max_bits:g} joint outcomes with this estimator's samples: give smaller ones"
@@ -149,7 +156,7 @@ def _fitting(build: Build, problems: list[Problem], max_bits: float) -> list[Pro
     return fitting
 
 
-def fits(build: Build, problem: Problem, max_bits: float = MAX_BITS) -> bool:
+def fits(build: Build, problem: Problem, *, max_bits: float = MAX_BITS) -> bool:
     """Whether the estimator takes the problem's nodes and cost, and its joint outcomes are few enough to be summed.
 
     One that oracles find by quadrature (`accuracy`) takes problems with the trait "smooth" only, with four times the outcomes.
@@ -356,4 +363,4 @@ CHECKS = {
 def default_problems() -> list[Problem]:
     """The zoo of the library's own suite: 24 small nets, one to three layers of one kind, one net with continuous noise, and
     a few smooth ones."""
-    return [*zoo(24, 4.0), *deep_problems(), rectifier_problem(), *smooth_problems()]
+    return [*zoo(24, max_bits=4.0), *deep_problems(), rectifier_problem(), *smooth_problems()]

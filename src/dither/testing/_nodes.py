@@ -21,7 +21,7 @@ def check_node(node: Node, logits: Tensor, *, draws: int = 1 << 18) -> None:
 
     >>> import torch, dither
     >>> logits = torch.tensor([[0.3, -2.0], [1.0, 0.0]], dtype=torch.float64)
-    >>> dither.testing.check_node(dither.Bernoulli((-1, 1)), logits)
+    >>> dither.testing.check_node(dither.Bernoulli(values=(-1, 1)), logits)
 
     logits   (batch, *units), float64 and finite, where every outcome is possible; two examples or more with different logits,
              and two units, so that one that takes another's noise is found.

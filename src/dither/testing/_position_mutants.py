@@ -197,5 +197,5 @@ POSITION_MUTANTS: dict[str, tuple[Callable[..., ScoreFunction], tuple[str, ...]]
     "one noise in a loop": (partial(OneNoiseInALoop, **_pair()), ("loop",)),
     "not in compiled code": (NotInCompiledCode, ("compiled model",)),
     "samples anew": (SamplesAnew, ("checkpointed", "checkpointed in a vmap")),
-    "moves in a window": (lambda model: ScoreFunction(model, MovesInAWindow(0.5)), ("accumulation",)),
+    "moves in a window": (lambda model: ScoreFunction(model, baseline=MovesInAWindow(0.5)), ("accumulation",)),
 }

@@ -1,7 +1,7 @@
 """Positions in which users put an estimator, in each of which its expectation must be the exact gradient, or the call refused.
 
 dither.testing.check_positions(MyEstimator)                  all positions
-dither.testing.check_positions(MyEstimator, ["copied"])      some
+dither.testing.check_positions(MyEstimator, positions=["copied"])      some
 
 A position takes a `Subject`, an estimator on a tiny net, and raises AssertionError where the gradient is wrong.
 """
@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 
+from dither.estimators.core.building import refuse_built
 from dither.nodes import Bernoulli
 from dither.testing import _changing, _surroundings
 from dither.testing._checks import Build, CheckFailed
@@ -58,8 +59,8 @@ REFUSALS = {
 
 def check_positions(
     build: Build,
-    positions: Collection[str] | None = None,
     *,
+    positions: Collection[str] | None = None,
     node: Make = Bernoulli,
     depth: int = 2,
     refusals: Mapping[str, str] = REFUSALS,
@@ -75,6 +76,7 @@ def check_positions(
     Raises CheckFailed, whose `check` is the position, at the first where the expectation of the gradient is not the exact
     gradient of the expected cost, or where an error is raised that is no refusal.
     """
+    refuse_built(build, "build", "give its class or functools.partial of it; assert_unbiased takes one on your own model")
     names = list(POSITIONS) if positions is None else [positions] if isinstance(positions, str) else list(positions)
     if unknown := [name for name in names if name not in POSITIONS]:
         raise ValueError(f"positions has {', '.join(map(repr, unknown))}; there are {', '.join(POSITIONS)}")

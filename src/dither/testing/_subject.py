@@ -31,7 +31,7 @@ class Subject:
 
     def estimator(self, rows: int = 1, build: Build | None = None, **options: Any) -> Any:
         """One on a net of its own, `estimator.model`."""
-        return (build or self.build)(Tiny(self.make, rows, **{"depth": self.depth, **options}))
+        return (build or self.build)(Tiny(self.make, rows=rows, **{"depth": self.depth, **options}))
 
     def check(self, of: ClosureOf, plain: ClosureOf | None = None, rows: int = 1, **options: Any) -> None:
         """Raise AssertionError unless the expectation of the estimator, with the closure `of(model)`, is the exact gradient of

@@ -25,8 +25,8 @@ class Tiny(nn.Module):
     def __init__(
         self,
         make: Make,
-        rows: int = 1,
         *,
+        rows: int = 1,
         depth: int = 2,
         dtype: torch.dtype = torch.float64,
         units: tuple[int, ...] = (1,),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
 
 import torch
@@ -28,6 +28,7 @@ class Problem:
     name: str
     model: nn.Module
     closure: Callable[[], Tensor]
+    _: KW_ONLY
     traits: frozenset[str] = field(default_factory=frozenset)
     bits: float = 0.0  # log2 of the joint outcomes of one run, over all examples
 
@@ -66,8 +67,8 @@ class _Layered(nn.Module):
 
 def random_problem(
     seed: int,
-    max_bits: float = 8.0,
     *,
+    max_bits: float = 8.0,
     depth: int | None = None,
     kinds: tuple[str, ...] = _ANY,
     without: tuple[str, ...] = (),
@@ -90,7 +91,7 @@ def random_problem(
             if "shared" in traits and choose.random() < 0.7 and (kind != "categorical" or sizes[-1] > 1):
                 width = sizes[-1]
             sizes.append(width)
-            nodes.append(Categorical() if kind == "categorical" else Bernoulli((-1, 1) if kind == "signed" else (0, 1)))
+            nodes.append(Categorical() if kind == "categorical" else Bernoulli(values=(-1, 1) if kind == "signed" else (0, 1)))
             traits.add(kind)
             units += math.log2(width) if kind == "categorical" else width
         bits = units * batch * (2 if "twice" in traits else 1)
@@ -117,18 +118,18 @@ def random_problem(
 
     traits.add(f"depth-{layers}")
     name = f"zoo-{seed}" if kinds == _ANY and depth is None else f"zoo-{seed}-{layers}-{kinds[0]}"
-    return Problem(name, model, closure, frozenset(traits), bits)
+    return Problem(name, model, closure, traits=frozenset(traits), bits=bits)
 
 
-def zoo(count: int, max_bits: float = 8.0, start: int = 0) -> list[Problem]:
+def zoo(count: int, *, max_bits: float = 8.0, start: int = 0) -> list[Problem]:
     """`count` random problems."""
-    return [random_problem(seed, max_bits) for seed in range(start, start + count)]
+    return [random_problem(seed, max_bits=max_bits) for seed in range(start, start + count)]
 
 
 def deep_problems() -> list[Problem]:
     """Nets of one to three layers of one kind of node, few enough units for estimators with several coupled runs."""
     return [
-        random_problem(seed, bits, depth=depth, kinds=kinds, without=("twice", "hard-cost", "saturated"))
+        random_problem(seed, max_bits=bits, depth=depth, kinds=kinds, without=("twice", "hard-cost", "saturated"))
         for kinds in (("binary", "signed"), ("categorical",))
         for depth, bits in ((1, 2.0), (2, 3.2), (3, 4.0))
         for seed in (0, 1)
@@ -138,14 +139,14 @@ def deep_problems() -> list[Problem]:
 def rectifier_problem() -> Problem:
     """A noisy rectifier before a binary unit: the pathwise and the score gradient meet (quadrature, not enumeration)."""
     generator = torch.Generator().manual_seed(7)
-    model = _Layered([2, 1, 2], [NoisyReLU(0.8), Bernoulli()], False, False, generator)
+    model = _Layered([2, 1, 2], [NoisyReLU(scale=0.8), Bernoulli()], False, False, generator)
     x = torch.randn(1, 2, generator=generator, dtype=torch.float64, device="cpu")
 
     def closure() -> Tensor:
         h = model(x)
         return torch.sin(1.3 * h.sum(1)) + 0.2 * (h[:, 0] - 0.6) ** 3 * (1 + h[:, 1])
 
-    return Problem("rectifier", model, closure, frozenset({"continuous"}), 9.0)
+    return Problem("rectifier", model, closure, traits=frozenset({"continuous"}), bits=9.0)
 
 
 def smooth_problems() -> list[Problem]:
@@ -154,9 +155,9 @@ def smooth_problems() -> list[Problem]:
     one, two = [2, 1], [2, 2]
     shapes: dict[str, tuple[list[int], list[Node], int]] = {
         "one binary unit": (one, [Bernoulli()], 2),
-        "one signed unit": (one, [Bernoulli((-1, 1))], 1),
+        "one signed unit": (one, [Bernoulli(values=(-1, 1))], 1),
         "two binary units": (two, [Bernoulli()], 1),
-        "two layers": ([2, 1, 1], [Bernoulli((-1, 1)), Bernoulli()], 1),
+        "two layers": ([2, 1, 1], [Bernoulli(values=(-1, 1)), Bernoulli()], 1),
         "two categories": (two, [Categorical()], 2),
         "categorical layers": ([2, 2, 2], [Categorical(), Categorical()], 1),
         "categorical and binary": ([2, 2, 1], [Categorical(), Bernoulli()], 1),
@@ -175,4 +176,4 @@ def _smooth_problem(name: str, sizes: list[int], nodes: list[Node], batch: int) 
         z = model(x) @ model.readout
         return torch.stack((torch.sin(z[:, 0] - 0.6), 0.5 * (z[:, 1] + 0.3) ** 2), 1)
 
-    return Problem(f"smooth: {name}", model, closure, frozenset({"smooth", f"depth-{len(nodes)}"}), 2.0)
+    return Problem(f"smooth: {name}", model, closure, traits=frozenset({"smooth", f"depth-{len(nodes)}"}), bits=2.0)

@@ -12,6 +12,7 @@ from dither.estimators.core.site import Site
 from dither.functional import widen
 from dither.nodes import Node
 from dither.noise import LARGEST
+from dither.settings import did_you_mean
 
 
 class ARMS(LayerwiseSamples):
@@ -50,18 +51,22 @@ class ARMS(LayerwiseSamples):
     unbiased = True
     reference = "Dimitriev, Zhou 2021 (ARMS)"
     requires = ("binary",)
+    former_order = ("samples", "coupling")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         samples: int = 2,
         coupling: Literal["systematic", "dirichlet"] = "systematic",
-        *,
         vectorize: bool = True,
     ) -> None:
-        super().__init__(model, samples, vectorize=vectorize)
+        super().__init__(model, samples=samples, vectorize=vectorize)
         if coupling not in ("systematic", "dirichlet"):
-            raise ValueError(f"coupling is {coupling!r}: it must be 'systematic' or 'dirichlet'")
+            raise ValueError(
+                f"coupling is {coupling!r}: it must be 'systematic' or 'dirichlet'"
+                + did_you_mean(coupling, ("systematic", "dirichlet"))
+            )
         self.coupling = coupling
 
     def member(self, call: Call, member: Tensor) -> Tensor:

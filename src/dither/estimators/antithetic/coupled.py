@@ -29,8 +29,9 @@ class LayerwiseSamples(Estimator):
     runs_differ_by_kind = True
     composable = False
     local_credit = True
+    former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if samples < 2:
             raise ValueError(f"samples is {samples}: {type(self).__name__} compares coupled samples, so it needs at least 2")

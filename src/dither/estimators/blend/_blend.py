@@ -14,6 +14,7 @@ from dither.estimators.control_variates.scales import others
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site, over_logits
+from dither.settings import did_you_mean
 
 INPUTS = ("unbiased", "biased", "logit", "layer", "constant")
 _PRIOR = 50.0  # calls: what the layer's own averages weigh against those of a single unit
@@ -30,7 +31,7 @@ class Blend(IndependentSamples):
     ...     _ = blend(lambda: (node(logits).sum(1) - 1.5).square())
     >>> {name: round(weight, 1) for name, weight in blend.report()[0]["weights"].items()}
     {'unbiased': 0.2, 'biased': 0.8}
-    >>> blend.unbiased, dither.Blend(node, "control-variate").unbiased
+    >>> blend.unbiased, dither.Blend(node, kind="control-variate").unbiased
     (False, True)
 
     With u the unbiased estimate (score function, leave-one-out), s the biased one of little variance (straight-through, with
@@ -69,24 +70,28 @@ class Blend(IndependentSamples):
     reference = "Bengio 2013, Sec. 3.2.2"
     local_credit = True
     moves_in_windows = True  # products of batch means, which micro-batches cannot pool
+    former_order = ("kind", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         kind: Literal["prediction", "control-variate"] = "prediction",
         samples: int = 2,
-        *,
         inputs: tuple[str, ...] = ("unbiased", "biased"),
         shrink: bool = False,
         decay: float = 0.995,
         warmup: int = 20,
         vectorize: bool = True,
     ) -> None:
-        if samples < 2:
+        if samples == 1:
             raise ValueError(f"samples is {samples}: Blend compares independent runs, give at least 2")
         super().__init__(model, samples=samples, vectorize=vectorize)
         if kind not in ("prediction", "control-variate"):
-            raise ValueError(f"kind is {kind!r}: it must be 'prediction' or 'control-variate'")
+            raise ValueError(
+                f"kind is {kind!r}: it must be 'prediction' or 'control-variate'"
+                + did_you_mean(kind, ("prediction", "control-variate"))
+            )
         if not inputs or len(set(inputs)) < len(inputs) or not set(inputs) <= set(INPUTS):
             raise ValueError(f"inputs is {inputs!r}: give one or more of {', '.join(INPUTS)}, each once")
         if not 0 < decay < 1:

@@ -40,9 +40,10 @@ class DoubleCV(IndependentSamples):
     """
 
     reference = "Titsias, Shi 2022, Sec. 3"
+    former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, samples: int = 2, *, decay: float = 0.99, vectorize: bool = True) -> None:
-        super().__init__(model, samples, vectorize=vectorize)
+    def __init__(self, model: nn.Module, *, samples: int = 2, decay: float = 0.99, vectorize: bool = True) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
         self.scales = Scales(decay, nodes=tuple(n for n, v in self.nodes.items() if v.discrete))
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:

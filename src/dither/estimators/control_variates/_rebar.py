@@ -20,7 +20,7 @@ class REBAR(Relaxing):
     >>> node.logits = torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
     >>> cost = lambda: (node(node.logits) + 1).square().sum(1)
     >>> for temperature in (0.5, 1.0):  # unbiased at any, proven by quadrature: else this raises
-    ...     dither.testing.assert_unbiased(dither.REBAR(node, temperature), node, cost)
+    ...     dither.testing.assert_unbiased(dither.REBAR(node, temperature=temperature), node, cost)
     >>> variance = lambda estimator: dither.exact.moments(estimator, cost).variance["logits"].item()
     >>> round(variance(dither.REBAR(node)), 4), round(variance(dither.ScoreFunction(node)), 4)
     (0.349, 1.5625)
@@ -44,17 +44,18 @@ class REBAR(Relaxing):
     """
 
     reference = "Tucker et al. 2017, Sec. 3.1 and 3.3"
+    former_order = ("temperature", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         temperature: float = 0.5,
         samples: int = 1,
-        *,
         decay: float = 0.99,
         vectorize: bool = True,
     ) -> None:
-        super().__init__(model, temperature, samples, vectorize=vectorize)
+        super().__init__(model, temperature=temperature, samples=samples, vectorize=vectorize)
         self.scales = Scales(decay, nodes=tuple(n for n, v in self.nodes.items() if v.discrete))
 
     @classmethod

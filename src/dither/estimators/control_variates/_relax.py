@@ -45,18 +45,19 @@ class RELAX(Relaxing):
     """
 
     reference = "Grathwohl et al. 2018, Algorithm 1"
+    former_order = ("control", "temperature", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         control: nn.Module | None = None,
         temperature: float = 0.5,
         samples: int = 1,
-        *,
         hidden: int = 100,
         vectorize: bool = True,
     ) -> None:
-        super().__init__(model, temperature, samples, vectorize=vectorize)
+        super().__init__(model, temperature=temperature, samples=samples, vectorize=vectorize)
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws
             self.control = self._nets(hidden) if control is None else control
         self._shared: set[str] = set()  # the nodes of whose nets the parameters are rank 0's

@@ -73,9 +73,10 @@ class RODEO(IndependentSamples):
 
     reference = "Shi et al. 2022, Sec. 5"
     requires = ("binary", "score")
+    former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
-        super().__init__(model, samples, vectorize=vectorize)
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
         # ambient: the nets of a model without parameters are built as layers are, by torch's defaults
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(()))
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws

@@ -24,8 +24,9 @@ class IndependentSamples(Estimator):
     needs_sample_gradients = True
     composable = False
     unbiased = True
+    former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         require_pairs(type(self).__name__, samples)
 

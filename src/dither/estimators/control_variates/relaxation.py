@@ -49,8 +49,9 @@ class Relaxing(Estimator):
     runs_differ_by_kind = True
     composable = False
     unbiased = True
+    former_order = ("temperature", "samples")
 
-    def __init__(self, model: nn.Module, temperature: float = 0.5, samples: int = 1, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, temperature: float = 0.5, samples: int = 1, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature is {temperature}: it must be positive and finite; 0.1 to 1 is usual")

@@ -2,9 +2,10 @@
 
 from dither.estimators.core.baseline import Baseline
 from dither.estimators.core.baselines import make_baseline
+from dither.estimators.core.building import Build, built
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.parts import Named
 from dither.estimators.core.site import Closure, Site
 
-__all__ = ["Baseline", "Call", "Closure", "Estimator", "Layout", "Named", "Site", "make_baseline"]
+__all__ = ["Baseline", "Build", "Call", "Closure", "Estimator", "Layout", "Named", "Site", "built", "make_baseline"]

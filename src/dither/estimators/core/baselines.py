@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
 from dither.estimators.core.learned_baseline import Learned
 from dither.estimators.core.moving_baselines import Optimal, RunningMean
 from dither.estimators.core.node_state import NodeState
+from dither.settings import did_you_mean
 
 BaselineName = Literal["mean", "optimal", "leave-one-out"]
 
@@ -40,4 +41,5 @@ def _made(baseline: BaselineName | nn.Module | Baseline | None, decay: float, pe
         return LeaveOneOut()
     raise ValueError(
         f"baseline is {baseline!r}: it must be None, 'mean', 'optimal', 'leave-one-out' or a torch.nn.Module of the logits"
+        + did_you_mean(baseline, get_args(BaselineName))
     )

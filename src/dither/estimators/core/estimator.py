@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dither import noise
 from dither.estimators.core.auxiliary import WithAux
+from dither.estimators.core.building import require_closure
 from dither.estimators.core.call import FORESEEN, Call, Layout
 from dither.estimators.core.execution import Execution
 from dither.estimators.core.locality import Locality
@@ -38,7 +39,8 @@ class Estimator(OnModel, ABC):
     checks:
 
     unbiased       whether the gradient's expectation is that of the expected cost.
-    evaluations    how many times the closure's cost is computed per call.
+    evaluations    how many times the closure's cost is computed per call. `samples` counts, for every estimator alike, the runs
+                   of the closure in which the net's own nodes sample; others (relaxed, mean-field, for each layer) come on top.
     reference      where the method comes from.
     requires       the capabilities that it needs of a discrete node (`nodes.CAPABILITIES`).
     needs_sample_gradients  whether it takes d cost / d output of each node (`Site.sample_gradient`): then the cost must be
@@ -69,6 +71,7 @@ class Estimator(OnModel, ABC):
     runs_differ_by_kind: ClassVar[bool] = False  # some take relaxed, turned or other samples than the nodes': see `reading`
     stochastic: ClassVar[bool] = True  # False: its value is the cost of another network
     moves_in_windows: ClassVar[bool] = False  # True: what it learned of a micro-batch is used in the next, before the step
+    runs_together: ClassVar[int] = 1  # how many runs make one estimate (a pair: 2); `samples` is a multiple of it
     composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
     oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
     records: ClassVar[bool] = True  # whether one run of the model and its cost are all that it needs, where it makes one
@@ -83,7 +86,15 @@ class Estimator(OnModel, ABC):
     def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: bool = True) -> None:
         super().__init__(model)
         if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= noise.MAX_SAMPLES:
-            raise ValueError(f"samples is {samples!r}: it must be an integer from 1 to {noise.MAX_SAMPLES}")
+            raise ValueError(
+                f"samples is {samples!r}: it must be an integer from 1 to {noise.MAX_SAMPLES}, how many runs sample"
+            )
+        if samples % self.runs_together:
+            more = samples + -samples % self.runs_together
+            raise ValueError(
+                f"samples is {samples}: {type(self).__name__} runs the closure in pairs, and samples counts runs, so "
+                f"it must be even: give samples={more} for {more // 2} pair{'s' * (more > 2)}"
+            )
         if not self.nodes:
             raise ValueError(
                 f"{type(self.model).__name__} has no stochastic node: put a dither.Bernoulli(), dither.Categorical() or "
@@ -121,7 +132,7 @@ class Estimator(OnModel, ABC):
     @classmethod
     def fewest_samples(cls, words: Collection[str] = ()) -> int:
         """How many samples it needs at least, with these words among its arguments (such as a baseline's)."""
-        return 1
+        return cls.runs_together
 
     def runs(self, layout: Layout) -> int:
         """How many runs of the closure a call makes, for discrete calls of these shapes."""
@@ -184,11 +195,7 @@ class Estimator(OnModel, ABC):
         detach: False: gradients flow through the tensors of aux, as those of a balance loss must; along the graph of the
         closure alone, which ends at the samples of nodes that are credited with costs.
         """
-        if not callable(closure):
-            raise TypeError(
-                f"closure is {type(closure).__name__}: an estimator is called on a function without arguments that runs the "
-                'model and returns its cost per example, estimator(lambda: F.cross_entropy(net(x), y, reduction="none"))'
-            )
+        require_closure(closure, type(self).__name__)
         if not detach and not self.keeps_graph:
             raise ValueError(
                 f"detach is False, but {type(self).__name__} runs the closure without a graph: take what gradients are to flow "
@@ -300,6 +307,3 @@ class Estimator(OnModel, ABC):
                 "or drop the run by estimator.recorded = None"
             )
         return dict(vars(self))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(samples={self.samples}, nodes=[{', '.join(self.nodes)}])"

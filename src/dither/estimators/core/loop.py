@@ -111,7 +111,7 @@ def _require_same_start(first: Finished, run: Finished, layer: int, reading: boo
         f"the closure gave node '{node.name}' other logits, or called other nodes, in one of its runs than in the first one, "
         "though no sample led to that: it changes by itself (a counter, an iterator, a generator of its own, spectral_norm in "
         "training mode), and runs that are compared may differ by their samples alone; compute what changes before the call, "
-        "or use dither.ScoreFunction(model, 'leave-one-out', samples=2), whose runs may differ"
+        "or use dither.ScoreFunction(model, baseline='leave-one-out', samples=2), whose runs may differ"
     )
 
 

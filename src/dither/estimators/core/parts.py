@@ -10,8 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dither.estimators.core.building import no_model
 from dither.nodes import Node, as_module, named_nodes
 from dither.scoped import Scoped
+from dither.settings import Configured
 
 
 class Part(nn.Module):
@@ -73,7 +75,7 @@ class Part(nn.Module):
         unexpected_keys += [prefix + key for key in unexpected]
 
 
-class OnModel(Part):
+class OnModel(Configured, Part):
     """A part that is built on a model without holding it.
 
     `model` is a plain attribute: its parameters are listed, moved and saved by whoever holds the model, and `train()` and
@@ -89,12 +91,17 @@ class OnModel(Part):
         super().__init__()
         model = as_module(model)
         if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model is {type(model).__name__}: an estimator is built on a torch.nn.Module, {type(self).__name__}(net), or "
-                f"on several, {type(self).__name__}([encoder, decoder])"
-            )
+            raise TypeError(no_model(model, type(self).__name__))
         vars(self)["model"] = model  # not by setattr, which would register it
         self.nodes = covered_nodes(model)
+
+    def settings(self) -> dict[str, str]:
+        """Every argument of the constructor, and the nodes that are covered where none were named."""
+        given = super().settings()
+        return given if given.get("nodes", "None") != "None" else {**given, "nodes": repr(list(self.nodes))}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.written()})"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "model":

@@ -45,5 +45,5 @@ def refuse_learning(estimator: nn.Module, nodes: Iterable[Node], name: str) -> N
         raise RuntimeError(
             f"{name} is called in a vmap, and learns from calls: each slice would have averages of its own. Call it after some "
             "ordinary calls, within `with estimator.frozen():`, or take one without a state, such as ScoreFunction(net, "
-            "'leave-one-out', samples=2)"
+            "baseline='leave-one-out', samples=2)"
         )

@@ -73,13 +73,14 @@ class Episodes(OnModel):
     """
 
     needs_sample_gradients: ClassVar[bool] = False
+    former_order = ("discount", "baseline")
 
     def __init__(
         self,
         model: nn.Module | Sequence[nn.Module],
+        *,
         discount: float = 0.99,
         baseline: BaselineName | nn.Module | Baseline | None = "optimal",
-        *,
         discount_from: Literal["decision", "start"] = "decision",
         traces: bool = False,
         nodes: Collection[str] | None = None,

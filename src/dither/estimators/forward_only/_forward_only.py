@@ -50,19 +50,20 @@ class ForwardOnly(ScoreFunction):
     reference = "Bengio 2013, Theorem 1 and Sec. 3.1"
     run_type = PackedRun
     keeps_graph = False
+    former_order = ("baseline", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         baseline: BaselineName | nn.Module | Baseline | None = None,
         samples: int = 1,
-        *,
         keep: Keep = "logits",
         decay: float = 0.99,
         split_sums: bool = False,
         vectorize: bool = True,
     ) -> None:
-        super().__init__(model, baseline, samples, decay=decay, split_sums=split_sums, vectorize=vectorize)
+        super().__init__(model, baseline=baseline, samples=samples, decay=decay, split_sums=split_sums, vectorize=vectorize)
         if keep not in ("logits", "bits"):
             raise ValueError(f"keep is {keep!r}: it must be 'logits' (faster) or 'bits' (less memory)")
         self.keep = keep

@@ -35,9 +35,10 @@ class FiniteDifference(Perturbing):
     """
 
     reference = "Kiefer & Wolfowitz 1952"
+    former_order = ("scale", "max_parameters")
 
-    def __init__(self, model: nn.Module, scale: float = 0.01, max_parameters: int = 2000) -> None:
-        super().__init__(model, scale, 1)
+    def __init__(self, model: nn.Module, *, scale: float = 0.01, max_parameters: int = 2000) -> None:
+        super().__init__(model, scale=scale, samples=1)
         if self.evaluations > 2 * max_parameters:
             raise ValueError(
                 f"{type(model).__name__} has {self.evaluations // 2} trainable parameters, max_parameters is {max_parameters}: "

@@ -26,7 +26,7 @@ class NodePerturbation(Estimator):
     >>> node = dither.Bernoulli()
     >>> node.logits = torch.nn.Parameter(torch.tensor([[1.0]], dtype=torch.float64))
     >>> cost = lambda: node(node.logits).sum(1)
-    >>> estimators = [dither.NodePerturbation(node, scale) for scale in (0.4, 0.2)]
+    >>> estimators = [dither.NodePerturbation(node, scale=scale) for scale in (0.4, 0.2)]
     >>> [round(dither.testing.bias(estimator, cost)["logits"].item(), 4) for estimator in estimators]  # O(scale^2)
     [-0.003, -0.0007]
 
@@ -43,7 +43,8 @@ class NodePerturbation(Estimator):
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
     Value       the loss's value is the mean cost of the unperturbed runs; what the cost has of a gradient by itself (parameters
                 used in it) is the perturbed runs'.
-    Requires    2 samples evaluations of the closure; any cost, differentiable or not. Nodes with a score in closed form.
+    Requires    2 samples evaluations of the closure, the net's own and perturbed ones; any cost, differentiable or not. Nodes
+                with a score in closed form.
     Variance    grows with the number of units, and like 1 / scale as units are hard: they flip with probability O(scale).
     Reference   Widrow & Lehr 1990; Fiete & Seung 2006 (Bengio 2013, Sec. 1.2); Williams 1992, Sec. 6, for Gaussian units.
     """
@@ -53,8 +54,9 @@ class NodePerturbation(Estimator):
     requires = ("score",)
     composable = False
     local_credit = True
+    former_order = ("scale", "samples")
 
-    def __init__(self, model: nn.Module, scale: float = 0.5, samples: int = 1, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, scale: float = 0.5, samples: int = 1, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         self.scale = positive(scale, "0.5")
 

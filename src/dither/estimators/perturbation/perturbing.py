@@ -63,8 +63,9 @@ class Perturbing(Estimator):
         "its bias by many draws, dither.audit(model, closure, {'name': estimator}), or enumerate the cost at moved parameters, "
         "dither.exact.expected_cost(model, closure)"
     )
+    former_order = ("scale", "samples")
 
-    def __init__(self, model: nn.Module, scale: float, samples: int) -> None:
+    def __init__(self, model: nn.Module, *, scale: float, samples: int) -> None:
         super().__init__(model, samples=samples, vectorize=False)
         self.scale = positive(scale, "0.01")
         if not self.perturbed():

@@ -45,14 +45,15 @@ class GumbelRao(Estimator):
     credits_examples = False
     reference = "Paulus, Maddison, Krause 2021"
     requires = ("relaxation",)
+    former_order = ("temperature", "draws", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         temperature: float = 0.5,
         draws: int = 20,
         samples: int = 1,
-        *,
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)

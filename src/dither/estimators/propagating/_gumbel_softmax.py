@@ -46,14 +46,15 @@ class GumbelSoftmax(Estimator):
     credits_examples = False
     reference = "Jang, Gu, Poole 2017"
     requires = ("relaxation",)
+    former_order = ("temperature", "hard", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         temperature: float = 0.5,
         hard: bool = True,
         samples: int = 1,
-        *,
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)

@@ -20,8 +20,8 @@ class MVE(Estimator):
     >>> node.logits = torch.nn.Parameter(torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64))
     >>> cost = lambda: (node(node.logits) @ torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64) - 1).square()
     >>> for quadratic in (math.inf, 1.0, 1e-9):  # from unbiased for quadratic costs to straight-through: bias, variance
-    ...     bias = dither.testing.bias(dither.MVE(node, quadratic), cost)["logits"].abs().max()
-    ...     variance = dither.exact.moments(dither.MVE(node, quadratic), cost).variance["logits"].sum()
+    ...     bias = dither.testing.bias(dither.MVE(node, quadratic=quadratic), cost)["logits"].abs().max()
+    ...     variance = dither.exact.moments(dither.MVE(node, quadratic=quadratic), cost).variance["logits"].sum()
     ...     round(bias.item(), 2), round(variance.item(), 2)
     (0.0, 26.47)
     (0.67, 10.1)
@@ -42,8 +42,9 @@ class MVE(Estimator):
     credits_examples = False
     reference = "Hooper & Shekhovtsov 2026"
     requires = ("probabilities",)
+    former_order = ("quadratic", "samples")
 
-    def __init__(self, model: nn.Module, quadratic: float = math.inf, samples: int = 1, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, quadratic: float = math.inf, samples: int = 1, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if not quadratic > 0:
             raise ValueError(f"quadratic is {quadratic}: the weight of errors on quadratic costs must be positive, or inf")
@@ -58,9 +59,11 @@ class MVE(Estimator):
             return call.propagate(), None
         node, logits, sample = call.node, call.logits, call.sample()
         if node.binary:  # (1), with the S of two categories
-            return call.output(functional.bernoulli_mve_given(logits, sample, self.quadratic)), None
+            return call.output(functional.bernoulli_mve_given(logits, sample, quadratic=self.quadratic)), None
         if node.one_hot:  # (1)
-            return call.output(functional.mve_given(logits, sample, self.quadratic)), None
+            return call.output(functional.mve_given(logits, sample, quadratic=self.quadratic)), None
         # (1) for the one-hot outcome z of a unit that lists its outcomes; its sample is linear in z
-        indicator = functional.mve_given(log_probabilities(node, logits), node.indicator(logits, sample), self.quadratic)
+        indicator = functional.mve_given(
+            log_probabilities(node, logits), node.indicator(logits, sample), quadratic=self.quadratic
+        )
         return call.output(node.sample_of(logits, indicator).to(logits.dtype)), None

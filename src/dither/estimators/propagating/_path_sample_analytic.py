@@ -32,7 +32,7 @@ class PathSampleAnalytic(Estimator):
     Formula     d L / d a_i := -s_i sigmoid'(a_i) g_i, s = 2 h - 1, where g_i is what a flip of unit i is worth:     (1)
                 last layer  g_i = L(h with i flipped) - L(h), by evaluations of the closure                          (2)
                 before it   g_i = sum_j D_ij g_j with D_ij = -s_j (sigmoid(a_j after the flip of i) - sigmoid(a_j))  (3)
-                Made linear in the flip, D_ij and L give straight-through with sigmoid' (`StraightThrough(model, "sigmoid")`).
+                Made linear in the flip, D_ij and L give straight-through with sigmoid' (`StraightThrough(model)`).
     Requires    1 + (units of the last layer) evaluations of the closure, of which only what follows that layer differs; a table
                 (batch, units, next units) per layer. Any cost. The model is an nn.Sequential of Linear, Bernoulli, Linear,
                 Bernoulli, ..., or a models.mlp.StochasticMLP, and the closure runs it once.

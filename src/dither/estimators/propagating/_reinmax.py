@@ -38,8 +38,9 @@ class ReinMax(Estimator):
     credits_examples = False
     reference = "Liu et al. 2023, Algorithm 2"
     requires = ("probabilities",)
+    former_order = ("temperature", "samples")
 
-    def __init__(self, model: nn.Module, temperature: float = 1.0, samples: int = 1, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, temperature: float = 1.0, samples: int = 1, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")
@@ -55,9 +56,11 @@ class ReinMax(Estimator):
             return call.propagate(), None
         node, logits, sample = call.node, call.logits, call.sample()
         if node.binary:  # (3)
-            return call.output(functional.bernoulli_reinmax_given(logits, sample, self.temperature)), None
+            return call.output(functional.bernoulli_reinmax_given(logits, sample, temperature=self.temperature)), None
         if node.one_hot:  # (1)
-            return call.output(functional.reinmax_given(logits, sample, self.temperature)), None
+            return call.output(functional.reinmax_given(logits, sample, temperature=self.temperature)), None
         # (1) for the one-hot outcome z of a unit that lists its outcomes; its sample is linear in z
-        indicator = functional.reinmax_given(log_probabilities(node, logits), node.indicator(logits, sample), self.temperature)
+        indicator = functional.reinmax_given(
+            log_probabilities(node, logits), node.indicator(logits, sample), temperature=self.temperature
+        )
         return call.output(node.sample_of(logits, indicator).to(logits.dtype)), None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither import functional
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.settings import did_you_mean
 
 _SAMPLERS = {
     "identity": functional.bernoulli_straight_through,
@@ -24,7 +25,7 @@ class StraightThrough(Estimator):
     >>> import torch, dither
     >>> node, logits = dither.Bernoulli(), torch.tensor([[0.0, 2.0]], dtype=torch.float64, requires_grad=True)
     >>> for variant in ("sigmoid", "identity", "clipped"):  # d L / d h is 1
-    ...     torch.autograd.grad(dither.StraightThrough(node, variant)(lambda: node(logits).sum(1)), logits)[0]
+    ...     torch.autograd.grad(dither.StraightThrough(node, variant=variant)(lambda: node(logits).sum(1)), logits)[0]
     tensor([[0.2500, 0.1050]], dtype=torch.float64)
     tensor([[1., 1.]], dtype=torch.float64)
     tensor([[1., 0.]], dtype=torch.float64)
@@ -48,18 +49,21 @@ class StraightThrough(Estimator):
     unbiased = False
     credits_examples = False
     reference = "Bengio 2013, Sec. 3.2.1"
+    former_order = ("variant", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         variant: Variant = "sigmoid",
         samples: int = 1,
-        *,
         vectorize: bool = True,
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if variant not in _SAMPLERS:
-            raise ValueError(f"variant is {variant!r}: it must be one of {', '.join(map(repr, _SAMPLERS))}")
+            raise ValueError(
+                f"variant is {variant!r}: it must be one of {', '.join(map(repr, _SAMPLERS))}{did_you_mean(variant, _SAMPLERS)}"
+            )
         self.variant = variant
 
     @classmethod

@@ -49,13 +49,14 @@ class NVIL(ScoreFunction):
     """
 
     reference = "Mnih, Gregor 2014, Sec. 2.3"
+    former_order = ("baseline", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         baseline: nn.Module | None = None,
         samples: int = 1,
-        *,
         decay: float = 0.8,
         vectorize: bool = True,
     ) -> None:
@@ -63,9 +64,9 @@ class NVIL(ScoreFunction):
         if not isinstance(baseline, nn.Module) or isinstance(baseline, Baseline):
             raise TypeError(
                 f"baseline is {type(baseline).__name__}: NVIL learns a torch.nn.Module of the node's logits, such as "
-                "nn.Linear(units, 1); for a running mean alone use ScoreFunction(net, 'mean')"
+                "nn.Linear(units, 1); for a running mean alone use ScoreFunction(net, baseline='mean')"
             )
-        super().__init__(model, _Centred(baseline, decay), samples, decay=decay, vectorize=vectorize)
+        super().__init__(model, baseline=_Centred(baseline, decay), samples=samples, decay=decay, vectorize=vectorize)
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -60,13 +60,14 @@ class ScoreFunction(Estimator):
     unbiased = True
     reference = "Bengio 2013, Theorem 1 and Corollary 1"
     local_credit = True
+    former_order = ("baseline", "samples")
 
     def __init__(
         self,
         model: nn.Module,
+        *,
         baseline: BaselineName | nn.Module | Baseline | None = None,
         samples: int = 1,
-        *,
         decay: float = 0.99,
         any_order: bool = False,
         split_sums: bool = False,

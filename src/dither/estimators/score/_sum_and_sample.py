@@ -44,8 +44,9 @@ class SumAndSample(LocalExpectation):
 
     unbiased = True
     reference = "Liu, Regier, Tripuraneni, Jordan, McAuliffe 2019"
+    former_order = ("categories",)
 
-    def __init__(self, model: nn.Module, categories: int = 1, *, max_runs: int = 4096, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, categories: int = 1, max_runs: int = 4096, vectorize: bool = True) -> None:
         super().__init__(model, max_runs=max_runs, vectorize=vectorize)
         if isinstance(categories, bool) or not isinstance(categories, int) or categories < 1:
             raise ValueError(f"categories is {categories!r}: it must be an integer of at least 1, how many are summed over")

@@ -50,8 +50,9 @@ class UnorderedSet(Estimator):
     requires = ("one_hot",)
     composable = False
     credits_batches = False
+    former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, samples: int = 2, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if not 2 <= samples <= _MOST:
             raise ValueError(

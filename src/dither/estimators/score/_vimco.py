@@ -20,7 +20,7 @@ class VIMCO(Estimator):
     >>> node = dither.Bernoulli()
     >>> node.logits = torch.nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))
     >>> cost = lambda: node(node.logits).sum(1)  # -log w: 0 or 1, mean cost 0.5, -log E[w] = 0.3799
-    >>> bound = lambda samples: dither.exact.moments(dither.VIMCO(node, samples), cost).value.item()
+    >>> bound = lambda samples: dither.exact.moments(dither.VIMCO(node, samples=samples), cost).value.item()
     >>> [round(bound(samples), 4) for samples in (2, 3, 5)]
     [0.4399, 0.4189, 0.4026]
 
@@ -41,8 +41,9 @@ class VIMCO(Estimator):
     composable = False
     credits_batches = False
     reference = "Mnih, Rezende 2016"
+    former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, samples: int = 5, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, samples: int = 5, vectorize: bool = True) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if samples < 2:
             raise ValueError(

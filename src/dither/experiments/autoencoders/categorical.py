@@ -86,7 +86,7 @@ def run(config: Config, folder: Path, progress: Progress = print) -> Result:
 def make_training(config: Config, method: str, lr: float, seed: int, pixels: int) -> Training:
     """Model, estimator, optimizers and schedule of one training, at its start."""
     torch.manual_seed(seed)
-    model = CategoricalVAE((pixels, *config.hidden), config.units, config.categories, kl=config.kl)
+    model = CategoricalVAE((pixels, *config.hidden), units=config.units, categories=config.categories, kl=config.kl)
     estimator = methods.build(method, model)
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=config.weight_decay, fused=True)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)

@@ -37,7 +37,7 @@ class Recipe:
 
 
 def _dae(steps: int) -> Build:
-    return lambda units, width: GSN((units, width), [nn.Sigmoid()], steps=steps)
+    return lambda units, width: GSN((units, width), hidden=[nn.Sigmoid()], steps=steps)
 
 
 def _gsn(depth: int, steps: int) -> Build:
@@ -48,9 +48,9 @@ def _mixture(noise: float, rate: float) -> Build:
     """A binary code above rectifiers, weights of its own downwards, and a reconstruction of four modes."""
 
     def build(units: int, width: int) -> GSN:
-        hidden = [nodes.NoisyReLU(noise) if noise else nn.ReLU(), nodes.Bernoulli((-1, 1))]
+        hidden = [nodes.NoisyReLU(scale=noise) if noise else nn.ReLU(), nodes.Bernoulli(values=(-1, 1))]
         modes, corrupt = reconstruction.Mixture(reconstruction.Bernoulli(), 4), corruption.SaltAndPepper(rate)
-        return GSN((units, width, width // 4), hidden, corrupt, modes, tied=False, steps=4)
+        return GSN((units, width, width // 4), hidden=hidden, corruption=corrupt, reconstruction=modes, tied=False, steps=4)
 
     return build
 
@@ -69,8 +69,10 @@ def _multiscale(
         scales = corruption.Mixture([corrupt(scale) for scale in weights], list(weights.values()))
         family = reconstruction.Mixture(component, 8)
         widths = [units, width, width]
-        hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nodes.NoisyReLU(0.5))]
-        return DAE(nn.Sequential(*hidden, nn.Linear(width, family.outputs(units))), units, scales, family)
+        hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nodes.NoisyReLU(scale=0.5))]
+        return DAE(
+            nn.Sequential(*hidden, nn.Linear(width, family.outputs(units))), units, corruption=scales, reconstruction=family
+        )
 
     return build
 

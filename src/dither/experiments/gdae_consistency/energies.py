@@ -75,7 +75,7 @@ def _along(place: Space, model: Counts) -> Tensor:
     def log_corruption(corrupted: Tensor, x: Tensor) -> Tensor:
         return corrupting.log_prob(x, corrupted)
 
-    return relative_energies(model.log_prob, log_corruption, place.states, "ends")
+    return relative_energies(model.log_prob, log_corruption, place.states, through="ends")
 
 
 def _rms(estimate: Tensor, truth: Tensor) -> float:

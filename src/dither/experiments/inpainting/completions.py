@@ -81,7 +81,7 @@ def _by_conditional(task: Task, method: str, clamp: Tensor) -> Half:
 def _by_training_images(task: Task, method: str, clamp: Tensor) -> Tensor:
     x, train, k = task.x, task.train, task.config.completions
     if method == "nearest":
-        index = metrics.nearest(x[:, clamp], train[:, clamp], k)[1]
+        index = metrics.nearest(x[:, clamp], train[:, clamp], k=k)[1]
     else:
         index = torch.randint(len(train), (len(x), k), dtype=torch.int64, device="cpu")
     return torch.where(clamp, x.unsqueeze(1), train[index])

@@ -47,7 +47,7 @@ def learn(config: Config, method: str, corruption: float, x: Tensor) -> DAE:
     scale = None if config.learned_scale and not exact else best_scale(config, corruption)
     network = Exact(config, corruption) if exact else Networks(config, outputs=2 if scale else 4)
     steps = Geometric(way.walk) if way.walk < 1 else int(way.walk)
-    model = DAE(network, 2 * config.seeds, corrupt, reconstruction.Gaussian(scale), steps)
+    model = DAE(network, 2 * config.seeds, corruption=corrupt, reconstruction=reconstruction.Gaussian(scale), steps=steps)
     if not exact:
         _train(config, way, model, x)
     model.corruption = smallest
