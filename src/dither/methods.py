@@ -154,12 +154,13 @@ def every() -> list[str]:
 def build(method: str, model: nn.Module, *, samples: int | None = None) -> Estimator:
     """The estimator of that spelling on the model.
 
-    samples: for those that take samples and whose spelling gives no number; raised to as many as the method needs.
+    samples: for those that take samples and whose spelling gives no number; raised to as many as the method needs, an even
+    number where it takes pairs.
     Raises ValueError for a spelling that means nothing; TypeError for a model whose nodes the estimator does not take.
     """
     kind, arguments = parse(method)
     if samples is not None and "samples" in inspect.signature(kind).parameters:
-        arguments.setdefault("samples", max(samples, fewest_samples(method)))
+        arguments.setdefault("samples", enough_samples(method, samples))
     return kind(model, **arguments)  # type: ignore[arg-type]
 
 
@@ -169,6 +170,12 @@ def fewest_samples(method: str) -> int:
     if "samples" not in inspect.signature(kind).parameters:
         return 0
     return kind.fewest_samples(words=[value for value in arguments.values() if isinstance(value, str)])
+
+
+def enough_samples(method: str, samples: int) -> int:
+    """That many samples or, where the method needs more or takes pairs, the next number that it takes."""
+    enough = max(samples, fewest_samples(method))
+    return enough + -enough % parse(method)[0].runs_together
 
 
 def slug(method: str) -> str:

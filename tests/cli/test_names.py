@@ -48,7 +48,7 @@ def test_arguments_distinguish_names_of_one_class():
     net, _ = network("")
     assert build("straight-through:clipped", net, 3).variant == "clipped"
     assert build("blend", net, 3).kind == "prediction" and build("blend:control-variate", net, 3).unbiased
-    assert build("disarm", net, 3).samples == 3 and build("disarm:samples=2", net, 3).samples == 2
+    assert build("disarm", net, 3).samples == 4 and build("disarm:samples=2", net, 3).samples == 2
     assert build("auto:evaluations", net, 3).by == "evaluations"
 
 

@@ -15,15 +15,17 @@ BATCH, STEPS = 8, 4
 ESTIMATORS = {
     "straight-through": dither.StraightThrough,
     "score": dither.ScoreFunction,
-    "score-mean": lambda net: dither.ScoreFunction(net, "mean", decay=0.5),
-    "score-optimal": lambda net: dither.ScoreFunction(net, "optimal", decay=0.5),
-    "score-leave-one-out": lambda net: dither.ScoreFunction(net, "leave-one-out", 3),
-    "score-optimal, K=3, loop": lambda net: dither.ScoreFunction(net, "optimal", 3, decay=0.5, vectorize=False),
-    "learned baseline": lambda net: dither.ScoreFunction(net, _modules()),
+    "score-mean": lambda net: dither.ScoreFunction(net, baseline="mean", decay=0.5),
+    "score-optimal": lambda net: dither.ScoreFunction(net, baseline="optimal", decay=0.5),
+    "score-leave-one-out": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3),
+    "score-optimal, K=3, loop": lambda net: dither.ScoreFunction(
+        net, baseline="optimal", samples=3, decay=0.5, vectorize=False
+    ),
+    "learned baseline": lambda net: dither.ScoreFunction(net, baseline=_modules()),
     "learned baseline, lazy": dither.NVIL,
     "node perturbation": dither.NodePerturbation,
     "SPSA": dither.SPSA,
-    "SPSA, normal, K=2": lambda net: dither.SPSA(net, 0.1, 2, "normal"),
+    "SPSA, normal, K=4": lambda net: dither.SPSA(net, scale=0.1, samples=4, distribution="normal"),
     "finite difference": dither.FiniteDifference,
 }
 

@@ -63,7 +63,7 @@ def patterns(model: nn.Module):
 
 
 def mean_of_spsa(model: nn.Module, closure, scale: float) -> torch.Tensor:
-    estimator, actual = ExpectedSPSA(model, scale), []
+    estimator, actual = ExpectedSPSA(model, scale=scale), []
     for pattern in patterns(model):
         estimator.pattern = pattern
         actual.append(gradient(estimator, closure))
@@ -86,7 +86,7 @@ def test_the_bias_of_finite_differences_falls_with_the_square_of_the_scale(sizes
     model = net(2, *sizes)
     closure = cost_of(model, inputs(2, sizes[0]))
     truth = exact.concatenate(exact.gradient(model, closure))
-    errors = [(gradient(ExpectedDifference(model, scale), closure) - truth).norm() for scale in (0.04, 0.02, 0.01)]
+    errors = [(gradient(ExpectedDifference(model, scale=scale), closure) - truth).norm() for scale in (0.04, 0.02, 0.01)]
     assert 1e-7 < errors[-1] < 0.01
     for coarse, fine in pairwise(errors):
         assert 3.9 < coarse / fine < 4.1
@@ -106,7 +106,7 @@ def by_hand(model: nn.Sequential, x: torch.Tensor, seed: torch.Tensor, sample: i
 @pytest.mark.parametrize("exact_restore", [True, False])
 def test_a_call_is_the_printed_formula(distribution, exact_restore: bool) -> None:
     model, x, c = net(3, 3, 4, 3), inputs(64, 3), 0.3
-    estimator = SPSA(model, c, samples=2, distribution=distribution, exact_restore=exact_restore)
+    estimator = SPSA(model, scale=c, samples=4, distribution=distribution, exact_restore=exact_restore)
     torch.manual_seed(7)
     loss = estimator(lambda: torch.sin(2 * model(x).sum(1)))
     torch.manual_seed(7)
@@ -124,7 +124,7 @@ def test_a_call_is_the_printed_formula(distribution, exact_restore: bool) -> Non
 
 
 def test_directions_are_signs_of_their_own_for_each_parameter_sample_and_seed() -> None:
-    estimator = SPSA(net(0, 3, 40, 3), samples=2)
+    estimator = SPSA(net(0, 3, 40, 3), samples=4)
     like = torch.empty(40, 30)
     drawn = [estimator.direction(s, n, like, k) for s in (1, 2) for n in (0, 1) for k in (0, 1)]
     for i, one in enumerate(drawn):
@@ -137,13 +137,13 @@ def test_directions_are_signs_of_their_own_for_each_parameter_sample_and_seed() 
 
 def test_both_evaluations_have_the_same_noise() -> None:
     model, x = net(4, 3, 5, 3), inputs(32, 3)
-    for estimator in (SPSA(model, 1e-12), FiniteDifference(model, 1e-12)):
+    for estimator in (SPSA(model, scale=1e-12), FiniteDifference(model, scale=1e-12)):
         assert not gradient(estimator, cost_of(model, x)).any()
 
 
 def test_a_perturbed_direction_is_never_kept() -> None:
     model, x, packed, alive = net(5, 200, 100), inputs(4, 200), [], []
-    estimator = SPSA(model, 0.1, exact_restore=False)
+    estimator = SPSA(model, scale=0.1, exact_restore=False)
 
     def large() -> int:
         tensors = (o for o in gc.get_objects() if issubclass(type(o), torch.Tensor))

@@ -14,19 +14,23 @@ import dither
 F64 = torch.float64
 ESTIMATORS = {
     "SPSA": dither.SPSA,
-    "SPSA, normal, K=2": lambda net: dither.SPSA(net, 0.1, 2, "normal"),
+    "SPSA, normal, K=4": lambda net: dither.SPSA(net, scale=0.1, samples=4, distribution="normal"),
     "SPSA, replayed": lambda net: dither.SPSA(net, exact_restore=False),
     "FiniteDifference": dither.FiniteDifference,
     "NodePerturbation": dither.NodePerturbation,
-    "mean": lambda net: dither.ScoreFunction(net, "mean"),
-    "optimal": lambda net: dither.ScoreFunction(net, "optimal"),
-    "learned": lambda net: dither.ScoreFunction(net, nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()),
-    "learned, K=2, loop": lambda net: dither.ScoreFunction(net, nn.Linear(3, 1).double(), 2, vectorize=False),
+    "mean": lambda net: dither.ScoreFunction(net, baseline="mean"),
+    "optimal": lambda net: dither.ScoreFunction(net, baseline="optimal"),
+    "learned": lambda net: dither.ScoreFunction(
+        net, baseline=nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    ),
+    "learned, K=2, loop": lambda net: dither.ScoreFunction(net, baseline=nn.Linear(3, 1).double(), samples=2, vectorize=False),
     "NVIL": dither.NVIL,
-    "NVIL, per node": lambda net: dither.NVIL(net, nn.ModuleDict({"1": nn.Linear(3, 1), "3": nn.Linear(3, 3)}).double()),
+    "NVIL, per node": lambda net: dither.NVIL(
+        net, baseline=nn.ModuleDict({"1": nn.Linear(3, 1), "3": nn.Linear(3, 3)}).double()
+    ),
     "REBAR": dither.REBAR,
 }
-ALONE = ("SPSA", "SPSA, normal, K=2", "SPSA, replayed", "FiniteDifference")  # need no wrapper around the model
+ALONE = ("SPSA", "SPSA, normal, K=4", "SPSA, replayed", "FiniteDifference")  # need no wrapper around the model
 WINDOWS = {"1": 1, "2, no_sync": 2}
 CASES = [
     (name, window, wrapped) for name in ESTIMATORS for window in WINDOWS for wrapped in (True, False)[: 1 + (name in ALONE)]

@@ -92,8 +92,8 @@ def problem(config: Config) -> tuple[BinaryVAE, Tensor]:
 
 
 def built(method: str, model: BinaryVAE, samples: int) -> dither.Estimator:
-    """The estimator, with `samples` runs of the decoder: DisARM's samples are pairs."""
-    return methods.build(method, model, samples=samples // 2 if method == "disarm" else samples)
+    """The estimator, with `samples` runs of the decoder."""
+    return methods.build(method, model, samples=samples)
 
 
 def _compared(method: str, steps: Mapping[str, Step], config: Config) -> list[Row]:

@@ -23,9 +23,9 @@ def build(method: str, model: nn.Module, samples: int, note: Callable[[str], Any
     Raises UsageError for a spelling that means nothing, and for a model with nodes that it does not take.
     """
     check(method)
-    least = methods.fewest_samples(method)
-    if note and samples < least and "samples=" not in method:
-        note(f"{method} compares samples: it gets {least} instead of {samples}")
+    enough = methods.enough_samples(method, samples)
+    if note and samples != enough and "samples=" not in method:
+        note(f"{method} compares samples: it gets {enough} instead of {samples}")
     try:
         return methods.build(method, model, samples=samples)
     except (TypeError, ValueError) as error:

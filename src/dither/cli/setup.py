@@ -151,8 +151,11 @@ def check(config: TrainConfig) -> None:
     check_estimator(config.estimator)
     if config.estimator.partition(":")[0] == "auto" and "evaluations" not in config.estimator:
         raise UsageError("--estimator auto chooses by time, so the same seed could give other weights: give auto:evaluations")
-    if config.samples < (needed := methods.fewest_samples(config.estimator)):
-        raise UsageError(f"--estimator {config.estimator} compares samples: give --samples {needed} or more")
+    if methods.fewest_samples(config.estimator) and config.samples != (
+        enough := methods.enough_samples(config.estimator, config.samples)
+    ):
+        pairs = "" if config.samples < enough - 1 or config.samples == 1 else ", an even number"
+        raise UsageError(f"--estimator {config.estimator} compares samples: give --samples {enough} or more{pairs}")
 
 
 def check_device(name: str) -> torch.device:

@@ -26,7 +26,7 @@ class ARM(LayerwisePairs):
                 A unit that agrees in both still has a part, of mean zero.
     Use         DisARM instead: it is this estimate's mean given b and b', at the same cost, so its variance is never larger.
                 ARM is here to be compared with.
-    Requires    samples x (1 + layers) evaluations of the closure. Any cost, differentiable or not. Bernoulli nodes only.
+    Requires    samples / 2 pairs, as DisARM. Any cost, differentiable or not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
     Raises      TypeError for a model with another discrete node.
     Reference   Yin, Zhou 2019, "ARM: augment-REINFORCE-merge gradient for stochastic binary networks", Theorem 1.
@@ -43,7 +43,7 @@ class ARM(LayerwisePairs):
         _, turned = self.pair(site, site.sample)  # 1 - u of (2)
         logits, _ = self.pair(site, site.logits)
         # (1), as (1 - u) - 1/2
-        return site.along_logits((first - second) * (turned - 0.5) / self.samples, logits)
+        return site.along_logits((first - second) * (turned - 0.5) / self.pairs, logits)
 
 
 # Two-point Gauss-Legendre between thresholds: the square of u is integrated exactly.

@@ -22,8 +22,9 @@ class DisARM(LayerwisePairs):
     Formula     1/2 (L(b) - L(b')) (b_i - b'_i) max(s_i, 1 - s_i)                                             (1; Eq. 6)
                 b = 1[u < s], b' = 1[1 - u < s], s = sigmoid(a)                                                      (2)
                 Zero for units that agree in both.
-    Requires    samples x (1 + layers) evaluations of the closure: a first run, and one for each layer in which its uniforms are
-                turned to 1 - u; two for a net with one layer. Any cost, differentiable or not. Bernoulli nodes only.
+    Requires    samples evaluations of the closure for a net with one layer, in pairs (samples=2 is one): a first run, and one
+                in which the layer's uniforms are turned to 1 - u. With several layers a first run has such a run for each of
+                them: samples / 2 x (1 + layers). Any cost, differentiable or not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
     Raises      TypeError for a model with another discrete node.
     Reference   Dong, Mnih, Tucker 2020, "DisARM: an antithetic gradient estimator for binary latent variables", Eq. 6;
@@ -40,4 +41,4 @@ class DisARM(LayerwisePairs):
         s = torch.sigmoid(widen(logits.detach()))
         # (1)
         estimate = 0.5 * (first - second) * (h - turned) * torch.maximum(s, 1 - s)
-        return site.along_logits(estimate / self.samples, logits)
+        return site.along_logits(estimate / self.pairs, logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -27,29 +27,38 @@ class LayerwisePairs(Estimator):
     """
 
     requires = ("binary",)
+    runs_together = 2
     runs_depend_on_layout = True
     runs_differ_by_kind = True
     composable = False
     local_credit = True
 
+    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 2, vectorize: bool = True) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize)
+
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
-        return {f"{cls.__name__}-{k}": partial(cls, samples=k) for k in (1, 2)}
+        return {f"{cls.__name__}-{k}": partial(cls, samples=k) for k in (2, 4)}
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of runs, for a net with one layer: `samples` counts their members."""
+        return self.samples // 2
 
     def runs(self, layout: Layout) -> int:
-        return self.samples * (1 + len(layout))
+        return self.pairs * (1 + len(layout))
 
     @property
     def groups(self) -> int:
-        return self.samples
+        return self.pairs
 
     def own_runs(self, values: Tensor) -> Tensor:
         # Where samples say how many runs there are, the mean of all weighs short ones more.
-        return values.unflatten(0, (self.samples, -1))[:, 0] if self.reading else values
+        return values.unflatten(0, (self.pairs, -1))[:, 0] if self.reading else values
 
     def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
         group, layer = call.run // (1 + len(call.layout)), turned_layer(call)
-        noise = call.noise(group if self.samples > 1 else 0, groups=self.samples)
+        noise = call.noise(group if self.pairs > 1 else 0, groups=self.pairs)
         if not call.node.discrete:
             return call.node.propagate(call.logits, noise), None
         noise = torch.where(layer == call.index, (1 - noise).clamp(max=LARGEST), noise)
@@ -61,8 +70,8 @@ class LayerwisePairs(Estimator):
         return sample
 
     def pair(self, site: Site, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The two members, (samples, ...) each, of a tensor with one entry for each run."""
-        groups = values.unflatten(0, (self.samples, 1 + site.count))
+        """The two members, (pairs, ...) each, of a tensor with one entry for each run."""
+        groups = values.unflatten(0, (self.pairs, 1 + site.count))
         return groups[:, 0], groups[:, 1 + site.index]
 
 

@@ -12,6 +12,7 @@ from dither.estimators.core.nesting import returned
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure
 from dither.estimators.perturbation.perturbing import Perturbing, with_gradient
+from dither.settings import did_you_mean
 
 _CHUNK = 1 << 20  # elements of a direction that are drawn at once: the generator's workspace is some tens of bytes for each
 
@@ -30,8 +31,8 @@ class SPSA(Perturbing):
 
     Estimates   d E[L] / d theta for every parameter of the model with requires_grad; bias O(scale^2) (central differences).
     Formula     (L(theta + c D) - L(theta - c D)) / (2 c) D                                                          (1)
-                c = scale, D of independent +-1 ("rademacher") or standard normal entries; mean over the batch and K
-                samples, each with a direction of its own. With the normal it is exactly unbiased for the cost smoothed
+                c = scale, D of independent +-1 ("rademacher") or standard normal entries; mean over the batch and K / 2
+                pairs of samples, each with a direction of its own. With the normal it is exactly unbiased for the cost smoothed
                 by that noise, E_D[E[L(theta + c D)]].
     Noise       both evaluations of a pair have the same noise in the nodes. Hard units flip with probability O(c), so the
                 variance grows like 1 / scale (it would be 1 / scale^2 with fresh noise), and like the number of parameters:
@@ -43,38 +44,40 @@ class SPSA(Perturbing):
                 raises. False: no copy; the steps +c D, -2 c D, +c D are undone by replay, and what remains is rounded to
                 the resolution of theta +- c D (in float32 at scale 0.01 less than 2e-8 away, after one call as after a
                 thousand: rounded values come back).
-    Requires    2 samples evaluations of the closure; any cost, differentiable or not. Everything that depends on a parameter's
-                value counts, also through .detach() or .item(); parameters outside the model get no gradient.
+    Requires    samples evaluations of the closure, in pairs (samples=2 is one); any cost, differentiable or not.
+                Everything that depends on a parameter's value counts, also through .detach() or .item(); parameters outside
+                the model get no gradient.
     Ranks       data-parallel ranks share the direction, that of rank 0, and average the difference; all must make the call.
     Reference   Spall 1992; Malladi et al. 2023 (MeZO) for the replayed direction; Nesterov & Spokoiny 2017 for the normal.
     """
 
     reference = "Spall 1992"
+    runs_together = 2
+    former_order = ("scale", "samples", "distribution")
 
     def __init__(
         self,
         model: nn.Module,
-        scale: float = 0.01,
-        samples: int = 1,
-        distribution: Literal["rademacher", "normal"] = "rademacher",
         *,
+        scale: float = 0.01,
+        samples: int = 2,
+        distribution: Literal["rademacher", "normal"] = "rademacher",
         exact_restore: bool = True,
     ) -> None:
-        super().__init__(model, scale, samples)
+        super().__init__(model, scale=scale, samples=samples)
         if distribution not in ("rademacher", "normal"):
-            raise ValueError(f"distribution is {distribution!r}: it must be 'rademacher' or 'normal'")
+            raise ValueError(
+                f"distribution is {distribution!r}: it must be 'rademacher' or 'normal'"
+                + did_you_mean(distribution, ("rademacher", "normal"))
+            )
         self.distribution = distribution
         self.exact_restore = exact_restore
-
-    @property
-    def evaluations(self) -> int:
-        return 2 * self.samples
 
     def estimate(self, closure: Closure) -> Tensor:
         key = self._begin()
         seed = int(key)
         parameters, derivatives, values = self.perturbed(), [], []
-        for k in range(self.samples):
+        for k in range(self.samples // 2):
             with torch.no_grad(), self._moving(parameters, seed, k) as move_to:
                 move_to(self.scale)
                 plus = self._cost(closure, key, k)
@@ -83,7 +86,7 @@ class SPSA(Perturbing):
             # (1) without its last factor, a number; `replayed` multiplies by D in the backward pass
             derivatives.append(batch_mean((plus - minus).double().sum(-1)) / (2 * self.scale))
             values.append(batch_mean((plus + minus).sum(-1)) / 2)
-        along = self._over_ranks(torch.stack(derivatives) / self.samples)
+        along = self._over_ranks(torch.stack(derivatives) / (self.samples // 2))
 
         def replayed(number: int, p: Tensor) -> Tensor:
             with torch.no_grad():
