@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -173,9 +174,11 @@ def test_a_model_compiled_around_its_checkpoints():
 
 
 # --- what cannot be repeated is refused, never drawn anew ---------------------------------------------------------------
-def test_vmapped_samples_are_refused_with_the_remedy():
-    with pytest.raises(RuntimeError, match="vectorize=False"):
-        gradients(Net(1, "checkpointed"), lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=3))
+def test_samples_are_run_one_after_the_other_and_it_is_told():
+    build = partial(dither.ScoreFunction, baseline="leave-one-out", samples=3)
+    with pytest.warns(UserWarning, match="an activation checkpoint"):
+        actual = gradients(Net(1, "checkpointed"), build)
+    assert_equal(actual, gradients(Net(1, "plain"), partial(build, vectorize=False)))
 
 
 @pytest.mark.parametrize("build", [dither.StraightThrough, dither.ScoreFunction])

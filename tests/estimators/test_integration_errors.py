@@ -207,20 +207,6 @@ def test_a_wrong_state_is_refused_and_the_former_kept(build):
     estimator(lambda: good(net)).backward()
 
 
-def test_what_vmap_cannot_take_says_so():
-    net = make_net()
-
-    def looks():
-        cost = good(net)
-        return cost * (2 if cost.sum().item() > 0 else 1)
-
-    with pytest.raises(RuntimeError) as caught:
-        ScoreFunction(net, samples=3)(looks)
-    assert any("vectorize=False" in note for note in caught.value.__notes__)
-    assert net[1]._handler is None
-    ScoreFunction(net, samples=3, vectorize=False)(looks).backward()
-
-
 def test_runs_that_call_different_numbers_of_nodes():
     net, turn = make_net(), itertools.count()
 

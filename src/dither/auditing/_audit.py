@@ -123,17 +123,17 @@ def _reference(
     built: Collection[Estimator], closure: Closure, parameters: Mapping[str, nn.Parameter], kind: str, limit: int, draws: int
 ) -> tuple[Tensor, Tensor, str]:
     """(gradient, its squared standard error per coordinate, how it was computed)."""
-    model, vectorize = next(iter(built)).model, any(estimator.vectorize for estimator in built)
+    model = next(iter(built)).model
     if kind != "average":
         try:
-            cost = _enumerated(model, closure, limit, vectorize)
+            cost = _enumerated(model, closure, limit)
             grads = exact.parameter_gradients(cost.cost.sum() / len(cost.cost), parameters.values())
             target = exact.concatenate(grads).double().cpu()
             return target, torch.zeros_like(target), f"exact, enumeration of {cost.outcomes} outcomes per example"
         except (exact.CannotEnumerate, NotImplementedError):
             if kind == "exact":
                 raise
-    estimator = ScoreFunction(model, baseline="leave-one-out", samples=16, vectorize=vectorize)
+    estimator = ScoreFunction(model, baseline="leave-one-out", samples=16)
     moments = _Moments(parameters, None)
     for _ in range(draws):
         moments.add(estimator, closure)
@@ -142,21 +142,16 @@ def _reference(
     return moments.mean, error, f"average of {draws} draws of leave-one-out with 16 samples, +-{relative:.2g} of its norm (95%)"
 
 
-def _enumerated(model: nn.Module, closure: Closure, limit: int, vectorize: bool) -> exact.Expectation:
-    """vectorize: whether some estimator runs the closure in a vmap; else it may be one that vmap cannot take."""
+def _enumerated(model: nn.Module, closure: Closure, limit: int) -> exact.Expectation:
+    """By one vmap, or outcome after outcome where vmap cannot take the closure."""
     nodes = named_nodes(model)
     try:
         return exact.expectation(nodes, closure, max_outcomes=limit)
     except ClosureError:
         raise
-    except RuntimeError as error:
-        if vectorize:
-            error.add_note(
-                "dither: of audited estimators, and of Auto's candidates, this is an argument: partial(dither.DisARM, "
-                "vectorize=False)"
-            )
-            raise
-        return exact.expectation(nodes, closure, max_outcomes=limit, vectorize=False)
+    except RuntimeError:
+        pass
+    return exact.expectation(nodes, closure, max_outcomes=limit, vectorize=False)
 
 
 class _Moments:

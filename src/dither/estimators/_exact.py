@@ -56,9 +56,12 @@ class Exact(Estimator):
         refuse_shared(type(self).__name__, self.nodes)
         pools(self, closure)
         # the sum of (1), whose graph is the gradient
-        result = exact.expectation(
-            self.nodes, lambda: self._cost(closure), max_outcomes=self.max_outcomes, vectorize=self.vectorize
+        result, failure = (
+            self.mappable.tried(self, closure, lambda: self._sum(closure, True)) if self.vectorize else (None, None)
         )
+        result = self._sum(closure, False) if result is None else result
+        if failure is not None:
+            failure.tell("Exact", "the runs")
         require_called(result.calls > 0, self)
         self.outcomes = result.outcomes
         if isinstance(closure, WithAux) and closure.found:  # of one sample: the tensors of outcomes are gone
@@ -69,6 +72,9 @@ class Exact(Estimator):
             result.cost.unsqueeze(0), [], f"call {self.calls} of Exact", torch.zeros((), dtype=torch.float32, device="cpu")
         )
         return returned(type(self).__name__, batch_mean(result.cost.sum(-1)))
+
+    def _sum(self, closure: Closure, vectorize: bool) -> exact.Expectation:
+        return exact.expectation(self.nodes, lambda: self._cost(closure), max_outcomes=self.max_outcomes, vectorize=vectorize)
 
     def _cost(self, closure: Closure) -> Tensor:
         cost = checked_cost(closure())

@@ -53,7 +53,7 @@ REFUSALS = {
     "logits changed in place": r"changed in place after the node sampled .* change a copy|modified by an inplace operation",
     "inside PerNode": r"takes all nodes of a model together[:;] use it by itself|no node is called",
     "checkpointed": r"turn checkpointing off",
-    "checkpointed in a vmap": r"use vectorize=False in the estimator|turn checkpointing off",
+    "checkpointed in a vmap": r"turn checkpointing off",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -95,7 +96,10 @@ def compiled_model(s: Subject) -> None:
 
 
 def checkpointed(vectorize: bool, s: Subject) -> None:
-    s.draw(_checkpointed, _cost, partial(_set, vectorize))
+    """In a vmap no region outlives the call: then the runs are made one after the other, with a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* one after the other, .* activation checkpoint")
+        s.draw(_checkpointed, _cost, partial(_set, vectorize))
 
 
 def no_unit_dimension(s: Subject) -> None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dither.estimators.core.structure import name_of
+from dither.nodes import is_concrete
 
 
 def written(closure: Any) -> tuple[Hashable, ...]:
@@ -29,22 +30,50 @@ def modules_of(closure: Any) -> list[nn.Module]:
     return [value for value in values if isinstance(value, nn.Module)]
 
 
+class Buffers:
+    """The buffers of modules, running statistics for instance, as they are now."""
+
+    def __init__(self, models: Iterable[nn.Module]) -> None:
+        modules = {id(module): module for model in models for module in model.modules()}.values()
+        self._registered = [(module, dict(module._buffers)) for module in modules if module._buffers]
+        tensors = {id(t): t for _, buffers in self._registered for t in buffers.values() if t is not None}
+        self._before = [(tensor, tensor.clone()) for tensor in tensors.values() if not tensor.is_inference()]
+
+    def present(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
+        """Those that the modules have by now, with their names."""
+        for module, _ in self._registered:
+            yield from ((module, name, tensor) for name, tensor in module._buffers.items() if tensor is not None)
+
+    def changed(self) -> bool:
+        return any(self._replaced(*pair) for pair in self._registered) or any(_differs(*pair) for pair in self._before)
+
+    def restore(self) -> None:
+        """Let them be what they were, changed in place or replaced."""
+        for module, buffers in self._registered:
+            if self._replaced(module, buffers):
+                module._buffers.update(buffers)
+        for tensor, value in self._before:
+            if _differs(tensor, value):
+                # counted by no version: a graph that has saved it finds what it saved
+                (tensor.data if is_concrete(tensor) else tensor.detach()).copy_(value)
+
+    def _replaced(self, module: nn.Module, buffers: dict[str, Tensor | None]) -> bool:
+        return any(module._buffers.get(name) is not tensor for name, tensor in buffers.items())
+
+
+def _differs(tensor: Tensor, value: Tensor) -> bool:
+    """Batch normalisation does not count its changes in `_version`."""
+    return not is_concrete(tensor) or not torch.equal(tensor, value)
+
+
 @contextmanager
 def buffers_kept(models: Iterable[nn.Module]) -> Iterator[None]:
     """Running statistics are afterwards what they were, changed in place or replaced."""
-    modules = {id(module): module for model in models for module in model.modules()}.values()
-    registered = [(module, dict(module._buffers)) for module in modules]
-    tensors = {id(t): t for _, buffers in registered for t in buffers.values() if t is not None and not t.is_inference()}
-    before = [(tensor, tensor.clone()) for tensor in tensors.values()]
+    buffers = Buffers(models)
     try:
         yield
     finally:
-        for module, buffers in registered:
-            if any(module._buffers.get(name) is not tensor for name, tensor in buffers.items()):
-                module._buffers.update(buffers)
-        for tensor, value in before:
-            if not torch.equal(tensor, value):  # batch normalisation does not count its changes in `_version`
-                tensor.data.copy_(value)  # nor does this: a graph that has saved it finds what it saved
+        buffers.restore()
 
 
 def _parts(closure: Any) -> tuple[Any, list[Any]]:

@@ -17,6 +17,7 @@ from dither.estimators.core.building import require_closure
 from dither.estimators.core.call import FORESEEN, Call, Layout
 from dither.estimators.core.execution import Execution
 from dither.estimators.core.locality import Locality
+from dither.estimators.core.mappable import Mappable, Vectorize, checked_vectorize
 from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.nesting import returned
 from dither.estimators.core.parts import OnModel
@@ -83,7 +84,7 @@ class Estimator(OnModel, ABC):
     local_credit: bool = False  # whether surrogates use Site.influence
     split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
 
-    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: Vectorize = "auto") -> None:
         super().__init__(model)
         if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= noise.MAX_SAMPLES:
             raise ValueError(
@@ -102,7 +103,8 @@ class Estimator(OnModel, ABC):
             )
         self._require_capable()
         self.samples = samples
-        self.vectorize = vectorize
+        self.vectorize = checked_vectorize(vectorize)
+        self.mappable = Mappable()
         self.calls = 0
         self.locality = Locality()
         self.examples: Examples = "checked"

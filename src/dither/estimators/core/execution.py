@@ -12,6 +12,7 @@ from dither import noise
 from dither.estimators.core.auxiliary import Aux, WithAux, of_all_runs
 from dither.estimators.core.call import Layout
 from dither.estimators.core.loop import CallId, Finished, in_groups, layout_of, lined, united
+from dither.estimators.core.mappable import Failure
 from dither.estimators.core.nesting import refuse_shared
 from dither.estimators.core.randomness import Randomness
 from dither.estimators.core.reads import Reads, values_are_there
@@ -19,7 +20,7 @@ from dither.estimators.core.run import Plan, Run
 from dither.estimators.core.site import Closure, Site
 from dither.estimators.core.structure import Watch
 from dither.estimators.core.vectorized import vectorized
-from dither.nodes import ClosureError, eagerly, is_concrete
+from dither.nodes import eagerly, is_concrete
 
 
 class Execution:
@@ -69,22 +70,35 @@ class Execution:
                 if run.watch is not None:
                     run.watch.close()
 
+        def forget() -> None:
+            for left in (finished, self.structures, self.watches):
+                left.clear()
+            self.random = Randomness()
+
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
+        mapped, failure = None, None
+        if self.plan.vectorize and count > 1 and not from_oracle:
+            # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
+            mapped, failure = eagerly(self._vmapped, once, count, forget)
         if count == 1:
             cost, *parts, _ = once(torch.tensor(0, dtype=torch.int64, device="cpu"))
             self._give([self.aux])
             return self.of_one(finished[0], cost, parts)
-        elif self.plan.vectorize and not from_oracle:
-            costs, *parts, aux = self._vmapped(once, count)
+        if mapped is not None:
+            costs, *parts, aux = mapped
             if self.aux is not None:
                 own = [self.plan.own_runs(tensor) for tensor in aux]
                 own = [tensor.squeeze(0) if len(tensor) == 1 else tensor for tensor in own]
                 self._give([(own, *self.aux[1:])])
-        elif self.plan.runs_differ_by_kind or self.plan.needs_sample_gradients:
-            # In compiled code nobody sees what Python looks at, and no sample is a leaf of a graph.
-            return eagerly(self._looped, once, finished)
         else:
-            return self._looped(once, finished)
+            if self.plan.runs_differ_by_kind or self.plan.needs_sample_gradients:
+                # In compiled code nobody sees what Python looks at, and no sample is a leaf of a graph.
+                costs, sites = eagerly(self._looped, once, finished)
+            else:
+                costs, sites = self._looped(once, finished)
+            if failure is not None:
+                eagerly(failure.tell, type(self.plan).__name__, f"the {count} runs")
+            return costs, sites
         return costs, self._sites(finished[-1:], finished[-1].calls_by_name(), parts)
 
     def of_one(self, run: Run, cost: Tensor, parts: list[list[Tensor]]) -> tuple[Tensor, list[Site]]:
@@ -92,18 +106,8 @@ class Execution:
         parts = [[tensor.unsqueeze(0) for tensor in part] for part in parts]
         return cost.unsqueeze(0), self._sites([run], run.calls_by_name(), parts)
 
-    def _vmapped(self, once: Callable[[Tensor], Any], count: int):
-        try:
-            # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
-            return eagerly(vectorized, once, count)
-        except ClosureError:
-            raise
-        except RuntimeError as error:
-            error.add_note(
-                f"dither: {type(self.plan).__name__} makes its {count} runs as one vmap over the closure; where the "
-                "closure cannot be vmapped (.item(), in-place updates of buffers, ...) use vectorize=False"
-            )
-            raise
+    def _vmapped(self, once: Callable[[Tensor], Any], count: int, forget: Callable[[], None]) -> tuple[Any, Failure | None]:
+        return self.plan.mappable.tried(self.plan, self.closure, lambda: vectorized(once, count), forget)
 
     def _looped(self, once: Callable[..., Any], finished: list[Run]) -> tuple[Tensor, list[Site]]:
         plan, random = self.plan, Randomness()

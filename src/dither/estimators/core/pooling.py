@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -12,6 +10,7 @@ from dither.estimators.core import mixing
 from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.ranks import world
 from dither.estimators.core.site import Closure
+from dither.estimators.core.told import tell
 
 Examples = Literal["checked", "separate", "mixed"]
 
@@ -56,16 +55,8 @@ def pools(plan: Plan, closure: Closure) -> bool:
     if news:
         consequence = "So it credits with the cost of the whole batch: unbiased, and much noisier."
         mixed = "Where examples are meant to depend on each other set estimator.examples = 'mixed'"
-        warnings.warn(_FOUND.format(example=example, name=name, consequence=consequence, mixed=mixed), stacklevel=_level())
+        tell(_FOUND.format(example=example, name=name, consequence=consequence, mixed=mixed))
     return True
-
-
-def _level() -> int:
-    """The level of the stack at which somebody else's code called."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("dither.", "torch.nn.modules.module")):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def pooled(costs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 class Randomness:
@@ -30,8 +31,13 @@ class Randomness:
         """Whether numbers have been drawn since the start of run `index`."""
         now, then = _states(), self._states[index]
         torches = zip((now[0], *now[3]), (then[0], *then[3]), strict=False)
-        drawn = now[1] != then[1] or any(not torch.equal(one, other) for one, other in torches)
+        with _disable_current_modes():  # FakeTensorMode takes no state of a generator
+            drawn = now[1] != then[1] or any(not torch.equal(one, other) for one, other in torches)
         return drawn or now[2][2] != then[2][2] or not np.array_equal(now[2][1], then[2][1])
+
+    def restore(self, index: int) -> None:
+        """Let them be those of run `index` from now on."""
+        _restore(self._states[index])
 
     @contextmanager
     def repeated(self, index: int) -> Iterator[None]:

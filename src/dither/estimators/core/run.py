@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.loop import CallId, RowsKey
+from dither.estimators.core.mappable import Mappable, Vectorize
 from dither.estimators.core.nesting import refuse_inner_losses
 from dither.estimators.core.reads import Reads
 from dither.estimators.core.sample_gradients import Graph, sample_gradients
@@ -38,7 +39,8 @@ class Plan(Recorded, Protocol):
     """What an execution needs to know of its estimator."""
 
     model: nn.Module
-    vectorize: bool
+    vectorize: Vectorize
+    mappable: Mappable
     split_sums: bool
     run_type: type[Run]
     runs_depend_on_layout: ClassVar[bool]
