@@ -6,11 +6,15 @@ from dither import exact, functional, noise, testing
 from dither.auditing import AuditReport, Auto, audit
 from dither.estimators import *  # noqa: F403
 from dither.estimators import Estimator
+from dither.estimators.core.repeated import repeat_rows
 from dither.homeostasis import FiringRate
 from dither.nodes import *  # noqa: F403
 from dither.nodes import Node, deterministic, rows
 
-_OTHERS = (AuditReport, Auto, Estimator, FiringRate, Node, audit, deterministic, exact, functional, noise, rows, testing)
+_OTHERS = (
+    *(AuditReport, Auto, Estimator, FiringRate, Node),
+    *(audit, deterministic, exact, functional, noise, repeat_rows, rows, testing),
+)
 
 
 def _is_plugin(value: object) -> bool:

@@ -22,7 +22,7 @@ def make_net(*behind: nn.Module) -> nn.Sequential:
 
 
 def estimator_of(net: nn.Module, vectorize: Any = "auto", kind: Any = dither.ScoreFunction) -> Any:
-    options = {"baseline": "leave-one-out"} if kind is dither.ScoreFunction else {}
+    options: Any = {"baseline": "leave-one-out"} if kind is dither.ScoreFunction else {}
     estimator = kind(net, samples=3, vectorize=vectorize, **options)
     estimator.examples = "separate"
     return estimator
@@ -58,7 +58,8 @@ def test_random_numbers_and_buffers_are_those_of_a_loop() -> None:
 
     def run(vectorize: Any) -> list[Tensor]:
         net, before = make_net(nn.BatchNorm1d(5)), nn.BatchNorm1d(3)
-        torch.manual_seed(3), np.random.seed(3)
+        torch.manual_seed(3)
+        np.random.seed(3)
 
         def closure() -> Tensor:
             return net(before(X) * torch.rand(()) * float(np.random.rand())).squeeze(1)
@@ -88,7 +89,8 @@ def test_a_closure_that_was_mapped_and_cannot_be_any_more() -> None:
             return net(before(X)).squeeze(1)
 
         assert not told(lambda e=estimator, c=closure: e(c))
-        before.reset_running_stats(), net[2].train()
+        before.reset_running_stats()
+        net[2].train()
         assert len(told(lambda e=estimator, c=closure: e(c))) == (vectorize == "auto")
         results.append([*before.buffers(), *net[2].buffers()])
     for one, other in zip(*results, strict=True):

@@ -93,7 +93,7 @@ def compiled(layer: nn.Module, h: Tensor) -> Tensor:
 def hooked(kind: str) -> nn.Module:
     net = nn.Sequential(nn.Linear(30, 6), nn.Linear(6, 6))
     if kind == "forward":
-        net[1].register_forward_hook(lambda module, given, out: 2 * out)
+        net[1].register_forward_hook(lambda module, given, out: out * 2)  # type: ignore[operator]
     else:
         net[1].register_full_backward_hook(lambda module, to_inputs, to_outputs: (2 * to_inputs[0],))
     return net

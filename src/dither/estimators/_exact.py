@@ -7,6 +7,7 @@ from dither import exact
 from dither.estimators.core.auxiliary import WithAux
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.execution import require_called
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.nesting import refuse_inner_losses, refuse_shared, returned
 from dither.estimators.core.pooling import pools
 from dither.estimators.core.shapes import batch_mean
@@ -41,7 +42,7 @@ class Exact(Estimator):
     oracle = exact.Oracle(enumerates=True)
     former_order = ("max_outcomes",)
 
-    def __init__(self, model: nn.Module, *, max_outcomes: int = exact.MAX_OUTCOMES, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, max_outcomes: int = exact.MAX_OUTCOMES, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, vectorize=vectorize)
         self.max_outcomes = max_outcomes
         self.outcomes = 0

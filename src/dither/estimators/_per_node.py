@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dither.estimators.core.building import Build, built
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.parts import Named, covering
 from dither.estimators.core.run import Run
 from dither.estimators.core.site import Site
@@ -51,7 +52,7 @@ class PerNode(Estimator):
         model: nn.Module | Sequence[nn.Module],
         estimators: Mapping[str, Estimator | Build],
         *,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
     ) -> None:
         super().__init__(model, vectorize=vectorize)
         _require_patterns(estimators)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dither import exact
 from dither.estimators.antithetic.coupled import LayerwiseSamples, discordance
 from dither.estimators.core.call import Call
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.functional import widen
 from dither.nodes import Node
@@ -59,7 +60,7 @@ class ARMS(LayerwiseSamples):
         *,
         samples: int = 2,
         coupling: Literal["systematic", "dirichlet"] = "systematic",
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if coupling not in ("systematic", "dirichlet"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.exact import Oracle
 from dither.nodes import Node
@@ -31,7 +32,7 @@ class LayerwiseSamples(Estimator):
     local_credit = True
     former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if samples < 2:
             raise ValueError(f"samples is {samples}: {type(self).__name__} compares coupled samples, so it needs at least 2")

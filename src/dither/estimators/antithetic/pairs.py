@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.exact import Oracle
 from dither.functional import widen
@@ -33,7 +34,7 @@ class LayerwisePairs(Estimator):
     composable = False
     local_credit = True
 
-    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 2, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 2, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
 
     @classmethod

@@ -12,6 +12,7 @@ from dither.estimators.blend.moments import Moments
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site, over_logits
 from dither.settings import did_you_mean
@@ -82,7 +83,7 @@ class Blend(IndependentSamples):
         shrink: bool = False,
         decay: float = 0.995,
         warmup: int = 20,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
     ) -> None:
         if samples == 1:
             raise ValueError(f"samples is {samples}: Blend compares independent runs, give at least 2")

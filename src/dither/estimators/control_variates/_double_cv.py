@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import Scales, others
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site, over_logits
 from dither.functional import widen
@@ -42,8 +43,10 @@ class DoubleCV(IndependentSamples):
     reference = "Titsias, Shi 2022, Sec. 3"
     former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, *, samples: int = 2, decay: float = 0.99, vectorize: bool = True) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(
+        self, model: nn.Module, *, samples: int = 2, decay: float = 0.99, vectorize: Vectorize = "auto", repeated: bool = False
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         self.scales = Scales(decay, nodes=tuple(n for n, v in self.nodes.items() if v.discrete))
 
     def surrogate(self, site: Site, costs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither.estimators.control_variates.relaxation import Relaxing
 from dither.estimators.control_variates.scales import Scales
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 
 
@@ -53,7 +54,7 @@ class REBAR(Relaxing):
         temperature: float = 0.5,
         samples: int = 1,
         decay: float = 0.99,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
     ) -> None:
         super().__init__(model, temperature=temperature, samples=samples, vectorize=vectorize)
         self.scales = Scales(decay, nodes=tuple(n for n, v in self.nodes.items() if v.discrete))

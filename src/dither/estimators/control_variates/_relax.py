@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.relaxation import Relaxed, Relaxing
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site, over_logits
@@ -55,7 +56,7 @@ class RELAX(Relaxing):
         temperature: float = 0.5,
         samples: int = 1,
         hidden: int = 100,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
     ) -> None:
         super().__init__(model, temperature=temperature, samples=samples, vectorize=vectorize)
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.shapes import flat_units
 from dither.estimators.core.site import Site
@@ -75,8 +76,8 @@ class RODEO(IndependentSamples):
     requires = ("binary", "score")
     former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: Vectorize = "auto", repeated: bool = False) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         # ambient: the nets of a model without parameters are built as layers are, by torch's defaults
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.zeros(()))
         with torch.random.fork_rng(devices=[]):  # building it may not change the user's draws

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dither.estimators.control_variates.scales import require_pairs
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 
 
 class IndependentSamples(Estimator):
@@ -26,8 +27,8 @@ class IndependentSamples(Estimator):
     unbiased = True
     former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: Vectorize = "auto", repeated: bool = False) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         require_pairs(type(self).__name__, samples)
 
     @classmethod

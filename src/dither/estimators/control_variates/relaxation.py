@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dither.estimators.core.baseline import score_alone
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site, over_logits
 from dither.exact import CannotEnumerate, Oracle
 from dither.functional import proper_logits, widen
@@ -51,7 +52,7 @@ class Relaxing(Estimator):
     unbiased = True
     former_order = ("temperature", "samples")
 
-    def __init__(self, model: nn.Module, *, temperature: float = 0.5, samples: int = 1, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, temperature: float = 0.5, samples: int = 1, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature is {temperature}: it must be positive and finite; 0.1 to 1 is usual")

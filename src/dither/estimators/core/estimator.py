@@ -56,7 +56,12 @@ class Estimator(OnModel, ABC):
     then on, which is unbiased and noisy, or raises where it cannot. "mixed" declares it; "separate" is not looked at, and
     leaves out what a sample does to other examples. Running statistics of the model are put back after the look.
 
-    A closure may look at samples in Python and stop early, or go on by other nodes: with several runs by `vectorize=False`.
+    A closure may look at samples in Python and stop early, or go on by other nodes: then several runs are made in a loop.
+
+    vectorize: "auto" (the default, which True says too): several runs are one torch.func.vmap over the closure; where vmap
+    cannot take it they are made one after the other, by the same noise, and one warning names the operation. False: a loop.
+    repeated: True: the closure runs once, on a batch of which row k * batch + i is example i under sample k
+    (`dither.repeat_rows`); for estimators whose samples are runs.
 
     Raises TypeError for a node that it cannot credit; ValueError for a model without nodes, a cost without a batch
     dimension and the like; FloatingPointError, naming call, node and seed, for a cost that is not finite.
@@ -84,7 +89,9 @@ class Estimator(OnModel, ABC):
     local_credit: bool = False  # whether surrogates use Site.influence
     split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
 
-    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: Vectorize = "auto") -> None:
+    def __init__(
+        self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: Vectorize = "auto", repeated: bool = False
+    ) -> None:
         super().__init__(model)
         if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= noise.MAX_SAMPLES:
             raise ValueError(
@@ -103,8 +110,9 @@ class Estimator(OnModel, ABC):
             )
         self._require_capable()
         self.samples = samples
-        self.vectorize = checked_vectorize(vectorize)
+        self.vectorize: Vectorize = checked_vectorize(vectorize)
         self.mappable = Mappable()
+        self.repeated = repeated
         self.calls = 0
         self.locality = Locality()
         self.examples: Examples = "checked"

@@ -16,6 +16,7 @@ from dither.estimators.core.mappable import Failure
 from dither.estimators.core.nesting import refuse_shared
 from dither.estimators.core.randomness import Randomness
 from dither.estimators.core.reads import Reads, values_are_there
+from dither.estimators.core.repeated import CheckedRows, RepeatedRun, require_independent
 from dither.estimators.core.run import Plan, Run
 from dither.estimators.core.site import Closure, Site
 from dither.estimators.core.structure import Watch
@@ -77,6 +78,10 @@ class Execution:
 
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         mapped, failure = None, None
+        if self.plan.repeated and count > 1:
+            *result, _ = eagerly(self._repeated, once) if self.plan.needs_sample_gradients else self._repeated(once)
+            self._give([self.aux])
+            return result[0], self._sites(finished, finished[-1].calls_by_name(), result[1:], shared=False)
         if self.plan.vectorize and count > 1 and not from_oracle:
             # vmap cannot enter compiled code (pytorch#128711): compiled parts, if there can be any, run eagerly here.
             mapped, failure = eagerly(self._vmapped, once, count, forget)
@@ -108,6 +113,11 @@ class Execution:
 
     def _vmapped(self, once: Callable[[Tensor], Any], count: int, forget: Callable[[], None]) -> tuple[Any, Failure | None]:
         return self.plan.mappable.tried(self.plan, self.closure, lambda: vectorized(once, count), forget)
+
+    def _repeated(self, once: Callable[[Tensor], Any]) -> Any:
+        require_independent(self.plan)
+        self.run_type = RepeatedRun if self.plan.mappable.knows_rows(self.plan, self.closure) else CheckedRows
+        return once(torch.tensor(0, dtype=torch.int64, device="cpu"))
 
     def _looped(self, once: Callable[..., Any], finished: list[Run]) -> tuple[Tensor, list[Site]]:
         plan, random = self.plan, Randomness()
@@ -150,7 +160,12 @@ class Execution:
         return Reads() if self.plan.runs_differ_by_kind and values_are_there() else None
 
     def _sites(
-        self, runs: list[Run], calls: list[CallId], parts: list[list[Tensor]], present: list[Tensor | None] | None = None
+        self,
+        runs: list[Run],
+        calls: list[CallId],
+        parts: list[list[Tensor]],
+        present: list[Tensor | None] | None = None,
+        shared: bool = True,
     ) -> list[Site]:
         require_called(any(run.calls > 0 for run in runs), self.plan)
         logits, samples, gradients = parts
@@ -160,7 +175,7 @@ class Execution:
             here = present[i] if present else None
             rows = None if call.rows is None else call.rows.index
             sites.append(Site(call.name, call.node, a, h, g, i, len(calls), present=here, rows=rows))
-        if len(runs) == 1 and present is None:
+        if len(runs) == 1 and present is None and shared:
             for site, record in zip(sites, runs[0].records, strict=True):
                 site.shared = record.logits if is_concrete(record.logits) else None
         return runs[-1].sites(sites)

@@ -60,6 +60,7 @@ class Mappable:
 
     def __init__(self) -> None:
         self._known: dict[Any, Literal["changing", "plain"] | Literal[False]] = {}
+        self._rows: set[Any] = set()
 
     def tried(
         self, plan: Plan, closure: Closure, run: Callable[[], R], reset: Callable[[], None] | None = None
@@ -92,6 +93,15 @@ class Mappable:
         if reset is not None:
             reset()
         return None, failure
+
+    def knows_rows(self, plan: Plan, closure: Closure) -> bool:
+        """Whether a closure's rows were looked at before, with repeated=True."""
+        if torch.compiler.is_compiling():
+            return True
+        key = (*written(closure), plan.model.training)
+        known = key in self._rows
+        self._rows.add(key)
+        return known
 
     def loops(self, key: Any) -> bool:
         """Remember that vmap cannot take a closure. Returns whether it is news."""
@@ -178,8 +188,8 @@ def told(error: Exception, look: _Look | None) -> str:
     if isinstance(error, Unmappable):
         operation = message
     else:
-        found = re.search(r"aten::\w+", message)
-        operation = found[0] if found else (look.operation if look is not None else "") or "an operation"
+        named = re.search(r"aten::\w+", message)
+        operation = named[0] if named else (look.operation if look is not None else "") or "an operation"
     frames = list(_frames(error.__traceback__))
     parts = [operation]
     if layers := [layer for frame, _ in frames if (layer := _layer(frame)) is not None]:

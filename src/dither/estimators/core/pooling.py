@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from dither import noise
 from dither.estimators.core import mixing
 from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.ranks import world
@@ -27,6 +28,7 @@ class Plan(mixing.Plan, Protocol):
     mixing: Mixing
     credits_examples: bool
     credits_batches: bool
+    repeated: bool
 
 
 def pools(plan: Plan, closure: Closure) -> bool:
@@ -43,7 +45,11 @@ def pools(plan: Plan, closure: Closure) -> bool:
                 f"examples is 'mixed', but {name} compares costs example by example: use ScoreFunction, DisARM or another "
                 "estimator that may credit by the cost of the whole batch, or make the examples independent of each other"
             )
+        if plan.repeated:
+            raise ValueError("examples is 'mixed', which repeated=True cannot credit: leave repeated out")
         return True
+    if plan.repeated:
+        return _require_apart(plan, closure)
     example, news = plan.mixing.example(plan, closure)
     if example is None:
         return False
@@ -57,6 +63,20 @@ def pools(plan: Plan, closure: Closure) -> bool:
         mixed = "Where examples are meant to depend on each other set estimator.examples = 'mixed'"
         tell(_FOUND.format(example=example, name=name, consequence=consequence, mixed=mixed))
     return True
+
+
+def _require_apart(plan: Plan, closure: Closure) -> Literal[False]:
+    """Raise where rows depend on each other: those of other samples, too, with repeated=True."""
+    with noise._EXAMPLES.set(None):  # each row by itself
+        row, _ = plan.mixing.example(plan, closure)
+    if row is not None:
+        raise RuntimeError(
+            f"what is sampled for some rows changes the costs of others (that of row {row}, for one); with repeated=True those "
+            "of other samples too, which would be biased. Batch normalisation in training mode: call .eval(), or take another "
+            "norm behind the nodes. Where examples are meant to depend on each other leave repeated out: then each sample is a "
+            "run of its own. estimator.examples = 'separate' leaves out what a sample does to other rows"
+        )
+    return False
 
 
 def pooled(costs: Tensor) -> Tensor:

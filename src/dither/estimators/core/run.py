@@ -40,6 +40,9 @@ class Plan(Recorded, Protocol):
 
     model: nn.Module
     vectorize: Vectorize
+    samples: int
+    repeated: bool
+    local_credit: bool
     mappable: Mappable
     split_sums: bool
     run_type: type[Run]
@@ -87,7 +90,7 @@ class Run:
         refuse_deeper(node, self.depth, type(self.plan).__name__)
         # What a checkpointed region keeps for its recomputation: a key, and nothing of the graph.
         key = (self.seed, self.calls, len(self.records), self.index, self.layout, self.graph)
-        sample = noted(partial(_sample, self.plan.sample, node, key))
+        sample = noted(self.sampling(node, key))
         if node._unseen != (unseen := self.differentiating and not torch.is_grad_enabled()):
             node._unseen = unseen  # nn.Module takes its time for it
         self.calls += 1
@@ -101,6 +104,10 @@ class Run:
         self.versions.append((node, logits, version(logits)))
         # What the user changes in place may be neither the record nor the leaf of the sample gradients.
         return output.clone() if leaf is not None or shares_memory(output, credited) else output
+
+    def sampling(self, node: Node, key: tuple[Any, ...]) -> Callable[[Tensor], Any]:
+        """What computes a call's output and the sample that is credited, of its logits."""
+        return partial(_sample, self.plan.sample, node, key)
 
     @property
     def structure(self) -> Any:

@@ -17,14 +17,15 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
-def vectorized(once: Callable[[Tensor], Any], count: int) -> Any:
-    """torch.func.vmap(once, randomness="same")(torch.arange(count)), for `once` that returns a tensor and lists of tensors."""
+def vectorized(once: Callable[..., Any], count: int, *batched: Tensor) -> Any:
+    """torch.func.vmap(once, randomness="same")(torch.arange(count), *batched), for `once` that returns a tensor and lists of
+    tensors."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._len_torch_function_stack():
-        return torch.func.vmap(once, randomness="same")(torch.arange(count, dtype=torch.int64, device="cpu"))
+        return torch.func.vmap(once, randomness="same")(torch.arange(count, dtype=torch.int64, device="cpu"), *batched)
     indices = _indices(count)
     level = _functorch._vmap_increment_nesting(count, "same")
     try:
-        cost, *lists = once(_functorch._add_batch_dim(indices, 0, level))
+        cost, *lists = once(*(_functorch._add_batch_dim(tensor, 0, level) for tensor in (indices, *batched)))
         remove = _functorch._remove_batch_dim
         return remove(cost, level, count, 0), *([remove(t, level, count, 0) for t in tensors] for tensors in lists)
     finally:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
 from dither.estimators.core.baselines import BaselineName
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.moving_baselines import RunningMean, per_logit
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Site
@@ -61,7 +62,7 @@ class ForwardOnly(ScoreFunction):
         keep: Keep = "logits",
         decay: float = 0.99,
         split_sums: bool = False,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
     ) -> None:
         super().__init__(model, baseline=baseline, samples=samples, decay=decay, split_sums=split_sums, vectorize=vectorize)
         if keep not in ("logits", "bits"):

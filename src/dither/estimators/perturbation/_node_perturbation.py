@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.estimators.perturbation.perturbing import positive
 from dither.exact import Oracle
@@ -56,7 +57,7 @@ class NodePerturbation(Estimator):
     local_credit = True
     former_order = ("scale", "samples")
 
-    def __init__(self, model: nn.Module, *, scale: float = 0.5, samples: int = 1, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, scale: float = 0.5, samples: int = 1, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
         self.scale = positive(scale, "0.5")
 

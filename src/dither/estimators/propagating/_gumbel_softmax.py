@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dither import functional
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.exact import Oracle
 from dither.functional import conditional_gumbel, proper_logits, widen
 from dither.nodes import Node
@@ -55,9 +56,10 @@ class GumbelSoftmax(Estimator):
         temperature: float = 0.5,
         hard: bool = True,
         samples: int = 1,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
+        repeated: bool = False,
     ) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}: it must be positive; 0.1 to 1 is usual")
         self.temperature = temperature

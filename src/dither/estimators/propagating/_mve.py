@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither import functional
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.propagating.outcomes import log_probabilities
 
 
@@ -44,8 +45,16 @@ class MVE(Estimator):
     requires = ("probabilities",)
     former_order = ("quadratic", "samples")
 
-    def __init__(self, model: nn.Module, *, quadratic: float = math.inf, samples: int = 1, vectorize: bool = True) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        quadratic: float = math.inf,
+        samples: int = 1,
+        vectorize: Vectorize = "auto",
+        repeated: bool = False,
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         if not quadratic > 0:
             raise ValueError(f"quadratic is {quadratic}: the weight of errors on quadratic costs must be positive, or inf")
         self.quadratic = quadratic

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Site
 from dither.functional import attach, widen
@@ -48,7 +49,7 @@ class PathSampleAnalytic(Estimator):
     composable = False
     credits_batches = False
 
-    def __init__(self, model: nn.Module, *, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, vectorize=vectorize)
         if continuous := [name for name, node in self.nodes.items() if not node.discrete]:
             raise TypeError(f"node '{continuous[0]}' is not binary: PathSampleAnalytic takes nets of Bernoulli layers only")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dither import functional
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.propagating.outcomes import log_probabilities
 
 
@@ -40,8 +41,16 @@ class ReinMax(Estimator):
     requires = ("probabilities",)
     former_order = ("temperature", "samples")
 
-    def __init__(self, model: nn.Module, *, temperature: float = 1.0, samples: int = 1, vectorize: bool = True) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        temperature: float = 1.0,
+        samples: int = 1,
+        vectorize: Vectorize = "auto",
+        repeated: bool = False,
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}: it must be positive; 1 to 2 is usual")
         self.temperature = temperature

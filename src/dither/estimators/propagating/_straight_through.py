@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither import functional
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.settings import did_you_mean
 
 _SAMPLERS = {
@@ -40,7 +41,7 @@ class StraightThrough(Estimator):
     Why         the factor holds back units that are nearly certain: without it, at a learning rate that suits the rest of
                 the net, weights grow and accuracy falls (measured on MNIST: docs/experiments/first-demo.md).
     Requires    samples evaluations of the closure; a cost differentiable in the units' outputs.
-    vectorize   run the samples as one vmap over the closure.
+    vectorize, repeated  how the samples are run: as for ScoreFunction.
     Slope       annealing (Chung et al. 2016) makes P(h = 1) = sigmoid(slope a): it changes the model, whatever the estimator,
                 so it is written there, `node(slope * linear(x))`; "sigmoid" then has the factor slope sigmoid'(slope a).
     Reference   Hinton 2012, lecture 15b; Bengio 2013, Sec. 3.2.1.
@@ -57,9 +58,10 @@ class StraightThrough(Estimator):
         *,
         variant: Variant = "sigmoid",
         samples: int = 1,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
+        repeated: bool = False,
     ) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         if variant not in _SAMPLERS:
             raise ValueError(
                 f"variant is {variant!r}: it must be one of {', '.join(map(repr, _SAMPLERS))}{did_you_mean(variant, _SAMPLERS)}"

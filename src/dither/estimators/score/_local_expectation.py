@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.exact import Oracle
 from dither.functional import one_hot
@@ -52,7 +53,7 @@ class LocalExpectation(Estimator):
     credits_repeats = False
     local_credit = True
 
-    def __init__(self, model: nn.Module, *, max_runs: int = 4096, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, max_runs: int = 4096, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, vectorize=vectorize)
         if max_runs < 2:
             raise ValueError(f"max_runs is {max_runs}: one binary unit alone takes 2 runs")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither.estimators.core.baseline import Baseline
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.learned_baseline import Learned
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.moving_baselines import RunningMean
 from dither.estimators.core.parts import covered_nodes
 from dither.estimators.core.site import Site
@@ -58,7 +59,8 @@ class NVIL(ScoreFunction):
         baseline: nn.Module | None = None,
         samples: int = 1,
         decay: float = 0.8,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
+        repeated: bool = False,
     ) -> None:
         baseline = _linear_per_node(as_module(model)) if baseline is None else baseline
         if not isinstance(baseline, nn.Module) or isinstance(baseline, Baseline):
@@ -66,7 +68,9 @@ class NVIL(ScoreFunction):
                 f"baseline is {type(baseline).__name__}: NVIL learns a torch.nn.Module of the node's logits, such as "
                 "nn.Linear(units, 1); for a running mean alone use ScoreFunction(net, baseline='mean')"
             )
-        super().__init__(model, baseline=_Centred(baseline, decay), samples=samples, decay=decay, vectorize=vectorize)
+        super().__init__(
+            model, baseline=_Centred(baseline, decay), samples=samples, decay=decay, vectorize=vectorize, repeated=repeated
+        )
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -10,6 +10,7 @@ from dither.estimators.core.baseline import Baseline
 from dither.estimators.core.baselines import BaselineName, make_baseline
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.moving_baselines import per_logit
 from dither.estimators.core.shapes import divided, flat_units
 from dither.estimators.core.site import Site
@@ -51,7 +52,9 @@ class ScoreFunction(Estimator):
     any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every
                 derivative of it is an unbiased estimate of that derivative of the expected cost. The costs are then
                 L exp(l - constant(l)), l = sum of log P over the units that influence them; the factor is 1 (DiCE)  (3)
-    vectorize   run the samples as one vmap over the closure, so that all that precedes the first node is computed once.
+    vectorize   "auto": the samples are one vmap over the closure, so that all that precedes the first node is computed once,
+                or a loop where vmap cannot take the closure, which is told. False: a loop.
+    repeated    the closure runs once, on a batch that holds each example once for each sample (dither.repeat_rows).
     Raises      ValueError for a scalar cost; FloatingPointError, naming node and call, for a non-finite one.
     Reference   Bengio 2013, Theorem 1 and Corollary 1 (Eq. 7); Williams 1992; Kool et al. 2019 for leave-one-out; Foerster
                 et al. 2018, "DiCE: the infinitely differentiable Monte Carlo estimator", for any_order.
@@ -71,9 +74,10 @@ class ScoreFunction(Estimator):
         decay: float = 0.99,
         any_order: bool = False,
         split_sums: bool = False,
-        vectorize: bool = True,
+        vectorize: Vectorize = "auto",
+        repeated: bool = False,
     ) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         self.any_order, self.split_sums = any_order, split_sums
         self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
         self.credits_batches = not any_order

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.score._local_expectation import LocalExpectation, cdf_thresholds, inverse_cdf, repeats
 from dither.exact import Oracle
 from dither.functional import one_hot
@@ -46,7 +47,7 @@ class SumAndSample(LocalExpectation):
     reference = "Liu, Regier, Tripuraneni, Jordan, McAuliffe 2019"
     former_order = ("categories",)
 
-    def __init__(self, model: nn.Module, *, categories: int = 1, max_runs: int = 4096, vectorize: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, categories: int = 1, max_runs: int = 4096, vectorize: Vectorize = "auto") -> None:
         super().__init__(model, max_runs=max_runs, vectorize=vectorize)
         if isinstance(categories, bool) or not isinstance(categories, int) or categories < 1:
             raise ValueError(f"categories is {categories!r}: it must be an integer of at least 1, how many are summed over")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.exact import Oracle
 from dither.functional import gumbel, one_hot, proper_logits, widen
@@ -52,8 +53,8 @@ class UnorderedSet(Estimator):
     credits_batches = False
     former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: bool = True) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: Vectorize = "auto", repeated: bool = False) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         if not 2 <= samples <= _MOST:
             raise ValueError(
                 f"samples is {samples}: a set of 2 to {_MOST} categories is needed (all its orders are summed over)"

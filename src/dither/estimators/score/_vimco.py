@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
+from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.functional import score_function_surrogate, widen
 
@@ -43,8 +44,8 @@ class VIMCO(Estimator):
     reference = "Mnih, Rezende 2016"
     former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, *, samples: int = 5, vectorize: bool = True) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(self, model: nn.Module, *, samples: int = 5, vectorize: Vectorize = "auto", repeated: bool = False) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         if samples < 2:
             raise ValueError(
                 f"samples is {samples}: VIMCO's baseline of a sample comes from the others, so it needs at least 2; with one "
