@@ -66,4 +66,5 @@ def test_a_row_is_a_json_line_on_stdout(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("DITHER_RUNS", str(tmp_path))
     assert main(["bench", "node", "--batch-sizes", "2", "--units", "16", "--repeats", "2", "--json", "--quiet"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["implementation"] for line in lines] == ["by hand", "dither"]
+    assert [line["implementation"] for line in lines] == [*["by hand", "dither"] * 2, "without a node"]
+    assert [line["calls"] for line in lines] == [1, 1, 16, 16, 16]

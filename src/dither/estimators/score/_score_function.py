@@ -6,11 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import Baseline
+from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
 from dither.estimators.core.baselines import BaselineName, make_baseline
 from dither.estimators.core.call import Call
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
+from dither.estimators.core.merged import merged
 from dither.estimators.core.moving_baselines import per_logit
 from dither.estimators.core.shapes import divided, flat_units
 from dither.estimators.core.site import Site
@@ -141,7 +142,8 @@ class ScoreFunction(Estimator):
 
     def assemble(self, costs: Tensor, sites: list[Site]) -> Tensor:
         if not self.any_order:
-            return super().assemble(costs, sites)
+            alone = isinstance(self.baseline, (Zero, LeaveOneOut))  # keeps nothing of a call
+            return super().assemble(costs, merged(sites) if alone else sites)
         log_prob: Tensor | float = 0.0
         for site in sites:
             units = flat_units(site.log_prob)
