@@ -161,6 +161,16 @@ def test_estimators_whose_runs_are_not_its_samples(build: Any) -> None:
     refused(lambda: net(dither.repeat_rows(X, K)), net, "runs of .*leave repeated out", partial(build, samples=K))
 
 
+def test_parts_that_see_some_rows() -> None:
+    net, index = Net("Bernoulli", True), torch.arange(9)
+
+    def part() -> Tensor:
+        with dither.rows(index):
+            return net(dither.repeat_rows(X, K)[:9])
+
+    refused(part, net, "inside dither.rows with repeated=True")
+
+
 def test_terms_whose_credit_would_be_lost() -> None:
     net, x = Net("Bernoulli", True), dither.repeat_rows(X, K)
     refused(lambda: net.last(net.first(x)).float(), net, "6 cost terms per example.*cost.sum")

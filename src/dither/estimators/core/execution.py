@@ -74,7 +74,7 @@ class Execution:
         def forget() -> None:
             for left in (finished, self.structures, self.watches):
                 left.clear()
-            self.random = Randomness()
+            self.random, self.aux = Randomness(), None
 
         from_oracle = any(node._source is not None for node in self.plan.nodes.values())
         mapped, failure = None, None
@@ -144,8 +144,9 @@ class Execution:
             self.run_type = plan.run_type = Run
             with random.repeated(0):
                 return self.runs()
-        own = self.plan.own_runs(torch.arange(len(runs), dtype=torch.int64, device="cpu"))
-        self._give([runs[number].aux for number in own.tolist()])
+        if any(run.aux is not None for run in runs):
+            own = self.plan.own_runs(torch.arange(len(runs), dtype=torch.int64, device="cpu"))
+            self._give([runs[number].aux for number in own.tolist()])
         line = lined(runs, calls)
         return line.costs, self._sites(finished, line.calls, line.parts, line.present)
 

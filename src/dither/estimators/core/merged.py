@@ -25,7 +25,7 @@ def merged(sites: list[Site]) -> list[Site]:
 def _kind(site: Site) -> object:
     """What sites that can be side by side have in common; of others themselves."""
     node, logits = site.node, site.logits
-    whole = site.influence is None and site.present is None and not site.local
+    whole = site.influence is None and site.present is None and site.rows is None and not site.local
     if type(site) is not Site or not whole or not node.binary or not node.has("score") or logits.dim() < 3:
         return id(site)
     return node, tuple(logits.shape[:2]), logits.dtype, site.sample.dtype, site.shared is None

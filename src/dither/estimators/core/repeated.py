@@ -66,8 +66,8 @@ class RepeatedRun(Run):
     def on_node(self, node: Node, logits: Tensor) -> Tensor:
         if present_rows() is not None:
             raise ClosureError(
-                f"{node.label} is called inside dither.rows with repeated=True, where the rows of a part belong to examples and "
-                "to samples: leave repeated out"
+                f"{node.label} is called inside dither.rows with repeated=True, where a row of a part would belong to an "
+                "example and to a sample: leave repeated out"
             )
         return super().on_node(node, logits)
 
@@ -93,7 +93,8 @@ class CheckedRows(RepeatedRun):
         return super().over(closure, handler)
 
     def on_node(self, node: Node, logits: Tensor) -> Tensor:
-        if self.calls == 0 and is_concrete(logits) and not self._alike(node, logits.detach()) and not self._before.moved(0):
+        looks = self.calls == 0 and present_rows() is None and is_concrete(logits)
+        if looks and not self._alike(node, logits.detach()) and not self._before.moved(0):
             count = self.plan.samples
             raise ClosureError(
                 f"repeated=True takes row k * {len(logits) // count} + i of the batch for example i under sample k, but at "
