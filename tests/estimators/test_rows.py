@@ -235,6 +235,18 @@ def test_rows_of_many_examples_share_no_noise() -> None:
     assert torch.equal(inner[: len(index)], ids)
 
 
+def test_several_samples_of_a_routed_net_are_run_in_a_loop() -> None:
+    x, net, gradients = torch.randn(4, 7, 5, dtype=DTYPE), Experts(), []
+    for vectorize in ("auto", False):
+        torch.manual_seed(0)
+        estimator = dither.ScoreFunction(net, baseline="leave-one-out", samples=3, vectorize=vectorize)
+        with pytest.warns(UserWarning, match="nonzero") if vectorize else nullcontext():
+            loss = estimator(lambda: net(x))
+        gradients.append(torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, materialize_grads=True))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
 def test_a_checkpointed_part_draws_the_same_rows_again() -> None:
     net = Parts(dither.Bernoulli, INDICES["repeats"])
     gradients = []
