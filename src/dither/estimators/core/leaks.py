@@ -35,28 +35,36 @@ class Leaks(TorchFunctionMode):
             return func(*args, **kwargs)
         places = name in ("__getitem__", "__setitem__")  # whose lists and numbers are places, and seen
         tainted, outer = self._given_taint(args, kwargs), taint.constructing
-        dispatched, numbers = taint.dispatched, taint.numbers
+        dispatched, numbers = taint.dispatched, len(taint.numbers)
         taint.constructing = tainted and not places
         try:
             result = func(*args, **kwargs)
         finally:
             taint.constructing = outer
         tensors = any(isinstance(part, Tensor) for part in tree_leaves(result))
-        taint.hidden |= tensors and taint.numbers > numbers and not places
+        if tensors and not places:  # a whole number in a tensor decided on something within a function, where nobody sees it
+            for number in taint.numbers[numbers:]:
+                taint.origins.consult(number)
         if not tainted:
+            if not tensors:
+                taint.unfix(tree_leaves((args, kwargs)))  # numpy, an address: it may be written where nobody sees it
             return result
         if name == "__get__":
-            taint.leaked |= "interface" in getattr(func.__self__, "__name__", "")
+            self._leak("interface" in getattr(func.__self__, "__name__", ""), name)
         elif tensors:  # map_, apply_: a change that no operator made
-            taint.leaked |= taint.dispatched == dispatched and name.endswith("_") and not name.endswith("__")
+            self._leak(taint.dispatched == dispatched and name.endswith("_") and not name.endswith("__"), name)
         else:
-            taint.leaked |= result is not None
+            self._leak(result is not None, name)
         return result
+
+    def _leak(self, leaked: bool, name: str) -> None:
+        if leaked:
+            self.taint.leak(name)
 
     def _given_taint(self, args: Any, kwargs: Any) -> bool:
         with self.taint.paused():
             try:
-                return any(isinstance(t, Tensor) and self.taint.of(held(t)) is not None for t in tree_leaves((args, kwargs)))
+                return any(isinstance(t, Tensor) and self.taint.has(held(t)) for t in tree_leaves((args, kwargs)))
             except Exception:
                 self.taint.leaked = True
                 return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from dither.estimators.core.closures import buffers_kept, modules_of
 from dither.estimators.core.execution import Execution
 from dither.estimators.core.randomness import Randomness
 from dither.estimators.core.site import Site
+from dither.estimators.core.structure import Watch, contents
 from dither.estimators.core.trace import Influences, trace
 
 MAX_KNOWN = 256  # structures
@@ -38,7 +40,7 @@ class Locality:
     """
 
     def __init__(self, static: bool = False) -> None:
-        self._known: dict[Any, Influences | None] = {}  # None: to be traced in every call
+        self._known: dict[Any, Known] = {}
         self.several: bool | None = None  # whether the cost of the last call had several terms
         self.static = static
 
@@ -79,17 +81,43 @@ class Locality:
         structure = "static" if self.static else execution.structures[index]
         if structure is None:
             return [None] * len(sites)
+        watch = None if self.static else execution.watches[index]
         key = (shapes, structure)
         known = self._known.get(key)
-        if known is not None:
-            return known
+        if known is not None and (influences := known.of(watch)) is not None:
+            return influences
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        traced = trace(execution, sites, shapes[0], index, None if self.static else execution.watches[index])
+        traced = trace(execution, sites, shapes[0], index, watch)
         if traced.structure != structure and not self.static:
-            traced.influences, traced.unseen = [None] * len(sites), False
-        self._known[key] = None if traced.unseen and not self.static else traced.influences
+            traced.influences, traced.unseen, traced.consulted = [None] * len(sites), False, ()
+        if self.static:
+            self._known[key] = Known((), {(): traced.influences})
+        elif not traced.unseen:
+            assert watch is not None
+            if known is None or known.places != traced.consulted:
+                known = self._known[key] = Known(traced.consulted, {})
+            known.learn(watch, traced.influences)
         return traced.influences
+
+
+@dataclass
+class Known:
+    """The influences of runs with one structure, by the values of those leaves that decided on them, such as masks."""
+
+    places: tuple[int, ...]
+    influences: dict[Any, Influences]
+
+    def of(self, watch: Watch | None) -> Influences | None:
+        return self.influences.get(self._values(watch))
+
+    def learn(self, watch: Watch, influences: Influences) -> None:
+        if len(self.influences) >= MAX_KNOWN:
+            self.influences.clear()
+        self.influences[self._values(watch)] = influences
+
+    def _values(self, watch: Watch | None) -> Any:
+        return () if watch is None else tuple(contents(watch.leaves[place]) for place in self.places)
 
 
 @contextmanager

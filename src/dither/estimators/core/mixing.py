@@ -101,6 +101,7 @@ class Mixing:
         self._tried: dict[Any, int] = {}
         self._single: frozenset[Any] = frozenset()  # seen with one example only
         self.batch = 1  # of the last call
+        self.terms: int | None = None  # of the cost, where it was looked at
 
     def example(self, plan: Plan, closure: Closure) -> tuple[int | None, bool]:
         """(an example whose cost depends on the samples of others, None if there is none to be seen; whether this is news).
@@ -122,6 +123,7 @@ class Mixing:
             if look.batch == 1 and not look.several:  # ranks look alike
                 self.batch, self._single = 1, self._single | {key}
                 return None, False
+            self.terms = look.terms
             self._tried[key] = self._tried.get(key, 0) + 1
             if look.example is not None or look.changed > 0 or self._tried[key] >= _CALLS or look.several:
                 self._known[key] = look.example
@@ -148,12 +150,13 @@ class _Look:
         self.possible, self.changed, self.draws = False, 0, False
         self.several = world() > 1  # then all make as many runs, for the sake of what they do together in them
         self.seeds, self.batch = _SEEDS, 0
+        self.terms: int | None = None
         self.random.remember()
 
     def look(self) -> None:
         try:
             self.first = self._run(None)
-            self.batch = len(self.first.costs)
+            self.batch, self.terms = self.first.costs.shape
             self.possible = self.batch > 1 and bool(torch.isfinite(self.first.costs).all())
             if self.possible or self.several:
                 self._compare()

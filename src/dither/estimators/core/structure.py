@@ -1,12 +1,15 @@
 """What a run of a closure does, as a value: equal structures have equal connections between samples and terms of the cost.
 
 The calls of torch's functions are noted in their order: which function, on which earlier results, with which numbers, of which
-shapes. Values of floating-point numbers are left out, as a factor that is annealed changes no connection; so are values in
-tensors, because what is indexed by a tensor is credited as a whole (`taint_rules`).
+shapes. Values of floating-point numbers are left out but for those that masks are made of (0, 1, infinity), as a factor that is
+annealed changes no connection; so are values in tensors, because what is indexed by a tensor is credited as a whole
+(`taint_layers`), and the masks that were looked at are compared by themselves (`locality`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import weakref
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from dither.estimators.core.origins import PLAIN
 from dither.estimators.core.versions import held
 
 _OF_DATA = {"tensor", "as_tensor", "asarray", "scalar_tensor", "from_numpy"}  # tensors made of values, which are left out
@@ -37,7 +41,8 @@ class Watch(TorchFunctionMode):
         self.leaves: list[Tensor] = []
         self._calls: list[Any] | None = []
         self._number: dict[int, int] = {}
-        self._alive: list[Tensor] = []  # so that no id is used twice
+        self._count = 0
+        self._references: dict[int, weakref.ref[Tensor]] = {}  # an id that is used again is another tensor's
         self._storages: dict[int, int] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -71,7 +76,7 @@ class Watch(TorchFunctionMode):
 
     def close(self) -> None:
         """Keep the leaves alone."""
-        self._alive.clear()
+        self._references.clear()
 
     def _made(self, result: Any) -> Any:
         if isinstance(result, Tensor):
@@ -85,8 +90,8 @@ class Watch(TorchFunctionMode):
         if isinstance(value, Tensor):
             tensor = self._own(value)
             return self._number_of(tensor) if id(tensor) in self._number else self._leaf(tensor)
-        if isinstance(value, float):
-            return "float"
+        if isinstance(value, (float, np.floating)):
+            return float(value) if value in PLAIN else "float"
         if isinstance(value, _AS_IT_IS):
             return value
         if isinstance(value, (tuple, list)):
@@ -108,10 +113,11 @@ class Watch(TorchFunctionMode):
         return tensor
 
     def _number_of(self, tensor: Tensor) -> int:
-        if id(tensor) not in self._number:
-            self._number[id(tensor)] = len(self._number)
-            self._alive.append(tensor)
-        return self._number[id(tensor)]
+        key = id(tensor)
+        if key not in self._number:
+            self._number[key], self._count = self._count, self._count + 1
+            self._references[key] = weakref.ref(tensor, lambda gone: self._number.pop(key, None))
+        return self._number[key]
 
     def _leaf(self, tensor: Tensor) -> Any:
         """Which, of which shape, and where it lies: writing into one of two that share their memory changes both."""
@@ -154,3 +160,9 @@ def address(tensor: Tensor) -> int | None:
     """Of a tensor's memory; None if it has none of the usual kind."""
     tensor = held(tensor)
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and not tensor.is_nested else None
+
+
+def contents(tensor: Tensor) -> bytes:
+    """A digest of its values."""
+    values = held(tensor).detach().cpu().contiguous().reshape(-1)
+    return hashlib.blake2b(values.view(torch.uint8).numpy().tobytes(), digest_size=16).digest()

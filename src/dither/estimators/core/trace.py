@@ -13,7 +13,9 @@ from torch import Tensor
 from dither.estimators.core.closures import buffers_kept, modules_of
 from dither.estimators.core.execution import Execution
 from dither.estimators.core.guarded import Guard, guarding
+from dither.estimators.core.notes import Notes
 from dither.estimators.core.run import Run
+from dither.estimators.core.saved import Saved
 from dither.estimators.core.site import Site
 from dither.estimators.core.structure import Watch, address
 from dither.estimators.core.taint import Taint
@@ -28,48 +30,73 @@ Influences = list[Tensor | None]  # of each site, (units, terms) bool; None: eve
 @dataclass
 class Traced:
     """structure: what the traced run did. unseen: a part of it was out of sight, so another run with this structure need not
-    have these influences."""
+    have these influences. consulted: the places, among the leaves, of those whose values decided."""
 
     influences: Influences
     structure: Any
     unseen: bool = False
+    consulted: tuple[int, ...] = ()
+    widths: list[int] | None = None  # how many sources each site had
+    reason: tuple[str, str] | None = None  # the operation that could not be followed, and where
 
 
-def trace(execution: Execution, sites: list[Site], terms: int, index: int, first: Watch | None) -> Traced:
-    """Make run `index` once more. first: what was seen of it before; if it was not watched, it is made twice more.
+def trace(
+    execution: Execution, sites: list[Site], terms: int, index: int, first: Watch | None, notes: Notes | None = None
+) -> Traced:
+    """Make run `index` once more. first: what was seen of it before; if it was not watched, it is made twice more. notes: take
+    down what each operation did.
 
     Buffers are afterwards as the run had left them."""
     with buffers_kept([execution.plan.model, *modules_of(execution.closure)]):
-        return _of_run(execution, sites, terms, index, first)
+        return _of_run(execution, sites, terms, index, first, notes)
 
 
-def _of_run(execution: Execution, sites: list[Site], terms: int, index: int, first: Watch | None) -> Traced:
+def _of_run(
+    execution: Execution, sites: list[Site], terms: int, index: int, first: Watch | None, notes: Notes | None
+) -> Traced:
     if first is None:
         first = Watch()
         _repeat(execution, index, first, None)
     if first.structure() is None:
         return Traced([None] * len(sites), None)
     units = [math.prod(site.units) for site in sites]
-    traced = _traced(execution, sites, terms, index, first, units) if sum(units) <= MAX_UNITS else None
-    return traced or _traced(execution, sites, terms, index, first, [1] * len(units)) or Traced([None] * len(sites), None)
+    traced = _traced(execution, sites, terms, index, first, units, notes) if sum(units) <= MAX_UNITS else None
+    whole = [1] * len(units)
+    return traced or _traced(execution, sites, terms, index, first, whole, notes) or Traced([None] * len(sites), None)
 
 
-def _traced(execution: Execution, sites: list[Site], terms: int, index: int, first: Watch, widths: list[int]) -> Traced | None:
+def _traced(
+    execution: Execution,
+    sites: list[Site],
+    terms: int,
+    index: int,
+    first: Watch,
+    widths: list[int],
+    notes: Notes | None,
+) -> Traced | None:
     """widths: how many kinds of taint each site has. None: as many take too much memory."""
+    unknown: Influences = [None] * len(sites)
     before = {a for leaf in first.leaves if (a := address(leaf)) is not None}
     versions = [version(leaf) for leaf in first.leaves]
-    taint, watch = Taint(sum(widths), before), Watch(first.places)
-    reached = _repeat(execution, index, watch, _Sources(taint, sites, widths))
+    saved = Saved()
+    taint, watch = Taint(sum(widths), before, notes), Watch(first.places)
+    with saved.dropped():
+        reached = _repeat(execution, index, watch, _Sources(taint, sites, widths))
+    if saved.missed or reached is None:  # the closure computes gradients itself
+        taint, watch = Taint(sum(widths), before, notes), Watch(first.places)
+        reached = _repeat(execution, index, watch, _Sources(taint, sites, widths))
     if taint.too_large:
         return None
     changed = {address(leaf) for leaf, old in zip(first.leaves, versions, strict=True) if version(leaf) != old}
     elsewhere = not changed <= taint.written  # as by another thread
     if reached is None or reached.shape[1] != terms or taint.leaked or elsewhere:
-        return Traced([None] * len(sites), watch.structure())
-    unseen = taint.hidden or any(address(leaf) not in before | taint.of_data for leaf in watch.leaves)
+        return Traced(unknown, watch.structure(), reason=taint.reason)
+    consulted = taint.origins.consulted
+    unseen = taint.origins.hidden or any(address(leaf) not in before | taint.of_data for leaf in watch.leaves)
     parts = zip(reached.split(widths), sites, strict=True)
     influences: Influences = [part.expand(math.prod(site.units), -1) for part, site in parts]
-    return Traced(influences, watch.structure(), unseen)
+    places = tuple(i for i, leaf in enumerate(first.leaves) if address(leaf) in consulted)
+    return Traced(influences, watch.structure(), unseen or bool(consulted & taint.written), places, widths)
 
 
 class _Sources:
@@ -80,7 +107,7 @@ class _Sources:
         self.guard = Guard(self._used_elsewhere)
 
     def _used_elsewhere(self) -> None:
-        self.taint.leaked = True
+        self.taint.leak("another thread")
 
     def mark(self, output: Tensor, logits: Tensor, node: Node, sampled: bool) -> Tensor:
         own, units = range(0), ()
@@ -99,7 +126,7 @@ class _Sources:
         mask = self.taint.of(cost)
         if mask is None:
             return torch.zeros(sum(self.widths), cost.shape[1], dtype=torch.bool, device="cpu")
-        return mask.any(1).cpu()
+        return mask.any(1).expand(-1, cost.shape[1])
 
 
 def _repeat(execution: Execution, index: int, watch: Watch, sources: _Sources | None) -> Tensor | None:
