@@ -125,11 +125,7 @@ def test_leave_one_out_by_hand() -> None:
 
 # --- local credit ---------------------------------------------------------------------------------------------------------
 def influence(model: nn.Module, closure) -> list[list[list[int]]]:
-    estimator = ScoreFunction(model)
-    estimator.examples = "separate"
-    estimator(closure)
-    (actual,) = estimator.locality._known.values()
-    return [table.int().tolist() if table is not None else None for table in actual]  # type: ignore[misc]
+    return [node.influence.int().tolist() for node in ScoreFunction(model).credit_report(closure).nodes.values()]
 
 
 X = torch.tensor([[0.3, -0.2], [1.0, 0.5]], dtype=torch.float64)
@@ -142,9 +138,9 @@ CLOSURES = {
     "product of columns": (lambda h: torch.stack((h[:, 0] * h[:, 1], h[:, 1]), 1), [[1, 0], [1, 1]]),
     "matrix product": (lambda h: h @ torch.ones(2, 2, dtype=torch.float64), FULL),
     "zero weights are no proof": (lambda h: h @ torch.eye(2, dtype=torch.float64), FULL),
-    "cumulative sum": (lambda h: h.cumsum(1), FULL),
+    "cumulative sum": (lambda h: h.cumsum(1), [[1, 1], [0, 1]]),
     "argmax": (lambda h: h.argmax(1, keepdim=True).double() + torch.zeros(2, 2, dtype=torch.float64), FULL),
-    "gather": (lambda h: torch.arange(4.0).double()[h.long()], FULL),
+    "lookup": (lambda h: torch.arange(4.0).double()[h.long()], EYE),
     "softmax": (lambda h: h.softmax(1), FULL),
     "sum kept": (lambda h: h - h.mean(1, keepdim=True), FULL),
     "view": (lambda h: h.reshape(-1).view(2, 2).t().t(), EYE),
@@ -186,7 +182,9 @@ def test_values_that_leave_for_python_end_local_credit(leak: str) -> None:
         }[leak]()
         return torch.full((2, 2), 1.0 + value, dtype=torch.float64)
 
-    assert influence(model, closure) == [None]
+    credit = ScoreFunction(model).credit_report(closure)["1"]
+    assert credit.influence.int().tolist() == FULL
+    assert credit.reason is not None and "test_score_function.py" in credit.reason
 
 
 @pytest.mark.parametrize("baseline", [None, "mean", "optimal"])

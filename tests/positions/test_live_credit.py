@@ -196,10 +196,8 @@ LOCAL = ["arithmetic", "add_", "item assigned", "out=", "copy to a view", "where
 def test_what_is_followed_stays_local(name: str) -> None:
     """So that the cases above are not right for the reason that everything is credited with everything."""
     net = Net()
-    estimator = ScoreFunction(net, vectorize=False)
-    estimator(terms(net, WAYS[name]))
-    ((influence,),) = estimator.locality._known.values()  # type: ignore[misc]
-    assert influence is not None and influence.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    report = ScoreFunction(net, vectorize=False).credit_report(terms(net, WAYS[name]))
+    assert report["node"].influence.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
 # --- this call's connections, and no other's ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dither.estimators.core.building import Build, built
 from dither.estimators.core.call import Call
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.parts import Named, covering
@@ -119,6 +120,26 @@ class PerNode(Estimator):
     @property
     def local_credit(self) -> bool:  # type: ignore[override]
         return any(part.local_credit for part in self.estimators.values())
+
+    @property
+    def credit(self) -> Credits:  # type: ignore[override]
+        """Each estimator has its own; this is that of nodes without local credit."""
+        return "global"
+
+    @credit.setter
+    def credit(self, credit: Credits) -> None:
+        raise AttributeError(
+            "the credit of PerNode is that of its estimators: declare it there, such as "
+            'dither.PerNode(net, {"gate": partial(dither.ScoreFunction, credit="causal")})'
+        )
+
+    def credits_of(self, node: Node) -> Credits:
+        owner = self.owner(node)
+        return owner.credits_of(node) if owner is not None and owner.local_credit else self.credit
+
+    @property
+    def traces(self) -> bool:
+        return any(part.traces for part in self.estimators.values())
 
     def owner(self, node: Node) -> Estimator | None:
         """The estimator that has this node."""

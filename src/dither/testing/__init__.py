@@ -9,6 +9,7 @@ from dither.testing._checks import (
     default_problems,
     fits,
 )
+from dither.testing._credit import check_credit
 from dither.testing._examples import assert_examples_separate
 from dither.testing._mutants import MUTANTS
 from dither.testing._nodes import check_node
@@ -29,6 +30,7 @@ __all__ = [
     "assert_mean",
     "assert_unbiased",
     "bias",
+    "check_credit",
     "check_estimator",
     "check_node",
     "check_positions",

@@ -28,6 +28,7 @@ class ARM(LayerwisePairs):
                 ARM is here to be compared with.
     Requires    samples / 2 pairs, as DisARM. Any cost, differentiable or not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
+    credit      declares which terms those are, as in ScoreFunction; by default they are traced.
     Raises      TypeError for a model with another discrete node.
     Reference   Yin, Zhou 2019, "ARM: augment-REINFORCE-merge gradient for stochastic binary networks", Theorem 1.
     """

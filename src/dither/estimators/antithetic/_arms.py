@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dither import exact
 from dither.estimators.antithetic.coupled import LayerwiseSamples, discordance
 from dither.estimators.core.call import Call
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
 from dither.functional import widen
@@ -44,6 +45,7 @@ class ARMS(LayerwiseSamples):
     Requires    1 + (samples - 1) x layers evaluations of the closure: n for a net with one layer. Any cost, differentiable or
                 not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
+    credit      declares which terms those are, as in ScoreFunction; by default they are traced.
     Raises      ValueError for samples < 2; TypeError for a model with another discrete node.
     Reference   Dimitriev, Zhou 2021, "ARMS: antithetic-REINFORCE-multi-sample gradient for binary variables"
                 (estimator and Dirichlet copula).
@@ -60,9 +62,10 @@ class ARMS(LayerwiseSamples):
         *,
         samples: int = 2,
         coupling: Literal["systematic", "dirichlet"] = "systematic",
+        credit: Credits = "traced",
         vectorize: Vectorize = "auto",
     ) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+        super().__init__(model, samples=samples, credit=credit, vectorize=vectorize)
         if coupling not in ("systematic", "dirichlet"):
             raise ValueError(
                 f"coupling is {coupling!r}: it must be 'systematic' or 'dirichlet'"

@@ -39,6 +39,7 @@ class CARMS(LayerwiseSamples):
                 as the node's own Gumbel-max sample, but for the same noise it is another one.
     Requires    1 + (samples - 1) x layers evaluations of the closure. Any cost, differentiable or not. Categorical nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
+    credit      declares which terms those are, as in ScoreFunction; by default they are traced.
     Raises      ValueError for samples < 2; TypeError for a model with another discrete node.
     Reference   Dimitriev, Zhou 2021, "CARMS: categorical-antithetic-REINFORCE multi-sample gradient estimator".
     """

@@ -26,6 +26,7 @@ class DisARM(LayerwisePairs):
                 in which the layer's uniforms are turned to 1 - u. With several layers a first run has such a run for each of
                 them: samples / 2 x (1 + layers). Any cost, differentiable or not. Bernoulli nodes only.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
+    credit      declares which terms those are, as in ScoreFunction; by default they are traced.
     Raises      TypeError for a model with another discrete node.
     Reference   Dong, Mnih, Tucker 2020, "DisARM: an antithetic gradient estimator for binary latent variables", Eq. 6;
                 Yin, Ho, Yan, Qian, Zhou 2020, "Probabilistic best subset selection via gradient-based optimization" (U2G).

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
@@ -32,8 +33,11 @@ class LayerwiseSamples(Estimator):
     local_credit = True
     former_order = ("samples",)
 
-    def __init__(self, model: nn.Module, *, samples: int = 2, vectorize: Vectorize = "auto") -> None:
+    def __init__(
+        self, model: nn.Module, *, samples: int = 2, credit: Credits = "traced", vectorize: Vectorize = "auto"
+    ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
+        self.credit = credit
         if samples < 2:
             raise ValueError(f"samples is {samples}: {type(self).__name__} compares coupled samples, so it needs at least 2")
 

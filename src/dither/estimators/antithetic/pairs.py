@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
@@ -34,8 +35,16 @@ class LayerwisePairs(Estimator):
     composable = False
     local_credit = True
 
-    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 2, vectorize: Vectorize = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        *,
+        samples: int = 2,
+        credit: Credits = "traced",
+        vectorize: Vectorize = "auto",
+    ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
+        self.credit = credit
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:

@@ -11,6 +11,7 @@ from dither.estimators.blend.least_squares import outer, pairs, quality, weights
 from dither.estimators.blend.moments import Moments
 from dither.estimators.control_variates.independent import IndependentSamples
 from dither.estimators.control_variates.scales import others
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.shapes import flat_units, mean_over_examples
@@ -83,11 +84,13 @@ class Blend(IndependentSamples):
         shrink: bool = False,
         decay: float = 0.995,
         warmup: int = 20,
+        credit: Credits = "traced",
         vectorize: Vectorize = "auto",
     ) -> None:
         if samples == 1:
             raise ValueError(f"samples is {samples}: Blend compares independent runs, give at least 2")
         super().__init__(model, samples=samples, vectorize=vectorize)
+        self.credit = credit
         if kind not in ("prediction", "control-variate"):
             raise ValueError(
                 f"kind is {kind!r}: it must be 'prediction' or 'control-variate'"

@@ -15,6 +15,8 @@ from dither import noise
 from dither.estimators.core.auxiliary import WithAux
 from dither.estimators.core.building import require_closure
 from dither.estimators.core.call import FORESEEN, Call, Layout
+from dither.estimators.core.credit import Credits, checked, declare, traced
+from dither.estimators.core.credit_report import CreditReport, report
 from dither.estimators.core.execution import Execution
 from dither.estimators.core.locality import Locality
 from dither.estimators.core.mappable import Mappable, Vectorize, checked_vectorize
@@ -114,7 +116,8 @@ class Estimator(OnModel, ABC):
         self.mappable = Mappable()
         self.repeated = repeated
         self.calls = 0
-        self.locality = Locality()
+        self.locality, self._traces = Locality(), True
+        self._credit: Credits = "traced"
         self.examples: Examples = "checked"
         self.mixing = Mixing()
         # Whether Python looked at samples in the last call, one run after the other (`vectorize=False`). Then another kind of
@@ -162,6 +165,38 @@ class Estimator(OnModel, ABC):
     def evaluations(self) -> int:
         """Known after the first call, where it depends on the closure's units."""
         return self.runs(self.layout)
+
+    @property
+    def credit(self) -> Credits:
+        """Which terms of a cost (batch, terms) a unit answers for. "traced" (the default): those that it can reach, found by
+        following the closure. "global": all. "aligned": unit t answers for term t, "causal": for t and all later ones; t is
+        the place in the first dimension of units, (batch, time, units), or the number of the call of a node that is called once
+        for each term. A bool tensor (units, terms). Or a dict of these by names or patterns of nodes. What is declared is not
+        traced, and not looked at: `testing.check_credit` does."""
+        return self._credit
+
+    @credit.setter
+    def credit(self, credit: Credits) -> None:
+        if not self.local_credit:
+            raise TypeError(
+                f"{type(self).__name__} has no credit to declare, as it credits no unit with single terms of a cost: use "
+                "ScoreFunction, DisARM or another that does"
+            )
+        self._credit = checked(credit, self.nodes)
+        self._traces = traced(self._credit, [name for name, node in self.nodes.items() if node.discrete])
+
+    def credits_of(self, node: Node) -> Credits:
+        """What was declared of a node's credit."""
+        return self._credit
+
+    @property
+    def traces(self) -> bool:
+        """Whether some node's credit is to be traced."""
+        return self.local_credit and self._traces
+
+    def credit_report(self, closure: Callable[[], Any]) -> CreditReport:
+        """Which units answer for which terms of the closure's cost, and which operation made them. Runs it a few times."""
+        return report(self, closure)
 
     def credits(self, node: Node) -> bool:
         """Whether the node's samples are credited with costs, and not by back-propagation."""
@@ -220,8 +255,11 @@ class Estimator(OnModel, ABC):
         pool = pools(self, closure)
         # Compiled models are compiled anew for another layout: those that do not look at it are shown none.
         execution = Execution(self, closure, self.layout if self.runs_depend_on_layout else FORESEEN, self.run_type)
-        execution.watching = self.local_credit and self.locality.watches_next
-        again = self.local_credit and self.locality.repeats(execution)
+        traces = self.traces
+        if self.locality.several is None and self.mixing.terms is not None and not self.split_sums:
+            self.locality.several = self.mixing.terms > 1
+        execution.watching = traces and self.locality.watches_next
+        again = traces and self.locality.repeats(execution)
         costs, sites = execution.runs()
         layout: Layout = tuple((site.node, site.shape[2:]) for site in sites)
         if layout != self.layout:
@@ -233,6 +271,7 @@ class Estimator(OnModel, ABC):
         if self.local_credit:
             self.locality.several = costs.shape[-1] > 1
             if again and self.locality.several:
+                del costs, sites  # and the graph with them
                 with again:
                     costs, sites = execution.runs()
         self.mixing.batch = costs.shape[1]
@@ -273,8 +312,10 @@ class Estimator(OnModel, ABC):
         if self.learning and torch.is_grad_enabled() and depth():
             refuse_learning(self, self.nodes.values(), type(self).__name__)
         check_costs(costs, sites, f"call {self.calls} of {type(self).__name__}", execution.seed)
-        if self.local_credit and self.locality.several:
+        if self.traces and self.locality.several:
             self.locality.mark(execution, sites, costs.shape[-1])
+        if self.local_credit:
+            declare(sites, [self.credits_of(site.node) for site in sites], costs.shape[-1])
         if pool and execution.differentiating:
             loss = attach(batch_mean(self.value(costs)), self.assemble(pooled(costs), sites))
         else:

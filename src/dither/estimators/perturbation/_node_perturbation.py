@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
@@ -42,6 +43,7 @@ class NodePerturbation(Estimator):
                 xi, so it subtracts nothing on average. With the base run's a in the product, deeper layers would be biased:
                 its prefix is not the one that led to the cost.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
+    credit      declares which terms those are, as in ScoreFunction; by default they are traced.
     Value       the loss's value is the mean cost of the unperturbed runs; what the cost has of a gradient by itself (parameters
                 used in it) is the perturbed runs'.
     Requires    2 samples evaluations of the closure, the net's own and perturbed ones; any cost, differentiable or not. Nodes
@@ -57,8 +59,17 @@ class NodePerturbation(Estimator):
     local_credit = True
     former_order = ("scale", "samples")
 
-    def __init__(self, model: nn.Module, *, scale: float = 0.5, samples: int = 1, vectorize: Vectorize = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scale: float = 0.5,
+        samples: int = 1,
+        credit: Credits = "traced",
+        vectorize: Vectorize = "auto",
+    ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize)
+        self.credit = credit
         self.scale = positive(scale, "0.5")
 
     @classmethod

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.call import Call, Layout
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.site import Site
@@ -36,6 +37,7 @@ class LocalExpectation(Estimator):
                 each unit. Any cost, differentiable or not; it must be finite for outcomes of probability 0 too.
     max_runs    how many evaluations a call may take at most.
     Local cost  a closure that returns (batch, terms) gives each unit the difference of those terms that it can influence.
+    credit      declares which terms those are, as in ScoreFunction; by default they are traced.
     Value       the mean cost of the first run.
     Sampling    a unit that is not binary is sampled from one uniform through its cumulative probabilities: distributed as the
                 node's own sample, but for the same noise it is another one; so layers behind change little.
@@ -53,8 +55,11 @@ class LocalExpectation(Estimator):
     credits_repeats = False
     local_credit = True
 
-    def __init__(self, model: nn.Module, *, max_runs: int = 4096, vectorize: Vectorize = "auto") -> None:
+    def __init__(
+        self, model: nn.Module, *, max_runs: int = 4096, credit: Credits = "traced", vectorize: Vectorize = "auto"
+    ) -> None:
         super().__init__(model, vectorize=vectorize)
+        self.credit = credit
         if max_runs < 2:
             raise ValueError(f"max_runs is {max_runs}: one binary unit alone takes 2 runs")
         self.max_runs = max_runs

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.baseline import Baseline
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.learned_baseline import Learned
 from dither.estimators.core.mappable import Vectorize
@@ -59,6 +60,7 @@ class NVIL(ScoreFunction):
         baseline: nn.Module | None = None,
         samples: int = 1,
         decay: float = 0.8,
+        credit: Credits = "traced",
         vectorize: Vectorize = "auto",
         repeated: bool = False,
     ) -> None:
@@ -69,7 +71,13 @@ class NVIL(ScoreFunction):
                 "nn.Linear(units, 1); for a running mean alone use ScoreFunction(net, baseline='mean')"
             )
         super().__init__(
-            model, baseline=_Centred(baseline, decay), samples=samples, decay=decay, vectorize=vectorize, repeated=repeated
+            model,
+            baseline=_Centred(baseline, decay),
+            samples=samples,
+            decay=decay,
+            credit=credit,
+            vectorize=vectorize,
+            repeated=repeated,
         )
 
     @classmethod

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
 from dither.estimators.core.baselines import BaselineName, make_baseline
 from dither.estimators.core.call import Call
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.merged import merged
@@ -48,6 +49,8 @@ class ScoreFunction(Estimator):
                 found by tracing the closure once (an evaluation more at the first call).
     split_sums  take the cost apart by itself: where what the closure returns, (batch,), is the plain sum or mean of a tensor
                 over all but the batch, that tensor's entries are the terms, and credit is local with no change to the closure.
+    credit      declares it instead: "global", "aligned" (unit t answers for term t), "causal" (for t and later terms), a bool
+                tensor (units, terms), or a dict of these by names of nodes.
     Requires    samples evaluations of the closure; any cost, differentiable or not.
     decay       of the moving averages, per call.
     any_order   make the loss differentiable to any order, by torch.autograd.grad(loss, ..., create_graph=True): every
@@ -75,10 +78,12 @@ class ScoreFunction(Estimator):
         decay: float = 0.99,
         any_order: bool = False,
         split_sums: bool = False,
+        credit: Credits = "traced",
         vectorize: Vectorize = "auto",
         repeated: bool = False,
     ) -> None:
         super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
+        self.credit = credit
         self.any_order, self.split_sums = any_order, split_sums
         self.composable = not any_order  # type: ignore[misc]  # then the costs themselves carry factors, and PerNode's do not
         self.credits_batches = not any_order

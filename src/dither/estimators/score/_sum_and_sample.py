@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dither.estimators.core.call import Call
+from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.score._local_expectation import LocalExpectation, cdf_thresholds, inverse_cdf, repeats
@@ -47,8 +48,16 @@ class SumAndSample(LocalExpectation):
     reference = "Liu, Regier, Tripuraneni, Jordan, McAuliffe 2019"
     former_order = ("categories",)
 
-    def __init__(self, model: nn.Module, *, categories: int = 1, max_runs: int = 4096, vectorize: Vectorize = "auto") -> None:
-        super().__init__(model, max_runs=max_runs, vectorize=vectorize)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        categories: int = 1,
+        max_runs: int = 4096,
+        credit: Credits = "traced",
+        vectorize: Vectorize = "auto",
+    ) -> None:
+        super().__init__(model, max_runs=max_runs, credit=credit, vectorize=vectorize)
         if isinstance(categories, bool) or not isinstance(categories, int) or categories < 1:
             raise ValueError(f"categories is {categories!r}: it must be an integer of at least 1, how many are summed over")
         self.categories = categories
