@@ -5,12 +5,13 @@
     windows   live, and every step has connections that no earlier one had: each is traced
     separate  live, declared to have separate examples: the look at the first call is no part of a step, so it costs nothing
 
+Then the same question for sequences, on a Transformer: see `gated_transformer`.
+
 With one thread its own processor time is taken. `times_static` are medians of ratios within one turn.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 import dither
-from dither.benchmarks import timing
+from dither.benchmarks import gated_transformer, timing
 from dither.benchmarks.by_hand import cleared
 from dither.benchmarks.timing import Step
 from dither.models.vae import BinaryVAE
@@ -37,17 +38,23 @@ class Config:
     repeats: int = 60
     windows: bool = True
     """Also measure steps that are traced each time."""
+    sequences: int = 32
+    """In the batch of the Transformer; 0 leaves it out."""
+    length: int = 64
+    width: int = 128
+    layers: int = 2
+    gradients: int = 100
+    """Draws of the gradient, of which the variance is taken."""
     threads: int = 1
     seed: int = 0
 
 
 def run(config: Config, folder: Path, progress: Progress = print) -> Result:
     """{"rows": a row per kind of costs and way of following them}: milliseconds of a step, and times those of a static one."""
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
+    timing.prepare(config.threads, "highest", config.seed)
     model = BinaryVAE((config.pixels, config.latents))
     x = torch.rand(config.batch_size, config.pixels, dtype=torch.float32, device="cpu").bernoulli()
-    clock = time.thread_time if config.threads == 1 else time.perf_counter
+    clock = gated_transformer.clock_of(config.threads)
     rows: list[Row] = []
     for costs, closure in {"local": lambda: terms(model, x), "whole": lambda: terms(model, x).sum(1)}.items():
         times = timing.in_turn(steps(config, model, costs, closure), config.repeats, clock=clock)
@@ -55,6 +62,12 @@ def run(config: Config, folder: Path, progress: Progress = print) -> Result:
         rows += own
         live = next(row for row in own if row["implementation"] == "live")
         progress(f"{costs} costs: live takes {live['times_static']} of a static step")
+    if config.sequences:
+        net, tokens = gated_transformer.problem(config.sequences, config.length, config.width, config.layers)
+        own = gated_transformer.rows(net, tokens, max(config.repeats // 6, 1), config.gradients, clock)
+        rows += own
+        first = own[-1]
+        progress(f"sequences: the first call takes {first['first_steps']} steps, {first['first_memory']} of the memory")
     return {"rows": rows}
 
 
