@@ -34,8 +34,10 @@ class LayerwisePairs(Estimator):
     composable = False
     local_credit = True
 
-    def __init__(self, model: nn.Module | Sequence[nn.Module], *, samples: int = 2, vectorize: Vectorize = "auto") -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+    def __init__(
+        self, model: nn.Module | Sequence[nn.Module], *, samples: int = 2, vectorize: Vectorize = "auto", repeated: bool = False
+    ) -> None:
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
 
     @classmethod
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
