@@ -71,7 +71,7 @@ def test_repr_shows_every_argument_and_builds_the_same_again(name: str) -> None:
 def test_repr_shows_what_is_true_now() -> None:
     estimator = dither.ReinMax(Bernoulli(), temperature=1.5)
     estimator.temperature, estimator.vectorize = 1.25, False
-    assert repr(estimator) == "ReinMax(temperature=1.25, samples=1, vectorize=False, nodes=['node'])"
+    assert repr(estimator) == "ReinMax(temperature=1.25, samples=1, vectorize=False, repeated=False, nodes=['node'])"
     assert repr(copy.deepcopy(estimator)) == repr(pickle.loads(pickle.dumps(estimator))) == repr(estimator)
 
 

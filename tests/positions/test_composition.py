@@ -128,7 +128,7 @@ def test_other_refusals() -> None:
         dither.PerNode(net, {"nodes.0": partial(dither.ScoreFunction, samples=2), "nodes.1": dither.StraightThrough})
     with pytest.raises(ValueError, match=r"earlier patterns \(\*\).*narrower pattern first"):
         dither.PerNode(net, {"*": dither.ScoreFunction, "nodes.1": dither.StraightThrough})
-    with pytest.raises(ValueError, match=r"another module: it covers 0 instead of nodes\.0"):
+    with pytest.raises(ValueError, match=r"estimator for 'nodes\.0', .* was built on another model: build it on this one"):
         dither.PerNode(net, {"nodes.0": lambda net: dither.ScoreFunction(net.nodes)})
 
 
@@ -154,7 +154,7 @@ def test_each_has_its_own_nodes_alone() -> None:
 
 
 # --- one in the closure of another --------------------------------------------------------------------------------------
-INNER = ["ScoreFunction-optimal-2", "DisARM-1", "Exact", "SPSA", "Auto"]
+INNER = ["ScoreFunction-optimal-2", "DisARM-2", "Exact", "SPSA", "Auto"]
 
 
 def built(name: str) -> tuple[dither.Estimator, Net]:

@@ -33,7 +33,7 @@ class PerNode(Estimator):
     >>> net = torch.nn.ModuleDict({"gate": dither.Bernoulli(), "code": dither.Categorical()})
     >>> score = partial(dither.ScoreFunction, baseline="optimal")
     >>> dither.PerNode(net, {"gate": score, "code": dither.StraightThrough}).estimators["code"]
-    StraightThrough(variant='sigmoid', samples=1, vectorize=True, nodes=['code'])
+    StraightThrough(variant='sigmoid', samples=1, vectorize='auto', repeated=False, nodes=['code'])
     >>> [dither.PerNode(net, {"gate": score, "code": code}).unbiased for code in (dither.StraightThrough, dither.NVIL)]
     [False, True]
 

@@ -42,8 +42,9 @@ class LayerwisePairs(Estimator):
         samples: int = 2,
         credit: Credits = "traced",
         vectorize: Vectorize = "auto",
+        repeated: bool = False,
     ) -> None:
-        super().__init__(model, samples=samples, vectorize=vectorize)
+        super().__init__(model, samples=samples, vectorize=vectorize, repeated=repeated)
         self.credit = credit
 
     @classmethod
