@@ -146,7 +146,7 @@ def test_unbiased_where_python_looks_at_samples(name: str, monkeypatch: pytest.M
         except exact.CannotEnumerate as error:
             assert "exceed" in str(error) or "by quadrature: binary units" in str(error)
             continue
-        cost = exact.expected_cost(net, testing._checks.objective(estimator, closure), vectorize=False)
+        cost = exact.expected_cost(net, testing._unbiased.objective(estimator, closure), vectorize=False)
         gradient = exact.parameter_gradients(cost.sum() / len(cost), exact.trainable(net).values())
         torch.testing.assert_close(float(moments.value), cost.sum().item() / len(cost), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(tuple(moments.mean.values()), gradient, rtol=0, atol=1e-12)

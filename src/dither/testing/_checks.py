@@ -6,7 +6,7 @@ dither.testing.check_estimator(MyEstimator)                              the who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -14,116 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from dither import exact
-from dither.estimators.core.building import built, is_built, refuse_built
-from dither.nodes import as_module, cost_alone, named_nodes
+from dither.estimators.core.building import refuse_built
+from dither.nodes import named_nodes
+from dither.testing._unbiased import TOLERANCE, CheckFailed, accuracy, assert_unbiased, bias, objective
 from dither.testing._zoo import Problem, deep_problems, rectifier_problem, smooth_problems, zoo
 
 Build = Callable[[nn.Module], Any]
-TOLERANCE = 1e-10
 MAX_BITS = 12.0
 
 
-class CheckFailed(AssertionError):
-    """An estimator failed a check. `check`: its name; `problem`: on which problem."""
-
-    def __init__(self, check: str, problem: str, what: str) -> None:
-        super().__init__(f"[{check}] on {problem}: {what}")
-        self.check, self.problem = check, problem
-
-
-def bias(estimator: Any, closure: Callable[[], Tensor], *, max_outcomes: int = exact.MAX_OUTCOMES) -> dict[str, Tensor]:
-    """The exact bias of an estimator per parameter of its model: enumerated expectation minus exact gradient.
-
-    Also exact for the learning estimator: its baselines may update during the call, as they do in training. Outcomes are taken
-    one after the other if the estimator's runs are (`vectorize=False`): they may then call other nodes each.
-    """
-    if not is_built(estimator):
-        raise TypeError(
-            f"estimator is {estimator!r}: one that was built on a model is needed, whose closure this is; build it, such as "
-            "dither.DisARM(net)"
-        )
-    how: Any = {"max_outcomes": max_outcomes, "vectorize": getattr(estimator, "vectorize", True)}
-    expected = exact.gradient(estimator.model, objective(estimator, closure), **how)
-    mean = exact.moments(estimator, closure, frozen=False, variance=False, **how).mean
-    return {name: mean[name] - expected[name] for name in expected}
-
-
-def objective(estimator: Any, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The cost per example whose expectation the estimator differentiates: the closure's, or, where it is a function of several
-    samples (a multi-sample bound), that function of as many independent runs of the closure."""
-    closure = cost_alone(closure)
-    if not getattr(estimator, "multi_sample", False):
-        return closure
-
-    def joint() -> Tensor:
-        costs = [closure() for _ in range(estimator.samples)]
-        return estimator.value(torch.stack([c.reshape(len(c), -1).sum(1, keepdim=True) for c in costs]))
-
-    return joint
-
-
-def assert_unbiased(
-    estimator: Any,
-    model: nn.Module | Sequence[nn.Module],
-    closure: Callable[[], Tensor],
-    *,
-    tolerance: float = TOLERANCE,
-    max_outcomes: int = exact.MAX_OUTCOMES,
-) -> None:
-    """Raise CheckFailed unless the estimator's exact expectation is the exact gradient, per parameter.
-
-    estimator: one built on the model, or anything that builds one (`partial(ScoreFunction, samples=2)`). The model should be
-    in float64 and small: all outcomes of all its samples and examples are summed, at most max_outcomes.
-    tolerance: absolute, relative to the largest entry of the exact gradient where that exceeds 1.
-    """
-    subject = built(estimator, as_module(model), "estimator")
-    vectorize = getattr(subject, "vectorize", True)
-    expected = exact.gradient(subject.model, objective(subject, closure), max_outcomes=max_outcomes, vectorize=vectorize)
-    tolerance = max(tolerance, _accuracy(subject))
-    errors = bias(subject, closure, max_outcomes=max_outcomes)
-    scale = max(1.0, *(float(g.abs().max()) for g in expected.values()))
-    for name, error in errors.items():
-        worst = float(error.abs().max())
-        if not worst <= tolerance * scale:
-            at = tuple(int(i) for i in torch.unravel_index(error.abs().argmax(), error.shape))
-            value, exactly = float(error[at] + expected[name][at]), float(expected[name][at])
-            raise CheckFailed(
-                "unbiased",
-                "this model",
-                f"{subject!r} is biased{_by_quadrature(subject)}: d/d {name}{list(at)} has expectation {value:.12g}, the exact "
-                f"gradient is {exactly:.12g} (difference {worst:.3g}, tolerance {tolerance * scale:.3g})",
-            )
-
-
-def _by_quadrature(estimator: Any) -> str:
-    exactly = _accuracy(estimator) <= TOLERANCE
-    return (
-        "" if exactly else f", by a quadrature that is good to {_accuracy(estimator):g} for usual temperatures and gentle costs"
-    )
-
-
-def assert_mean(values: Tensor, expected: Tensor | float, *, comparisons: int = 1000, alpha: float = 1e-6) -> None:
-    """A z-test that the mean of independent `values` (draws in the first dimension) is `expected`, elementwise.
-
-    The false-alarm rate alpha is that of a whole suite of `comparisons` such comparisons (Bonferroni): by default |z| > 6.1.
-    A bias b of a quantity with standard deviation s is seen from about (12 s / b)^2 draws on.
-    """
-    draws = values.shape[0]
-    if draws < 30:
-        raise ValueError(f"values has {draws} draws in its first dimension: a z-test needs 30 or more")
-    limit = float(torch.special.ndtri(torch.tensor(1 - alpha / (2 * comparisons), dtype=torch.float64, device="cpu")))
-    values = values.double()
-    error = (values.mean(0) - torch.as_tensor(expected, dtype=torch.float64, device="cpu")).abs()
-    noise = values.std(0) / draws**0.5
-    z = torch.where(noise > 0, error / noise, torch.where(error > 1e-12, torch.inf, torch.zeros_like(error)))
-    if not bool((z <= limit).all()):
-        raise AssertionError(
-            f"mean off by z = {float(z.max()):.2f} standard errors at flat index {int(z.argmax())} of {z.numel()} after "
-            f"{draws} draws; the limit is {limit:.2f} (false-alarm rate {alpha:g} for {comparisons} comparisons)"
-        )
-
-
-# --- the conformance ----------------------------------------------------------------------------------------------------
 def check_estimator(
     build: Build,
     *,
@@ -169,7 +68,7 @@ def fits(build: Build, problem: Problem, *, max_bits: float = MAX_BITS) -> bool:
         return False
     if "hard-cost" in problem.traits and not getattr(estimator, "any_cost", True):
         return False
-    quadrature = _accuracy(estimator) > TOLERANCE
+    quadrature = accuracy(estimator) > TOLERANCE
     if quadrature and "smooth" not in problem.traits:
         return False
     max_bits = max_bits + 2 if quadrature else max_bits
@@ -179,10 +78,6 @@ def fits(build: Build, problem: Problem, *, max_bits: float = MAX_BITS) -> bool:
 def _supported(build: Build, problem: Problem) -> bool:
     requires = getattr(getattr(build, "func", build), "requires", ())
     return all(node.has(c) for node in named_nodes(problem.model).values() if node.discrete for c in requires)
-
-
-def _accuracy(estimator: Any) -> float:
-    return getattr(estimator, "oracle", exact.Oracle(accuracy=0.0)).accuracy
 
 
 def _enumerates(estimator: Any) -> bool:
@@ -213,7 +108,7 @@ def _value(build: Build, problems: list[Problem]) -> int:
         value = float(exact.moments(estimator, p.closure, max_outcomes=1 << 20, frozen=False, variance=False).value)
         cost = exact.expected_cost(p.model, objective(estimator, p.closure)).detach()
         expected = float(cost.sum() / cost.shape[0])
-        if not abs(value - expected) <= max(TOLERANCE, _accuracy(estimator)) * max(1, abs(expected)):
+        if not abs(value - expected) <= max(TOLERANCE, accuracy(estimator)) * max(1, abs(expected)):
             raise CheckFailed("value", p.name, f"the loss's expected value is {value:.12g}, the expected cost {expected:.12g}")
     return len(problems)
 
@@ -228,7 +123,7 @@ def _bias(build: Build, problems: list[Problem]) -> int:
             try:
                 assert_unbiased(estimator, p.model, p.closure, max_outcomes=1 << 20)
             except CheckFailed as failure:
-                raise CheckFailed("unbiased", p.name, str(failure)) from None
+                raise CheckFailed("unbiased", p.name, str(failure), failure.cause) from None
         else:
             errors = bias(estimator, p.closure, max_outcomes=1 << 20)
             seen += max(float(e.abs().max()) for e in errors.values()) > 1e-3

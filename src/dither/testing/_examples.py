@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dither.estimators.core.mixing import Redrawn
 from dither.nodes import Node, cost_alone, named_nodes, present_rows
 from dither.noise import draw_seed
-from dither.testing._checks import CheckFailed
+from dither.testing._unbiased import CheckFailed
 
 
 def assert_examples_separate(model: nn.Module, closure: Callable[[], Tensor], *, draws: int = 8) -> None:
@@ -21,7 +21,7 @@ def assert_examples_separate(model: nn.Module, closure: Callable[[], Tensor], *,
     >>> dither.testing.assert_examples_separate(node, lambda: node(logits.T).sum(1))
     >>> dither.testing.assert_examples_separate(node, lambda: node(logits).sum(0))  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    dither.testing._checks.CheckFailed: [examples] on this model: row 1 of the logits of node 'node' changes the cost ...
+    dither.testing._unbiased.CheckFailed: [examples] on this model: row 1 of the logits of node 'node' changes the cost ...
 
     Estimators credit row i of all logits with cost i alone: costs of other rows are noise, or, where there is no check on the
     shapes, a wrong gradient. The closure runs draws x (1 + examples) times: once by some noise, and once with the noise of one

@@ -16,7 +16,7 @@ from dither.estimators import ScoreFunction, StraightThrough
 from dither.estimators.core import Call, Estimator, Site
 from dither.estimators.core.baseline import LeaveOneOut
 from dither.estimators.core.moving_baselines import Optimal, RunningMean
-from dither.functional import bernoulli_log_prob
+from dither.functional import bernoulli_log_prob, score_function_surrogate
 from dither.nodes import taken_over
 
 
@@ -133,6 +133,17 @@ class BaselineFoldsInTheCurrentCost(RunningMean):
 
     def update(self, site: Site, credit: Tensor, value: Tensor | float = 0.0) -> None:
         pass
+
+
+class LearnsBeforeUse(ScoreFunction):
+    """The same, while it learns; frozen it is right."""
+
+    def surrogate(self, site: Site, costs: Tensor) -> Tensor:
+        credit = site.credit(costs)
+        if self.learning:
+            self.baseline.update(site, credit, 0.0)
+        baseline = self.baseline.value(site, credit)
+        return score_function_surrogate(credit, site.log_prob, baseline).sum() / credit.shape[:2].numel()
 
 
 class BaselineOfTheSample(LeaveOneOut):
@@ -275,6 +286,7 @@ MUTANTS: dict[str, tuple[Callable[..., Estimator], str]] = {
     "entropy bonus": (EntropyBonus, "scale"),
     "baseline of the batch": (lambda m: ScoreFunction(m, baseline=BaselineOfTheBatch(0.9)), "unbiased"),
     "baseline folds in the current cost": (lambda m: ScoreFunction(m, baseline=BaselineFoldsInTheCurrentCost(0.9)), "unbiased"),
+    "baseline learns before it is used": (partial(LearnsBeforeUse, baseline="mean", decay=0.9), "unbiased"),
     "leave-one-out leaves nobody out": (partial(_two, baseline=BaselineOfTheSample()), "unbiased"),
     "baseline looks at the sample": (lambda m: ScoreFunction(m, baseline=BaselineLooksAtTheSample(0.9)), "unbiased"),
     "undetached baseline": (UndetachedBaseline, "scale"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dither.nodes import Node
-from dither.testing._checks import TOLERANCE, CheckFailed
+from dither.testing._unbiased import TOLERANCE, CheckFailed
 
 _SEED = 20  # of all noise here: a node passes for good or fails for good
 _ALARM = 1e-9  # of one comparison of a true statement with draws, whatever its probability

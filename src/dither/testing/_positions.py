@@ -18,10 +18,11 @@ import torch
 from dither.estimators.core.building import refuse_built
 from dither.nodes import Bernoulli
 from dither.testing import _changing, _surroundings
-from dither.testing._checks import Build, CheckFailed
+from dither.testing._checks import Build
 from dither.testing._round_trip import round_trip
 from dither.testing._subject import Subject, subject
 from dither.testing._tiny import Make
+from dither.testing._unbiased import CheckFailed
 
 POSITIONS: dict[str, Callable[[Subject], None]] = {
     "plain": _surroundings.plain,

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from dither import exact
-from dither.testing._checks import TOLERANCE, Build, assert_mean, objective
+from dither.testing._checks import Build
+from dither.testing._means import assert_mean
 from dither.testing._tiny import Make, Tiny
+from dither.testing._unbiased import TOLERANCE, objective
 
 Closure = Callable[[], Tensor]
 ClosureOf = Callable[[Tiny], Closure]
