@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dither.estimators.core import layouts
-from dither.estimators.core.layouts import Store
+from dither.estimators.core.tracing import layouts
+from dither.estimators.core.tracing.layouts import Store
 
 ROWS = 3
 

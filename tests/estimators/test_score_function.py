@@ -117,7 +117,7 @@ def test_moving_averages_forget_at_the_stated_rate() -> None:
 
 
 def test_leave_one_out_by_hand() -> None:
-    from dither.estimators.core.baseline import LeaveOneOut
+    from dither.estimators.core.baselines.baseline import LeaveOneOut
 
     credit = torch.tensor([[1.0], [2.0], [6.0]])
     assert LeaveOneOut().value(None, credit).flatten().tolist() == [4.0, 3.5, 1.5]  # type: ignore[arg-type]

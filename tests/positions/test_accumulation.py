@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dither
 from dither import noise
-from dither.estimators.core.windows import MovingAverages, Window
+from dither.estimators.core.baselines.windows import MovingAverages, Window
 
 F64 = torch.float64
 STEPS = 3

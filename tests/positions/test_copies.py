@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import dither
 from dither import estimators
-from dither.estimators.core.node_state import NodeState
+from dither.estimators.core.baselines.node_state import NodeState
 
 WORKER = Path(__file__).parent / "copies_worker.py"
 WORK = types.SimpleNamespace(**runpy.run_path(str(WORKER)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dither
-from dither.estimators.core.positions import common_units, fitted
+from dither.estimators.core.baselines.positions import common_units, fitted
 
 F64 = torch.float64
 LENGTHS = list(permutations((1, 3, 5), 2))

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from dither.estimators.control_variates.scales import Scales
-from dither.estimators.core.learned_baseline import Learned
-from dither.estimators.core.moving_baselines import Moving, Optimal, RunningMean
-from dither.estimators.core.windows import MovingAverages
+from dither.estimators.core.baselines.learned import Learned
+from dither.estimators.core.baselines.moving import Moving, Optimal, RunningMean
+from dither.estimators.core.baselines.windows import MovingAverages
 
 NODES = ("encoder.1", "encoder.3")
 # What a model that was saved may have called them.

@@ -123,7 +123,7 @@ def _bias(build: Build, problems: list[Problem]) -> int:
             try:
                 assert_unbiased(estimator, p.model, p.closure, max_outcomes=1 << 20)
             except CheckFailed as failure:
-                raise CheckFailed("unbiased", p.name, str(failure), failure.cause) from None
+                raise CheckFailed("unbiased", p.name, str(failure), cause=failure.cause) from None
         else:
             errors = bias(estimator, p.closure, max_outcomes=1 << 20)
             seen += max(float(e.abs().max()) for e in errors.values()) > 1e-3

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dither.estimators import ScoreFunction, StraightThrough
 from dither.estimators.core import Call, Estimator, Site
-from dither.estimators.core.baseline import LeaveOneOut
-from dither.estimators.core.moving_baselines import Optimal, RunningMean
+from dither.estimators.core.baselines.baseline import LeaveOneOut
+from dither.estimators.core.baselines.moving import Optimal, RunningMean
 from dither.functional import bernoulli_log_prob, score_function_surrogate
 from dither.nodes import taken_over
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from dither.estimators import ScoreFunction
 from dither.estimators.core import Call, Site
-from dither.estimators.core.moving_baselines import RunningMean
+from dither.estimators.core.baselines.moving import RunningMean
 from dither.estimators.core.run import Run
 
 

@@ -20,7 +20,7 @@ class CheckFailed(AssertionError):
     """An estimator failed a check. `check`: its name; `problem`: on which problem; `cause`: of a bias, one of CAUSES, "" where
     none was found."""
 
-    def __init__(self, check: str, problem: str, what: str, cause: str = "") -> None:
+    def __init__(self, check: str, problem: str, what: str, *, cause: str = "") -> None:
         super().__init__(f"[{check}] on {problem}: {what}")
         self.check, self.problem, self.cause = check, problem, cause
 
@@ -87,7 +87,7 @@ def assert_unbiased(
                 "this model",
                 f"{subject!r} is biased{_by_quadrature(subject)}: d/d {name}{list(at)} has expectation {value:.12g}, the exact "
                 f"gradient is {exactly:.12g} (difference {worst:.3g}, tolerance {tolerance * scale:.3g}). Why: {why}",
-                cause,
+                cause=cause,
             )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dither.estimators.core.node_state import Entries, NodeState
+from dither.estimators.core.baselines.node_state import Entries, NodeState
 from dither.estimators.core.ranks import mean_over_ranks
 
 KINDS = ("second", "across", "control", "calls")

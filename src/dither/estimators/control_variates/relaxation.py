@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import score_alone
+from dither.estimators.core.baselines.baseline import score_alone
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize

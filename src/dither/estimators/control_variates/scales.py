@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dither.estimators.core.node_state import Entries
+from dither.estimators.core.baselines.node_state import Entries
+from dither.estimators.core.baselines.windows import MovingAverages, Window
 from dither.estimators.core.shapes import flat_units, mean_over_examples
 from dither.estimators.core.site import Site
-from dither.estimators.core.windows import MovingAverages, Window
 
 _SHAPES = {"scale": (2,), "window": (2,), "before": (2,), "rows": ()}
 

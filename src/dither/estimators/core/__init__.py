@@ -1,7 +1,7 @@
 """What all estimators share: calls, runs, sites, credit, baselines. Enough is exported here to write one."""
 
-from dither.estimators.core.baseline import Baseline
-from dither.estimators.core.baselines import make_baseline
+from dither.estimators.core.baselines.baseline import Baseline
+from dither.estimators.core.baselines.named import make_baseline
 from dither.estimators.core.building import Build, built
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator

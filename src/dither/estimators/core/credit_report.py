@@ -14,10 +14,10 @@ from dither.estimators.core.call import FORESEEN
 from dither.estimators.core.closures import buffers_kept, modules_of
 from dither.estimators.core.credit import credit_of, declare, named
 from dither.estimators.core.execution import Execution
-from dither.estimators.core.notes import Notes
 from dither.estimators.core.randomness import Randomness
 from dither.estimators.core.site import Site
 from dither.estimators.core.trace import Traced, trace
+from dither.estimators.core.tracing.notes import Notes
 from dither.nodes import cost_alone
 
 

@@ -3,7 +3,7 @@
 The calls of torch's functions are noted in their order: which function, on which earlier results, with which numbers, of which
 shapes. Values of floating-point numbers are left out but for those that masks are made of (0, 1, infinity), as a factor that is
 annealed changes no connection; so are values in tensors, because what is indexed by a tensor is credited as a whole
-(`taint_layers`), and the masks that were looked at are compared by themselves (`locality`).
+(`tracing.layers`), and the masks that were looked at are compared by themselves (`locality`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from dither.estimators.core.origins import PLAIN
+from dither.estimators.core.tracing.origins import PLAIN
 from dither.estimators.core.versions import held
 
 _OF_DATA = {"tensor", "as_tensor", "asarray", "scalar_tensor", "from_numpy"}  # tensors made of values, which are left out

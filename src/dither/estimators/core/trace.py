@@ -12,13 +12,13 @@ from torch import Tensor
 
 from dither.estimators.core.closures import buffers_kept, modules_of
 from dither.estimators.core.execution import Execution
-from dither.estimators.core.guarded import Guard, guarding
-from dither.estimators.core.notes import Notes
 from dither.estimators.core.run import Run
-from dither.estimators.core.saved import Saved
 from dither.estimators.core.site import Site
 from dither.estimators.core.structure import Watch, address
-from dither.estimators.core.taint import Taint
+from dither.estimators.core.tracing.guarded import Guard, guarding
+from dither.estimators.core.tracing.notes import Notes
+from dither.estimators.core.tracing.saved import Saved
+from dither.estimators.core.tracing.taint import Taint
 from dither.estimators.core.versions import version
 from dither.nodes import Node, taken_over
 

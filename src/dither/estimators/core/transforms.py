@@ -9,7 +9,7 @@ from torch import nn
 from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.nn.parameter import is_lazy
 
-from dither.estimators.core.node_state import NodeState
+from dither.estimators.core.baselines.node_state import NodeState
 from dither.nodes import ClosureError, Node
 
 

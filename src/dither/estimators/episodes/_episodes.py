@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import Baseline
-from dither.estimators.core.baselines import BaselineName, make_baseline
+from dither.estimators.core.baselines.baseline import Baseline
+from dither.estimators.core.baselines.learned import Learned
+from dither.estimators.core.baselines.named import BaselineName, make_baseline
 from dither.estimators.core.call import Call
-from dither.estimators.core.learned_baseline import Learned
 from dither.estimators.core.parts import OnModel
 from dither.estimators.core.recording import Recording
 from dither.estimators.core.run import Handler

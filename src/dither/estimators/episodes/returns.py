@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import Baseline
-from dither.estimators.core.moving_baselines import Moving
+from dither.estimators.core.baselines.baseline import Baseline
+from dither.estimators.core.baselines.moving import Moving
 from dither.estimators.core.site import Site
 from dither.functional import attach, score_function_surrogate
 from dither.nodes import Node

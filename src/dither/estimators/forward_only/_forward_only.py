@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
-from dither.estimators.core.baselines import BaselineName
+from dither.estimators.core.baselines.baseline import Baseline, LeaveOneOut, Zero
+from dither.estimators.core.baselines.moving import RunningMean, per_logit
+from dither.estimators.core.baselines.named import BaselineName
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
-from dither.estimators.core.moving_baselines import RunningMean, per_logit
 from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Site
 from dither.estimators.forward_only.packed_run import Keep, PackedRun, own_forward, present_run

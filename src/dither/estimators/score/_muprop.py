@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import score_alone
+from dither.estimators.core.baselines.baseline import score_alone
 from dither.estimators.core.call import Call, Layout
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.shapes import flat_units

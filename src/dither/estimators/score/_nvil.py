@@ -6,12 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import Baseline
+from dither.estimators.core.baselines.baseline import Baseline
+from dither.estimators.core.baselines.learned import Learned
+from dither.estimators.core.baselines.moving import RunningMean
 from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
-from dither.estimators.core.learned_baseline import Learned
 from dither.estimators.core.mappable import Vectorize
-from dither.estimators.core.moving_baselines import RunningMean
 from dither.estimators.core.parts import covered_nodes
 from dither.estimators.core.site import Site
 from dither.estimators.score._score_function import ScoreFunction

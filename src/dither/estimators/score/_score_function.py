@@ -6,14 +6,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
-from dither.estimators.core.baselines import BaselineName, make_baseline
+from dither.estimators.core.baselines.baseline import Baseline, LeaveOneOut, Zero
+from dither.estimators.core.baselines.moving import per_logit
+from dither.estimators.core.baselines.named import BaselineName, make_baseline
 from dither.estimators.core.call import Call
 from dither.estimators.core.credit import Credits
 from dither.estimators.core.estimator import Estimator
 from dither.estimators.core.mappable import Vectorize
 from dither.estimators.core.merged import merged
-from dither.estimators.core.moving_baselines import per_logit
 from dither.estimators.core.shapes import divided, flat_units
 from dither.estimators.core.site import Site
 from dither.functional import score_function_surrogate, widen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dither.estimators.core.baseline import Baseline
+from dither.estimators.core.baselines.baseline import Baseline
 from dither.estimators.core.parts import Part
 from dither.estimators.core.ranks import broadcast_module, call_averaged, world
 from dither.estimators.core.shapes import mean_over_examples

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dither.estimators.core.node_state import NodeState
-from dither.estimators.core.positions import common_over_ranks, common_units, reduced
+from dither.estimators.core.baselines.node_state import NodeState
+from dither.estimators.core.baselines.positions import common_over_ranks, common_units, reduced
 from dither.estimators.core.ranks import mean_over_ranks, world
 from dither.estimators.core.site import Site
 

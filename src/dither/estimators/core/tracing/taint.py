@@ -1,7 +1,7 @@
 """Which values depend on which: taint, followed through what a run does, down to single elements of memory.
 
 A mask is kept for every storage (`layouts`), so views need no rule and agree with what they are views of. How taint passes an
-operator stands in `taint_rules` and `taint_layers`. What leaves torch ends the search (`leaked`): a value that becomes Python's
+operator stands in `rules` and `layers`. What leaves torch ends the search (`leaked`): a value that becomes Python's
 or numpy's, a shape that depends on values. What comes from out of sight is tainted by everything: results of another thread,
 memory that was filled by a pointer. So taint may be found where there is none, and is never missed.
 
@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dither.estimators.core.fixed import ROWS, fixed, fixes
-from dither.estimators.core.layouts import Store
-from dither.estimators.core.leaks import ABOUT, Leaks
-from dither.estimators.core.lines import line_of_user
-from dither.estimators.core.notes import Notes
-from dither.estimators.core.origins import Origins
-from dither.estimators.core.taint_layers import passed_on
-from dither.estimators.core.taint_rules import Masks, Operator, bare, is_raw, overwrites, shape_depends_on_values, turns
+from dither.estimators.core.tracing.fixed import ROWS, fixed, fixes
+from dither.estimators.core.tracing.layers import passed_on
+from dither.estimators.core.tracing.layouts import Store
+from dither.estimators.core.tracing.leaks import ABOUT, Leaks
+from dither.estimators.core.tracing.lines import line_of_user
+from dither.estimators.core.tracing.notes import Notes
+from dither.estimators.core.tracing.origins import Origins
+from dither.estimators.core.tracing.rules import Masks, Operator, bare, is_raw, overwrites, shape_depends_on_values, turns
 
 MAX_ELEMENTS = 1 << 28  # of masks
 _NOISE = {"dither::draw_seed", "dither::compiled_seed", "dither::uniform", "dither::normal"}

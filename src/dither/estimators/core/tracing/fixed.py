@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.estimators.core.taint_rules import Masks, Operator
+from dither.estimators.core.tracing.rules import Masks, Operator
 
 ROWS = 2
 _OPERATORS = {

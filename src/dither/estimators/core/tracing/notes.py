@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dither.estimators.core.layouts import compact
-from dither.estimators.core.lines import line_of_user
-from dither.estimators.core.taint_rules import Operator
+from dither.estimators.core.tracing.layouts import compact
+from dither.estimators.core.tracing.lines import line_of_user
+from dither.estimators.core.tracing.rules import Operator
 
 
 @dataclass

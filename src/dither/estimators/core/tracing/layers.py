@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dither.estimators.core.taint_rules import RULES, Operator, Rule, attended, pointwise, so_far, united
+from dither.estimators.core.tracing.rules import RULES, Operator, Rule, attended, pointwise, so_far, united
 
 
 def passed_on(op: Operator, output: Tensor, number: int) -> Tensor:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dither.estimators.core.baseline import Baseline
-from dither.estimators.core.node_state import Entries
-from dither.estimators.core.positions import fitted
+from dither.estimators.core.baselines.baseline import Baseline
+from dither.estimators.core.baselines.node_state import Entries
+from dither.estimators.core.baselines.positions import fitted
+from dither.estimators.core.baselines.windows import MovingAverages, Window
 from dither.estimators.core.shapes import mean_over_examples
 from dither.estimators.core.site import Site
-from dither.estimators.core.windows import MovingAverages, Window
 
 _PARTS = ("numerator", "denominator")
 

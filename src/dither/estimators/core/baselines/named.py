@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from dither.estimators.core.baseline import Baseline, LeaveOneOut, Zero
-from dither.estimators.core.learned_baseline import Learned
-from dither.estimators.core.moving_baselines import Optimal, RunningMean
-from dither.estimators.core.node_state import NodeState
+from dither.estimators.core.baselines.baseline import Baseline, LeaveOneOut, Zero
+from dither.estimators.core.baselines.learned import Learned
+from dither.estimators.core.baselines.moving import Optimal, RunningMean
+from dither.estimators.core.baselines.node_state import NodeState
 from dither.settings import did_you_mean
 
 BaselineName = Literal["mean", "optimal", "leave-one-out"]

@@ -1,7 +1,7 @@
 """How taint passes one operator: element by element where the operator is known to act so, and else to all of its output.
 
 Here stand pointwise operators, reductions, matrix products, concatenation and what rearranges; layers, losses, indexing and
-attention stand in `taint_layers`. Nothing is ever concluded from values: a weight of zero, a gradient of zero prove no
+attention stand in `layers`. Nothing is ever concluded from values: a weight of zero, a gradient of zero prove no
 independence. The one exception is what a mask has set to -inf before a softmax (`fixed`).
 
 A mask is (sources, *sizes), each size that of the tensor or 1 where it is the same along a dimension; on the CPU.

@@ -1,0 +1,1 @@
+"""What is subtracted from a cost: constants, averages over earlier calls, modules."""

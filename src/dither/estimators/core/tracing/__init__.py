@@ -1,0 +1,1 @@
+"""What taints a value: samples followed through the operators of a run, element by element."""
