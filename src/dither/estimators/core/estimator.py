@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +14,25 @@ from torch import Tensor, nn
 from dither import noise
 from dither.estimators.core.auxiliary import WithAux
 from dither.estimators.core.building import require_closure
-from dither.estimators.core.call import FORESEEN, Call, Layout
-from dither.estimators.core.credit import Credits, checked, declare, traced
-from dither.estimators.core.credit_report import CreditReport, report
+from dither.estimators.core.call import FORESEEN, Layout
+from dither.estimators.core.credit import declare
+from dither.estimators.core.credited import Credited
 from dither.estimators.core.execution import Execution
 from dither.estimators.core.locality import Locality
 from dither.estimators.core.mappable import Mappable, Vectorize, checked_vectorize
 from dither.estimators.core.mixing import Mixing
 from dither.estimators.core.nesting import returned
-from dither.estimators.core.parts import OnModel
 from dither.estimators.core.pooling import Examples, pooled, pools
 from dither.estimators.core.recording import Recording, require_one_run
-from dither.estimators.core.run import Handler, Run
-from dither.estimators.core.shapes import batch_mean, divided
+from dither.estimators.core.run import Handler
+from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, Site, check_costs, refuse_repeats
 from dither.estimators.core.transforms import depth, refuse_learning
-from dither.exact import Oracle
-from dither.functional import attach, widen
-from dither.nodes import CAPABILITIES, Node
+from dither.functional import attach
+from dither.nodes import CAPABILITIES
 
 
-class Estimator(OnModel, ABC):
+class Estimator(Credited, ABC):
     """Base of the estimators: built on a model, or a list of several, called on a closure, returns the loss.
 
     The loss's value is the mean cost; its gradient is the estimate. A subclass says how a node samples in a run of the closure
@@ -69,28 +67,6 @@ class Estimator(OnModel, ABC):
     dimension and the like; FloatingPointError, naming call, node and seed, for a cost that is not finite.
     """
 
-    unbiased: ClassVar[bool]
-    multi_sample: ClassVar[bool] = False  # its objective is not the mean of the runs' costs, but `value` of them together
-    reference: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ()
-    needs_sample_gradients: ClassVar[bool] = False
-    any_cost: ClassVar[bool] = True  # False: (un)biasedness holds for costs that are smooth in the nodes' outputs only
-    runs_depend_on_layout: ClassVar[bool] = False  # then the closure may have to run anew once its layout is known
-    runs_differ_by_kind: ClassVar[bool] = False  # some take relaxed, turned or other samples than the nodes': see `reading`
-    stochastic: ClassVar[bool] = True  # False: its value is the cost of another network
-    moves_in_windows: ClassVar[bool] = False  # True: what it learned of a micro-batch is used in the next, before the step
-    runs_together: ClassVar[int] = 1  # how many runs make one estimate (a pair: 2); `samples` is a multiple of it
-    composable: ClassVar[bool] = True  # may be one of PerNode's: it needs nothing but `sample` and `surrogate`
-    oracle: ClassVar[Oracle] = Oracle()  # how dither.exact looks at its noise
-    records: ClassVar[bool] = True  # whether one run of the model and its cost are all that it needs, where it makes one
-    keeps_graph: ClassVar[bool] = True  # whether the graph of the closure is there after a call
-    run_type: type[Run] = Run
-    credits_examples: bool = True  # whether a sample is credited with the cost of its own example
-    credits_batches: bool = True  # whether it may as well be with the cost of all, where examples depend on each other
-    credits_repeats: bool = True  # whether an example may have several rows in one call of a node
-    local_credit: bool = False  # whether surrogates use Site.influence
-    split_sums: bool = False  # whether a cost that the closure has summed counts as its terms
-
     def __init__(
         self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: Vectorize = "auto", repeated: bool = False
     ) -> None:
@@ -116,8 +92,7 @@ class Estimator(OnModel, ABC):
         self.mappable = Mappable()
         self.repeated = repeated
         self.calls = 0
-        self.locality, self._traces = Locality(), True
-        self._credit: Credits = "traced"
+        self.locality = Locality()
         self.examples: Examples = "checked"
         self.mixing = Mixing()
         # Whether Python looked at samples in the last call, one run after the other (`vectorize=False`). Then another kind of
@@ -141,84 +116,6 @@ class Estimator(OnModel, ABC):
     def configurations(cls) -> dict[str, Callable[[nn.Module], Estimator]]:
         """What the conformance suite builds of this class, by name: every choice that changes its gradient."""
         return {} if cls is Estimator else {cls.__name__: cls}
-
-    @classmethod
-    def fewest_samples(cls, words: Collection[str] = ()) -> int:
-        """How many samples it needs at least, with these words among its arguments (such as a baseline's)."""
-        return cls.runs_together
-
-    def runs(self, layout: Layout) -> int:
-        """How many runs of the closure a call makes, for discrete calls of these shapes."""
-        return self.samples
-
-    @property
-    def groups(self) -> int:
-        """How many groups the runs are in, where they depend on the layout: each has a first run, which is the net's own, and
-        runs that differ from it by the samples of one call and what follows."""
-        return 1
-
-    def starts(self, layout: Layout) -> list[int]:
-        """The first run, within a group, of those that differ from each call of the layout on, and how many runs it has."""
-        return [self.runs(layout[:calls]) // self.groups for calls in range(len(layout) + 1)]
-
-    @property
-    def evaluations(self) -> int:
-        """Known after the first call, where it depends on the closure's units."""
-        return self.runs(self.layout)
-
-    @property
-    def credit(self) -> Credits:
-        """Which terms of a cost (batch, terms) a unit answers for. "traced" (the default): those that it can reach, found by
-        following the closure. "global": all. "aligned": unit t answers for term t, "causal": for t and all later ones; t is
-        the place in the first dimension of units, (batch, time, units), or the number of the call of a node that is called once
-        for each term. A bool tensor (units, terms). Or a dict of these by names or patterns of nodes. What is declared is not
-        traced, and not looked at: `testing.check_credit` does."""
-        return self._credit
-
-    @credit.setter
-    def credit(self, credit: Credits) -> None:
-        if not self.local_credit:
-            raise TypeError(
-                f"{type(self).__name__} has no credit to declare, as it credits no unit with single terms of a cost: use "
-                "ScoreFunction, DisARM or another that does"
-            )
-        self._credit = checked(credit, self.nodes)
-        self._traces = traced(self._credit, [name for name, node in self.nodes.items() if node.discrete])
-
-    def credits_of(self, node: Node) -> Credits:
-        """What was declared of a node's credit."""
-        return self._credit
-
-    @property
-    def traces(self) -> bool:
-        """Whether some node's credit is to be traced."""
-        return self.local_credit and self._traces
-
-    def credit_report(self, closure: Callable[[], Any]) -> CreditReport:
-        """Which units answer for which terms of the closure's cost, and which operation made them. Runs it a few times."""
-        return report(self, closure)
-
-    def credits(self, node: Node) -> bool:
-        """Whether the node's samples are credited with costs, and not by back-propagation."""
-        return node.discrete
-
-    def sample(self, call: Call) -> tuple[Tensor, Tensor | None]:
-        """(the node's output in this run, its sample if it is to be credited)."""
-        raise NotImplementedError(f"{type(self).__name__} does not define sample(call)")
-
-    def surrogate(self, site: Site, costs: Tensor) -> Tensor | None:
-        """A scalar whose gradient is this site's part of the estimate. costs: (K, batch, terms), constants."""
-        return None
-
-    def own_runs(self, values: Tensor) -> Tensor:
-        """Of values (K, ...) of all runs those of the runs that are the net's own, and not relaxed, turned or otherwise changed
-        ones: whose mean cost is the loss's value, and whose auxiliary outputs a call returns."""
-        return values
-
-    def value(self, costs: Tensor) -> Tensor:
-        """The objective of each example from the costs (K, batch, terms) of all runs: the mean of its own, terms summed."""
-        costs = widen(self.own_runs(costs))  # not the closure's own memory, of which `batch_mean` may return a view
-        return costs.sum(-1).mean(0) if costs.shape[-1] > 1 else divided(costs.sum((0, -1)), costs.shape[0])
 
     if TYPE_CHECKING:  # torch.nn.Module's, which calls `forward`
 
