@@ -47,7 +47,7 @@ class Config:
     """of training; 0: as many as each program has by itself"""
     draws: int = 200
     """of the audit, of each estimator; 0: no audit"""
-    reference_draws: int = 800
+    reference_draws: int = 300
     """of the audit's reference, where outcomes are too many to sum over"""
     audit_after: int = 100
     """steps of straight-through training before the audit"""
