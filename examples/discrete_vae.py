@@ -45,11 +45,11 @@ class AutoEncoder(nn.Module):
         return (log_p - log_q).sum(-1) - reconstruction
 
 
-def build(node=dither.Bernoulli, bits=32, hidden=128):
+def build(node=dither.Bernoulli, bits=32, hidden=256):
     return AutoEncoder(node, bits, hidden)
 
 
-def train(make=leave_one_out, *, node=dither.Bernoulli, steps=4000, seed=0, lr=2e-3, part="test"):
+def train(make=leave_one_out, *, node=dither.Bernoulli, steps=3000, seed=0, lr=2e-3, part="test"):
     torch.manual_seed(seed)
     digits = dither.data.digits()
     x, held_out = ((split.x > 0.5).float() for split in (digits.train, getattr(digits, part)))
@@ -57,7 +57,7 @@ def train(make=leave_one_out, *, node=dither.Bernoulli, steps=4000, seed=0, lr=2
     estimator = make(net)  # the only line that changes between estimators
     optimizer = torch.optim.Adam(net.parameters(), lr)
     for _ in range(steps):
-        batch = x[torch.randint(len(x), (64,))]
+        batch = x[torch.randint(len(x), (128,))]
         optimizer.zero_grad()
         estimator(lambda: net.negative_elbo(batch)).backward()
         optimizer.step()

@@ -3,7 +3,7 @@
 The text is generated, sums in words: "forty-two and seven make forty-nine." The next character is predicted from the state and
 the one just read, so within a word the state may often stay as it is. A hard gate decides on that, and an update has a price.
 The cost is a sum over characters, (batch, terms), and a gate changes its own term and later ones, as `credit="causal"` says.
-Look at `bits_per_character` of new text, and at `skipped`, the share of characters at which the state was left alone.
+Look at `cost`, of a character of new text: its bits, and the price of its update. `skipped` is the share without an update.
 """
 
 import math
@@ -41,7 +41,6 @@ class GatedGRU(nn.Module):
         self.embedding, self.cell = nn.Embedding(len(LETTERS), width), nn.GRUCell(width, width)
         self.logits, self.update = nn.Linear(2 * width, 1), node()
         self.out = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, len(LETTERS)))
-        nn.init.ones_(self.logits.bias)  # at first most updates are made
 
     def forward(self, characters):
         """(bits of each character but the first, which updates were made), both (batch, time)."""
@@ -70,8 +69,8 @@ def train(make=leave_one_out, *, node=dither.Bernoulli, steps=600, seed=0, lr=5e
         estimator(lambda: torch.add(*net(batch), alpha=price)).backward()
         optimizer.step()
     with torch.no_grad():
-        bits, updates = net(held_out.unfold(0, 101, 100))
-    return {"bits_per_character": float(bits.mean()), "skipped": 1 - float(updates.mean())}
+        bits, updates = (float(figure.mean()) for figure in net(held_out.unfold(0, 101, 100)))
+    return {"cost": bits + price * updates, "bits_per_character": bits, "skipped": 1 - updates}
 
 
 if __name__ == "__main__":

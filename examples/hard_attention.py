@@ -56,7 +56,7 @@ def train(make=leave_one_out, *, node=dither.Categorical, steps=800, seed=0, lr=
     estimator = make(net)  # the only line that changes between estimators
     optimizer = torch.optim.Adam(net.parameters(), lr)
     for _ in range(steps):
-        scene, label, _ = scenes(digits.train, 64)
+        scene, label, _ = scenes(digits.train, 256)
         optimizer.zero_grad()
         estimator(lambda: F.cross_entropy(net(scene)[0], label, reduction="none")).backward()
         optimizer.step()

@@ -3,7 +3,7 @@
 The text is pairs of a key and a value. A key keeps its value within a sequence, so a value that was there before can be looked
 up; all else is chance. A hard gate decides for each token and layer whether it goes through the layer or past it, and going
 through has a price. The cost is a sum over tokens, (batch, terms); a token's gates change its own term and later ones, as
-`credit="causal"` says. Look at `bits_per_token`, of which chance alone has 1.72, and at `skipped`."""
+`credit="causal"` says. Look at `cost`, of a token: its bits, of which chance alone has 1.72, and the price of its layers."""
 
 import math
 from functools import partial
@@ -72,8 +72,8 @@ def train(make=leave_one_out, *, node=dither.Bernoulli, steps=1000, seed=0, lr=3
         optimizer.zero_grad()
         estimator(lambda: torch.add(*net(tokens), alpha=price)).backward()
         optimizer.step()
-    bits, used = (figure.detach() for figure in net(pairs(1000)))
-    return {"bits_per_token": float(bits[:, :-1].mean()), "skipped": float(1 - used.mean())}
+    bits, used = (float(figure[:, :-1].detach().mean()) for figure in net(pairs(1000)))
+    return {"cost": bits + price * used, "bits_per_token": bits, "skipped": 1 - used}
 
 
 if __name__ == "__main__":
