@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+import dither
 from dither.cli import main
 from dither.experiments.examples import experiment, programs
 from dither.experiments.examples.turns import in_turn
@@ -94,6 +95,28 @@ def test_plain_nodes_are_straight_through(tmp_path):
         (exact,) = torch.autograd.grad((mean(logits) * weight).sum(), logits)
         torch.testing.assert_close(gradient, exact)
         assert float((sample - mean(logits)).detach().mean(0).abs().max()) < 0.05
+
+
+def test_plain_episodes_credit_the_action_with_what_follows(tmp_path):
+    logits, action = torch.randn(4, 3, requires_grad=True), programs.PlainCategorical()
+    episodes, rewards, scores = programs.plain()(action), torch.randn(2, 4), []
+    for reward in rewards:
+        with episodes.acting():
+            sample = action(logits)
+        scores.append(sample.detach() - logits.detach().softmax(-1))
+        episodes.reward(reward, done=None)
+    (gradient,) = torch.autograd.grad(episodes.loss(), logits)
+    exact = torch.zeros(4, 3)
+    for ahead, score in zip((rewards[0] + rewards[1], rewards[1]), scores, strict=True):
+        for game in range(4):
+            others = sum(ahead[other] for other in range(4) if other != game) / 3
+            exact[game] -= (ahead[game] - others) * score[game] / 4
+    torch.testing.assert_close(gradient, exact)
+    (tmp_path / "toy.py").write_text(TOY)
+    stand_in = programs.load_plain(tmp_path / "toy.py").dither
+    assert stand_in.Bernoulli is programs.PlainBernoulli and stand_in.Episodes is dither.Episodes
+    with stand_in.rows(torch.tensor([5])):
+        dither.Bernoulli()(torch.zeros(2, 1))  # which dither.rows would refuse
 
 
 def test_the_command_and_what_it_says_of_programs_that_are_not_there(toy, tmp_path, capsys):

@@ -28,7 +28,7 @@ import dither
 from dither import files, methods
 from dither.experiments.core import cache
 from dither.experiments.core.summary import mean_and_sd
-from dither.experiments.examples.programs import hooked, load, plain, plain_node, programs
+from dither.experiments.examples.programs import hooked, load, load_plain, plain, plain_node, programs
 from dither.experiments.examples.turns import Tick, in_turn
 from dither.tables import Progress, Result, Row
 
@@ -87,7 +87,7 @@ def _trained(config: Config, path: Path, folder: Path, progress: Progress) -> li
             cell = cache.read(file, settings)
             if cell is None:
                 began = time.perf_counter()
-                figures = module.train(**_arguments(module, name), **_steps(config), seed=seed)
+                figures = _train(path, module, name, **_steps(config), seed=seed)
                 cell = {"estimator": name, "seconds": round(time.perf_counter() - began, 1), "figures": figures}
                 progress(f"{path.stem} by {name}, seed {seed}: {figures} in {cell['seconds']:.0f} s")
                 cache.write(file, settings, cell)
@@ -95,8 +95,11 @@ def _trained(config: Config, path: Path, folder: Path, progress: Progress) -> li
     return cells
 
 
-def _arguments(module: ModuleType, name: str) -> dict[str, Any]:
-    return {"make": plain(), "node": plain_node(module)} if name == PLAIN_TORCH else {"make": module.ESTIMATORS[name]}
+def _train(path: Path, module: ModuleType, name: str, **own: Any) -> dict[str, float]:
+    if name != PLAIN_TORCH:
+        return module.train(module.ESTIMATORS[name], **own)
+    other = load_plain(path)
+    return other.train(plain(), node=plain_node(other), **own)
 
 
 def _steps(config: Config) -> dict[str, int]:
@@ -115,7 +118,8 @@ def _timed(config: Config, path: Path, folder: Path, progress: Progress) -> Row:
 
     def training(name: str) -> Callable[[Tick], object]:
         if name == PLAIN_TORCH:
-            return lambda tick: module.train(plain(tick), node=plain_node(module), steps=steps)
+            other = load_plain(path)
+            return lambda tick: other.train(plain(tick), node=plain_node(other), steps=steps)
         return lambda tick: module.train(hooked(module.ESTIMATORS[name], lambda *_: tick()), steps=steps)
 
     ticks = in_turn({name: training(name) for name in (PLAIN_TORCH, *module.ESTIMATORS)})
@@ -145,7 +149,7 @@ def _audited(config: Config, path: Path, folder: Path, progress: Progress) -> Ro
     def look(estimator: Any, arguments: tuple[Any, ...]) -> None:
         nonlocal calls
         calls += 1
-        if calls > config.audit_after:
+        if calls > config.audit_after and arguments:
             draws, of_reference = config.draws, config.reference_draws
             report = dither.audit(estimator.model, arguments[0], module.ESTIMATORS, draws=draws, reference_draws=of_reference)
             audits.update({row["estimator"]: row for row in report.rows if row["parameter"] == "overall"})

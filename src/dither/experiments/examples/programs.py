@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dither
+from dither.experiments.examples.stand_ins import Plain, StandIn
 from dither.experiments.examples.turns import Tick
 
 FOLDER = Path(__file__).resolve().parents[4] / "examples"  # of a checkout
@@ -55,23 +56,28 @@ class PlainCategorical(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         p = logits.softmax(-1)
         sample = torch.multinomial(p.detach().flatten(0, -2), 1).view(p.shape[:-1])
+        self.drawn = logits, sample
         return F.one_hot(sample, p.shape[-1]).to(p.dtype) + (p - p.detach())
+
+    def log_prob(self) -> Tensor:
+        """Of the last sample."""
+        logits, sample = self.drawn
+        return logits.log_softmax(-1).gather(-1, sample.unsqueeze(-1)).squeeze(-1)
 
 
 PLAIN: dict[Any, type[nn.Module]] = {dither.Bernoulli: PlainBernoulli, dither.Categorical: PlainCategorical}
 
 
-def plain(tick: Tick = lambda: None) -> Callable[[nn.Module], Callable[..., Any]]:
-    """In place of an estimator's class: the mean cost of one run, back-propagated."""
+def plain(tick: Tick = lambda: None) -> Callable[[nn.Module], Plain]:
+    """In place of an estimator's class."""
+    return lambda net: Plain(net, tick)
 
-    def estimator(closure: Callable[[], Any], *, has_aux: bool = False, detach: bool = True) -> Any:
-        tick()
-        returned = closure()
-        cost, aux = returned if has_aux else (returned, None)
-        loss = cost.sum() / len(cost)
-        return (loss, aux) if has_aux else loss
 
-    return lambda net: estimator
+def load_plain(path: Path) -> ModuleType:
+    """The program as a module of its own, whose `dither` is plain torch: for `train(plain(), node=plain_node(module))`."""
+    module = load(path)
+    module.__dict__["dither"] = StandIn(PLAIN)
+    return module
 
 
 def plain_node(module: ModuleType) -> type[nn.Module]:
@@ -80,11 +86,16 @@ def plain_node(module: ModuleType) -> type[nn.Module]:
 
 
 def hooked(make: Callable[[nn.Module], nn.Module], hook: Callable[..., None]) -> Callable[[nn.Module], nn.Module]:
-    """Builds the same estimator, before whose calls hook(estimator, (closure,)) runs."""
+    """Builds the same estimator, before whose calls hook(estimator, (closure,)) runs; of `Episodes`, which are called on none,
+    hook(episodes, ()) before their losses."""
 
     def build(net: nn.Module) -> nn.Module:
         estimator = make(net)
-        estimator.register_forward_pre_hook(hook)
+        if isinstance(estimator, dither.Episodes):
+            loss = estimator.loss
+            estimator.loss = lambda *args: (hook(estimator, ()), loss(*args))[1]  # type: ignore[method-assign]
+        else:
+            estimator.register_forward_pre_hook(hook)
         return estimator
 
     return build
