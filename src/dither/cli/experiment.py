@@ -67,6 +67,10 @@ EXPERIMENTS = {
         "dither.experiments.cartpole",
         "CartPole-v1 with hard binary hidden units by delayed-reward score gradients, with each baseline",
     ),
+    "examples": (
+        "dither.experiments.examples.experiment",
+        "the programs of examples/, each by straight-through and unbiased estimators, audited, timed beside plain torch",
+    ),
     "feature-nets": (
         "dither.experiments.feature_nets",
         "small classifiers of MNIST and digits, in whose features the metrics of samples are taken",

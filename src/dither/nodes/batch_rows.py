@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,13 +22,16 @@ _STRIDES = (173961102589771, 116590752822205, 206053984011467, 181762835242781)
 
 @dataclass(frozen=True)
 class Rows:
-    """index: the example of each row, (rows,) int64. occurrence: which of its example's rows it is. ids: what names its noise.
-    depth: how many such parts it is within."""
+    """index: the example of each row, (rows,) int64. ids: what names its noise. depth: how many such parts it is within."""
 
     index: Tensor
-    occurrence: Tensor
     ids: Tensor
     depth: int = 0
+
+    @cached_property
+    def occurrence(self) -> Tensor:
+        """Which of its example's rows each is, (rows,) int64."""
+        return occurrences(self.index)
 
 
 _ROWS: Scoped[Rows | None] = Scoped(None)
@@ -95,10 +99,10 @@ class rows:
                 _require_below(index, self._batch, "examples of the batch")
             ids, own = noise.ids_of(index, self._batch), index
         depth = 0 if outer is None else outer.depth + 1
-        repeated = occurrences(index)
-        moved = (ids + repeated * _STRIDES[depth % len(_STRIDES)]) & _MASK
-        occurrence = repeated if outer is None else occurrences(own)
-        return Rows(own, occurrence, (ids & ~_MASK) | moved, depth)  # the bits above are the sample's
+        if not _ascends(index):
+            moved = (ids + occurrences(index) * _STRIDES[depth % len(_STRIDES)]) & _MASK
+            ids = (ids & ~_MASK) | moved  # the bits above are the sample's
+        return Rows(own, ids, depth)
 
 
 def _checked(index: Any) -> Tensor:
@@ -126,6 +130,13 @@ def _checked(index: Any) -> Tensor:
 def _require_below(index: Tensor, limit: int, what: str) -> None:
     if index.is_cpu and not torch.compiler.is_compiling() and len(index) and int(index.max()) >= limit:
         raise ValueError(f"index has {int(index.max())}, but there are {limit} {what}: give numbers from 0 to {limit - 1}")
+
+
+def _ascends(index: Tensor) -> bool:
+    """Whether no example can have two rows, where that is seen at once: as in what `nonzero` gives."""
+    if not index.is_cpu or torch.compiler.is_compiling():
+        return False
+    return len(index) < 2 or bool((index[1:] > index[:-1]).all())
 
 
 def occurrences(index: Tensor) -> Tensor:
