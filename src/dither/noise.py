@@ -154,6 +154,12 @@ def examples(ids: Tensor) -> Iterator[None]:
         yield
 
 
+def named_examples() -> int | None:
+    """How many examples `examples` names at present."""
+    present = _EXAMPLES.get()
+    return None if present is None else len(present)
+
+
 def naming(ids: Tensor) -> Any:
     """`examples`, for ids that are known to be right."""
     return _EXAMPLES.set(ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,21 @@ def test_a_net_that_stops_early_gives_what_each_of_its_runs_gave() -> None:
     loss, aux = estimator(walk, has_aux=True)
     lengths = [len(a) for a in aux]
     assert loss.item() == sum(lengths) / 4
+
+
+def test_what_hides_its_tensors_is_refused_and_arrays_are_lists() -> None:
+    problem = Problem("")
+    estimator = dither.ScoreFunction(problem.net, baseline="leave-one-out", samples=2)
+
+    def hidden() -> tuple[Tensor, object]:
+        cost, _ = problem()
+        return cost, torch.distributions.Bernoulli(logits=problem.net[0](problem.x))
+
+    with pytest.raises(TypeError, match="aux holds a Bernoulli, whose attribute"):
+        estimator(hidden, has_aux=True)
+    looped = dither.ScoreFunction(problem.net, baseline="leave-one-out", samples=2, vectorize=False)
+    _, aux = looped(lambda: (problem()[0], {"numbers": np.arange(3)}), has_aux=True)
+    assert [list(numbers) for numbers in aux["numbers"]] == [[0, 1, 2], [0, 1, 2]]
 
 
 def test_a_pair_is_taken_as_one_and_anything_else_refused() -> None:

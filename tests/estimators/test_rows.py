@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 
@@ -257,6 +258,63 @@ def test_a_checkpointed_part_draws_the_same_rows_again() -> None:
         gradients.append(torch.autograd.grad(estimator(run), list(net.parameters())))
     for one, other in zip(*gradients, strict=True):
         assert torch.equal(one, other)
+
+
+class Three(nn.Module):
+    """A bit for each of three examples, whose costs are it times 1, 5 and 20."""
+
+    def __init__(self, logits: tuple[float, ...] = (0.5, -0.5, 0.2)) -> None:
+        super().__init__()
+        self.logits, self.node = nn.Parameter(torch.tensor(logits, dtype=DTYPE)), dither.Bernoulli()
+        self.weights = torch.tensor([1.0, 5.0, 20.0], dtype=DTYPE)
+
+    def cost(self, indices: Iterable[Tensor]) -> Tensor:
+        """Of the examples in each part of the batch."""
+        out = torch.zeros(3, dtype=DTYPE)
+        for index in indices:
+            with dither.rows(index):
+                own = index.clone()  # autograd's
+                out = out.index_add(0, own, self.node(self.logits[own].unsqueeze(1))[:, 0])
+        return out * self.weights
+
+
+def test_an_index_that_is_changed_later_says_what_it_said() -> None:
+    net, index = Three(), torch.zeros(1, dtype=torch.int64)
+
+    def walk() -> Tensor:
+        return net.cost(index.fill_(step) for step in range(3))
+
+    p = torch.sigmoid(net.logits.detach())
+    torch.testing.assert_close(exact.gradient(net, walk)["logits"], net.weights * p * (1 - p) / 3)
+    testing.assert_unbiased(dither.ScoreFunction, net, walk)
+
+
+def test_a_mask_must_be_of_all_that_it_chooses_from() -> None:
+    net = Three()
+
+    def masked(mask: list[bool], *outer: int) -> Tensor:
+        with dither.rows(torch.tensor(outer)) if outer else nullcontext(), dither.rows(torch.tensor(mask)):
+            h = net.node(net.logits[1].view(1, 1))
+        return torch.cat([torch.zeros(1), h[0], torch.zeros(1)]) * net.weights
+
+    for mask, outer, message in (
+        ([True, False], (), "but the closure returned a cost for 3"),
+        ([False, True, False], (1, 2), "a mask of 3, but there are 2 rows"),
+    ):
+        estimator = dither.ScoreFunction(net)
+        estimator.examples = "separate"
+        for run in (estimator, partial(exact.gradient, net, vectorize=False)):
+            with pytest.raises(ValueError, match=message):
+                run(lambda mask=mask, outer=outer: masked(mask, *outer))
+    with pytest.raises(RuntimeError, match="is called within"), dither.rows(torch.tensor([0, 2, 2])):
+        dither.ScoreFunction(net)(lambda: net.cost([torch.arange(3)]))
+
+
+@pytest.mark.parametrize("logit", [-1.5, -0.5, 0.5, 1.5])
+def test_coupled_examples_are_seen_whatever_their_logits(logit: float) -> None:
+    net = Three((0.5, 0.2, logit))
+    with pytest.warns(UserWarning, match="changes the costs of others"):
+        dither.ScoreFunction(net)(lambda: net.node(net.logits.view(3, 1))[[0, 2, 2], 0])
 
 
 @pytest.mark.parametrize(

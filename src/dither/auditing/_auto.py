@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal
@@ -67,7 +67,7 @@ class Auto(Estimator):
         self,
         model: nn.Module,
         *,
-        candidates: Mapping[str, Build] | None = None,
+        candidates: Mapping[str, Build] | Iterable[Build] | None = None,
         share: float = 0.05,
         draws: int = 20,
         by: Literal["time", "evaluations"] = "time",
@@ -79,7 +79,12 @@ class Auto(Estimator):
             raise ValueError(f"share is {share}: the audits' share of the time must lie between 0 and 1, such as 0.05")
         if by not in ("time", "evaluations"):
             raise ValueError(f"by is {by!r}: it must be 'time' or 'evaluations'")
-        self.candidates = Named(_built(self.model, CANDIDATES if candidates is None else candidates, unbiased_only))
+        named = CANDIDATES if candidates is None else candidates
+        if not isinstance(named, Mapping):
+            named = _by_name(named)
+        if not named:
+            raise ValueError("candidates is empty: name at least one, Auto(model, candidates={'st': dither.StraightThrough})")
+        self.candidates = Named(_built(self.model, named, unbiased_only))
         self.share, self.draws, self.by, self.steps = share, draws, by, steps
         self.choice = next(iter(self.candidates))
         self.recommendation: Recommendation | None = None
@@ -168,6 +173,17 @@ class Auto(Estimator):
 
     def settings(self) -> dict[str, str]:
         return {**super().settings(), "candidates": repr(list(self.candidates)), "choice": repr(self.choice)}
+
+
+def _by_name(builds: Iterable[Build]) -> dict[str, Build]:
+    """Each by the name of its class, with a stroke where that is taken."""
+    named: dict[str, Build] = {}
+    for build in builds:
+        name = getattr(build, "__name__", type(build).__name__)
+        while name in named:
+            name += "'"
+        named[name] = build
+    return named
 
 
 def _built(model: nn.Module, candidates: Mapping[str, Build], unbiased_only: bool) -> dict[str, Estimator]:

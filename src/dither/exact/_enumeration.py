@@ -165,6 +165,11 @@ def _over_examples(weight: Tensor, rows: Rows, absent: float, batch: int) -> Ten
     """The log weights of rows as those of their examples. One that has fewer rows than others has no part in what is drawn for
     the rows that it lacks, whose outcomes count as equally likely, `absent`."""
     present = torch.bincount(rows.index, minlength=batch)
+    if len(present) > batch or rows.batch not in (None, batch):
+        raise ValueError(
+            f"dither.rows speaks of {rows.batch or len(present)} examples, but the closure returned a cost for {batch}: "
+            "index says of each row whose cost it answers for"
+        )
     lacking = (int(rows.occurrence.max()) + 1 if len(rows.index) else 0) - present
     return weight.new_zeros(len(present)).index_add(0, rows.index, weight) + absent * lacking.to(weight.dtype)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dither.exact._enumeration import MAX_OUTCOMES, Enumeration, over, walk
 from dither.exact._path import Path
-from dither.nodes import Node, as_module, cost_alone, eagerly, named_nodes, taken_over
+from dither.nodes import Node, as_module, cost_alone, eagerly, named_nodes, refuse_within_rows, taken_over
 
 Closure = Callable[[], Tensor]
 
@@ -37,6 +37,7 @@ def expectation(
 ) -> Expectation:
     """The exact expected cost of each example over the given nodes' outcomes; see `expected_cost`."""
     source, closure = Enumeration(joint=False), cost_alone(closure)
+    refuse_within_rows("dither.exact")
 
     def run(row: Tensor | Path | None) -> tuple[Tensor, Tensor]:
         source.start(row)

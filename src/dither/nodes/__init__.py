@@ -11,6 +11,7 @@ from dither.nodes._pooling import NoisyMaxPool2d as NoisyMaxPool2d
 from dither.nodes._pooling import StochasticPool2d as StochasticPool2d
 from dither.nodes.batch_rows import Rows as Rows
 from dither.nodes.batch_rows import present_rows as present_rows
+from dither.nodes.batch_rows import refuse_within_rows as refuse_within_rows
 from dither.nodes.batch_rows import rows as rows
 from dither.nodes.checkpoint import in_region as in_region
 from dither.nodes.checkpoint import noted as noted

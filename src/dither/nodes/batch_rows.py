@@ -22,11 +22,13 @@ _STRIDES = (173961102589771, 116590752822205, 206053984011467, 181762835242781)
 
 @dataclass(frozen=True)
 class Rows:
-    """index: the example of each row, (rows,) int64. ids: what names its noise. depth: how many such parts it is within."""
+    """index: the example of each row, (rows,) int64. ids: what names its noise. depth: how many such parts it is within. batch:
+    how many examples there are, if it was said."""
 
     index: Tensor
     ids: Tensor
     depth: int = 0
+    batch: int | None = None
 
     @cached_property
     def occurrence(self) -> Tensor:
@@ -75,7 +77,8 @@ class rows:
     """
 
     def __init__(self, index: Tensor, *, batch: int | None = None) -> None:
-        self._index, self._batch = _checked(index), batch
+        self._index, self._mask = _checked(index), len(index) if index.dtype == torch.bool else None
+        self._batch = batch
         self._scopes: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> None:
@@ -92,17 +95,27 @@ class rows:
     def _present(self) -> Rows:
         index, outer = self._index, _ROWS.get()
         if outer is not None:
+            self._require_mask(len(outer.index), "rows of the part that it is within")
             _require_below(index, len(outer.index), "rows of the part that it is within")
-            ids, own = outer.ids[index], outer.index[index]
+            ids, own, batch = outer.ids[index], outer.index[index], outer.batch
         else:
-            if self._batch is not None:
-                _require_below(index, self._batch, "examples of the batch")
+            named = noise.named_examples()
+            batch = self._batch if self._batch is not None else named if named is not None else self._mask
+            if batch is not None:
+                self._require_mask(batch, "examples of the batch")
+                _require_below(index, batch, "examples of the batch")
             ids, own = noise.ids_of(index, self._batch), index
         depth = 0 if outer is None else outer.depth + 1
         if not _ascends(index):
             moved = (ids + occurrences(index) * _STRIDES[depth % len(_STRIDES)]) & _MASK
             ids = (ids & ~_MASK) | moved  # the bits above are the sample's
-        return Rows(own, ids, depth)
+        return Rows(own, ids, depth, batch)
+
+    def _require_mask(self, limit: int, what: str) -> None:
+        if self._mask is not None and self._mask != limit:
+            raise ValueError(
+                f"index is a mask of {self._mask}, but there are {limit} {what}: it must say of each whether it runs"
+            )
 
 
 def _checked(index: Any) -> Tensor:
@@ -121,7 +134,7 @@ def _checked(index: Any) -> Tensor:
         )
     if index.dtype == torch.bool:
         return index.nonzero().flatten()
-    index = index.to(torch.int64)
+    index = index.to(torch.int64, copy=True)  # the program may use its own for something else meanwhile
     if index.is_cpu and not torch.compiler.is_compiling() and len(index) and int(index.min()) < 0:
         raise ValueError(f"index has {int(index.min())}: examples are numbered from 0; take index % batch")
     return index
@@ -156,4 +169,13 @@ def require_rows(node: Labelled, count: int) -> None:
         raise ValueError(
             f"{node.label} got logits of {count} rows inside dither.rows(index) with an index of {len(present.index)}: "
             "it must say of each row whose it is"
+        )
+
+
+def refuse_within_rows(name: str) -> None:
+    """Raise where a closure would be run within `rows`, whose numbers its own would be taken for."""
+    if _ROWS.get() is not None:
+        raise RuntimeError(
+            f"{name} is called within dither.rows: rows are those of a part of the closure's batch, so the block "
+            "belongs into the closure"
         )

@@ -18,7 +18,7 @@ from dither.estimators.core.site import checked_cost
 from dither.estimators.core.sums import with_terms
 from dither.nodes import Node, cost_alone, taken_over
 from dither.noise import draw_seed
-from dither.testing._checks import CheckFailed
+from dither.testing._unbiased import CheckFailed
 
 _OTHERS = 8  # samples by other noise, of which one that differs is taken
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from dither.nodes import CostAlone
@@ -48,6 +48,8 @@ class WithAux(CostAlone):
             return None
         leaves, spec = tree_flatten(self.aux)
         self.aux = None
+        for leaf in leaves:
+            _refuse_hidden(leaf)
         return [t for t in leaves if isinstance(t, Tensor)], spec, [None if isinstance(t, Tensor) else (t,) for t in leaves]
 
     def give(self, result: Any) -> None:
@@ -95,5 +97,23 @@ def _together(values: tuple[Any, ...]) -> Any:
     if all(isinstance(value, Tensor) for value in values):
         alike = all(v.shape == first.shape and v.dtype == first.dtype and v.device == first.device for v in values)
         return torch.stack(values) if alike else list(values)
-    same = all(type(value) is type(first) and not isinstance(value, Tensor) and value == first for value in values)
-    return first if same else list(values)
+    return first if all(_same(value, first) for value in values) else list(values)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other) or isinstance(one, Tensor):
+        return False
+    try:
+        return bool(one == other)
+    except (RuntimeError, TypeError, ValueError):  # arrays and the like, which compare their elements
+        return False
+
+
+def _refuse_hidden(leaf: Any) -> None:
+    """Raise for an object that holds tensors where nobody finds them: those of a vmap would be dead."""
+    held = [name for name, value in getattr(leaf, "__dict__", {}).items() if isinstance(value, Tensor)]
+    if held and not isinstance(leaf, (Tensor, nn.Module)):
+        raise TypeError(
+            f"aux holds a {type(leaf).__name__}, whose attribute {held[0]!r} is a tensor that cannot be found there: return "
+            "the tensors themselves, in a dict, tuple or list, or register the class with torch.utils._pytree"
+        )

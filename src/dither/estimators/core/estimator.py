@@ -29,7 +29,7 @@ from dither.estimators.core.shapes import batch_mean
 from dither.estimators.core.site import Closure, Site, check_costs, refuse_repeats
 from dither.estimators.core.transforms import depth, refuse_learning
 from dither.functional import attach
-from dither.nodes import CAPABILITIES
+from dither.nodes import CAPABILITIES, refuse_within_rows
 
 
 class Estimator(Credited, ABC):
@@ -138,6 +138,7 @@ class Estimator(Credited, ABC):
         closure alone, which ends at the samples of nodes that are credited with costs.
         """
         require_closure(closure, type(self).__name__)
+        refuse_within_rows(type(self).__name__)
         if not detach and not self.keeps_graph:
             raise ValueError(
                 f"detach is False, but {type(self).__name__} runs the closure without a graph: take what gradients are to flow "
@@ -195,7 +196,8 @@ class Estimator(Credited, ABC):
         """The loss of the run that was recorded. cost: (batch,) or (batch, terms), as a closure's."""
         recording, self.recorded = self.recorded, None
         if recording is None:
-            raise RuntimeError("loss() before a run: make it within `with estimator.recording():`")
+            where = "within the block of" if self.handler.run is not None else "before"
+            raise RuntimeError(f"loss() {where} a run: make it within `with estimator.recording():`, and ask behind the block")
         self.calls += 1
         execution = Execution(self, lambda: cost, FORESEEN, seed=recording.run.seed)
         cost, *parts = recording.left(cost)

@@ -174,8 +174,8 @@ class Execution:
         sites = []
         for i, (call, a, h, g) in enumerate(zip(calls, logits, samples, gradients, strict=True)):
             here = present[i] if present else None
-            rows = None if call.rows is None else call.rows.index
-            sites.append(Site(call.name, call.node, a, h, g, i, len(calls), present=here, rows=rows))
+            rows, of = (None, None) if call.rows is None else (call.rows.index, call.rows.batch)
+            sites.append(Site(call.name, call.node, a, h, g, i, len(calls), present=here, rows=rows, rows_of=of))
         if len(runs) == 1 and present is None and shared:
             for site, record in zip(sites, runs[0].records, strict=True):
                 site.shared = record.logits if is_concrete(record.logits) else None

@@ -17,10 +17,10 @@ from dither.nodes import Node, is_concrete
 class RowsKey:
     """Whose rows a call has: equal where the rows are the same examples'."""
 
-    __slots__ = ("index",)
+    __slots__ = ("batch", "index")
 
-    def __init__(self, index: Tensor) -> None:
-        self.index = index
+    def __init__(self, index: Tensor, batch: int | None) -> None:
+        self.index, self.batch = index, batch
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RowsKey) and torch.equal(self.index, other.index)

@@ -28,6 +28,7 @@ from dither.estimators.core.site import Closure, checked_cost
 from dither.estimators.core.structure import Watch
 from dither.nodes import Node, eagerly, present_rows, running, taken_over
 
+_MOST = 12  # partitions, where few samples were others, each by other samples from the start
 _TRIES = 3  # partitions into halves at most: each half's samples are drawn anew in turn
 _FEW = 8  # examples: so many that all partitions by a bit of their places are tried
 _APART = 32  # examples in all the partitions tried, at least: one that pairs depend on misses them in 2^(-16) of all cases
@@ -167,9 +168,11 @@ class _Look:
         self.ids = noise.example_ids(self.batch, self.first.costs.device)
         changed = [0, 0]
         needed = 1 if self.several else _needed(self.batch)
-        for number in range(1 if self.several else _TRIES):
+        for number in range(1 if self.several else _MOST):
             first = _half(self.ids, number)
-            self.seeds = _SEEDS[0], _SEEDS[1] + number
+            self.seeds = _SEEDS[0] + (number << 16), _SEEDS[1] + number
+            if number:
+                self.first = self._run(None)
             for side, half in enumerate((first, self.ids[~torch.isin(self.ids, first)])):
                 other = self._run(half)
                 changed[side] += other.changed
@@ -178,7 +181,8 @@ class _Look:
                 confirmed = self._confirmed(half, other) if self.several or suspected else False
                 if suspected and confirmed:
                     self.example = int(suspects.nonzero()[0])
-            if self.example is not None or (number + 1 >= needed and min(changed) >= _ENOUGH):
+            enough = _ENOUGH if number + 1 < _TRIES or self.batch > _FEW else 2 * self.batch
+            if self.example is not None or (number + 1 >= needed and min(changed) >= enough):
                 break
         self.changed = min(changed)
 

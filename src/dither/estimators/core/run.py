@@ -99,7 +99,7 @@ class Run:
             return output
         leaf = output if self.plan.needs_sample_gradients else None
         present = present_rows()
-        rows = None if present is None else RowsKey(present.index)
+        rows = None if present is None else RowsKey(present.index, present.batch)
         self.records.append(Record(node, logits, credited, leaf, rows))
         self.versions.append((node, logits, version(logits)))
         # What the user changes in place may be neither the record nor the leaf of the sample gradients.

@@ -40,6 +40,7 @@ class Site:
     local: bool = False  # whether influences were asked for: credit then has one shape, whether or not they are known
     shared: Tensor | None = None
     rows: Tensor | None = None  # (rows,) the example of each row, where the call is of a part of the batch; None: row i's is i
+    rows_of: int | None = None  # how many examples the program said that there are
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -167,6 +168,11 @@ def check_costs(costs: Tensor, sites: Sequence[Site], what: str, seed: Tensor) -
     batch = costs.shape[1]
     for site in sites:
         if site.rows is not None:
+            if site.rows_of not in (None, batch):
+                raise ValueError(
+                    f"dither.rows around node '{site.name}' was given {site.rows_of} examples (mask, batch=, noise.examples), "
+                    f"but the closure returned a cost for {batch}: a mask says of each example whether it takes part"
+                )
             if is_concrete(site.rows) and site.rows.is_cpu and len(site.rows) and int(site.rows.max()) >= batch:
                 raise ValueError(
                     f"node '{site.name}' got a row of example {int(site.rows.max())} (dither.rows), but the closure returned a "

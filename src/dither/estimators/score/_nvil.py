@@ -121,7 +121,7 @@ class _Linear(nn.Module):
         self.linear = nn.LazyLinear(1, dtype=dtype, device=device)
 
     def forward(self, logits: Tensor) -> Tensor:
-        return self.linear(logits.reshape(len(logits), -1).to(self.linear.weight.dtype))
+        return self.linear(logits.reshape(len(logits), logits.shape[1:].numel()).to(self.linear.weight.dtype))
 
 
 def _linear_per_node(model: nn.Module) -> nn.ModuleDict:
