@@ -26,7 +26,6 @@ class Layer(nn.Module):
         super().__init__()
         self.attends, self.norm, self.logits, self.gate = attends, nn.LayerNorm(width), nn.Linear(width, 1), node()
         self.inward, self.outward = nn.Linear(width, 3 * width), nn.Linear(width if attends else 3 * width, width)
-        nn.init.constant_(self.logits.bias, 2.0)  # at first most tokens go through
 
     def forward(self, x):
         gate, inner = self.gate(self.logits(self.norm(x))), self.inward(self.norm(x))

@@ -10,7 +10,7 @@ import torch
 import dither
 from dither.cli import main
 from dither.experiments.examples import experiment, programs
-from dither.experiments.examples.turns import in_turn
+from dither.experiments.examples.turns import in_turn, per_step
 
 TOY = """
 import torch, dither
@@ -83,6 +83,12 @@ def test_steps_are_taken_in_turn_and_errors_come_through():
     assert {name: len(own) for name, own in times.items()} == {"a": 2, "b": 2}
     with pytest.raises(KeyError, match="short"):
         in_turn({"a": training("a", 3), "short": training("short", 2)})
+
+
+def test_a_step_has_the_time_of_all_its_calls():
+    times = [1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 4.0]  # four steps of two calls; the last call has no end
+    assert per_step(times, steps=4, warm_up=1) == [22, 33]
+    assert per_step(times[:3], steps=4, warm_up=1) == [10, 2] and per_step([], steps=4, warm_up=1) == []
 
 
 def test_plain_nodes_are_straight_through(tmp_path):

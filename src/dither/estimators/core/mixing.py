@@ -220,8 +220,8 @@ class _Look:
 
 def _needed(batch: int) -> int:
     """Partitions after which examples that depend on each other have been apart in one: surely where there are few of them,
-    and else most probably."""
-    return (batch - 1).bit_length() if batch <= _FEW else min(_TRIES, -(-_APART // batch))
+    twice, as other samples may make no difference by chance; and else most probably."""
+    return 2 * (batch - 1).bit_length() if batch <= _FEW else min(_TRIES, -(-_APART // batch))
 
 
 def _half(ids: Tensor, number: int) -> Tensor:

@@ -29,7 +29,7 @@ from dither import files, methods
 from dither.experiments.core import cache
 from dither.experiments.core.summary import mean_and_sd
 from dither.experiments.examples.programs import hooked, load, load_plain, plain, plain_node, programs
-from dither.experiments.examples.turns import Tick, in_turn
+from dither.experiments.examples.turns import Tick, in_turn, per_step
 from dither.tables import Progress, Result, Row
 
 PLAIN_TORCH = "plain torch"
@@ -123,11 +123,7 @@ def _timed(config: Config, path: Path, folder: Path, progress: Progress) -> Row:
         return lambda tick: module.train(hooked(module.ESTIMATORS[name], lambda *_: tick()), steps=steps)
 
     ticks = in_turn({name: training(name) for name in (PLAIN_TORCH, *module.ESTIMATORS)})
-    times: Row = {}
-    for name, own in ticks.items():
-        calls = (len(own) + 1) // steps  # of an estimator in one step: more than one where gradients are accumulated
-        if calls:
-            times[name] = [sum(own[calls * k : calls * (k + 1)]) for k in range(WARM_UP, steps - 1)]
+    times: Row = {name: own for name, ticked in ticks.items() if (own := per_step(ticked, steps, WARM_UP))}
     progress(f"{path.stem}: timed {', '.join(times) or 'nothing, as it calls no estimator on a closure'}")
     return cache.write(file, settings, times)
 

@@ -30,6 +30,13 @@ def in_turn(trainings: Mapping[str, Callable[[Tick], object]]) -> dict[str, list
     return {name: member.times for name, member in members.items()}
 
 
+def per_step(times: list[float], steps: int, warm_up: int) -> list[float]:
+    """Of each step after the first `warm_up`, but the last, whose end is not timed. Times are from one call of an estimator to
+    the next, of which a step may have several, as where gradients are accumulated. Empty where there was no call."""
+    calls = (len(times) + 1) // steps
+    return [sum(times[calls * k : calls * (k + 1)]) for k in range(warm_up, steps - 1)] if calls else []
+
+
 class _Member:
     def __init__(self, back: Semaphore) -> None:
         self.go, self.back = Semaphore(0), back
