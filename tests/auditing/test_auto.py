@@ -101,7 +101,7 @@ def test_audits_keep_within_their_share_of_the_time(monkeypatch: pytest.MonkeyPa
 
     auto = Auto(net, candidates={"st": StraightThrough, "muprop": MuProp}, draws=2, share=share)
     audits = 0
-    for _ in range(400):
+    for _ in range(600):
         auto(closure)
         assert auto.spent + auto.total == clock["now"]
         if 1 < audits < auto.audits:
