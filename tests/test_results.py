@@ -177,3 +177,11 @@ def test_pages_and_command_lines_that_are_not_there(tmp_path, capsys):
         said = capsys.readouterr().err
         assert said.startswith("usage: ") and words in said and said.count("\n") == 1
     assert results.main(["--help"], tmp_path) == 0
+
+
+def test_columns_of_many_rows_are_named_once(tmp_path):
+    rows = [{"x": i, "y": i / 2} if i % 50 else {"y": None, "word": "a"} for i in range(120)]
+    path = results.save("many", PAYLOAD | {"rows": rows}, tmp_path)
+    assert results.load("many", tmp_path)["rows"] == rows
+    assert path.read_text().count('"x"') == path.read_text().count('"word"') == 3
+    assert path.read_text() == results.dumps(results.load("many", tmp_path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ SCHEMA = {"command": str, "seconds": float, "environment": dict, "config": dict,
 # Words on what made a file of which `environment` does not say it: no commit, a tree with changes, names that changed since.
 OPTIONAL = {"made_by": str}
 POINTS, DIGITS = 40, 4  # of a curve that only a picture needs
+MANY = 100  # rows, from which their columns are named once
 X = ("epoch", "step", "episode")  # what a curve runs along
 
 Row = Mapping[str, Any]
@@ -36,10 +37,35 @@ def save(name: str, payload: Mapping[str, Any], folder: Path = FOLDER) -> Path:
 
 
 def dumps(payload: Mapping[str, Any]) -> str:
-    """The text of a file: one row a line, so that a row that changes is one line of a diff."""
+    """The text of a file: one row a line, so that a row that changes is one line of a diff. Of many rows the columns are named
+    once, before the first that has them."""
     head = json.dumps({key: value for key, value in payload.items() if key != "rows"}, indent=1, allow_nan=False)
-    rows = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in payload["rows"])
+    lines = payload["rows"] if len(payload["rows"]) < MANY else _named_once(payload["rows"])
+    rows = ",\n".join(f"  {json.dumps(line, allow_nan=False)}" for line in lines)
     return head.removesuffix("\n}") + f',\n "rows": [\n{rows}\n ]\n}}\n'
+
+
+def _named_once(rows: Sequence[Row]) -> Iterator[dict[str, Any] | list[Any]]:
+    """Lists of values, each behind {"columns": their names} where those are not the ones before."""
+    columns: list[str] = []
+    for row in rows:
+        if list(row) != columns:
+            columns = list(row)
+            yield {"columns": columns}
+        yield list(row.values())
+
+
+def _each_named(lines: Any) -> Any:
+    """The rows as objects again."""
+    if not isinstance(lines, list) or not any(isinstance(line, list) for line in lines):
+        return lines
+    rows, columns = [], []
+    for line in lines:
+        if isinstance(line, dict) and list(line) == ["columns"]:
+            columns = line["columns"]
+        else:
+            rows.append(dict(zip(columns, line, strict=True)) if isinstance(line, list) else line)
+    return rows
 
 
 def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
@@ -51,6 +77,8 @@ def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
         payload = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}; run its experiment again") from None
+    if isinstance(payload, dict) and "rows" in payload:
+        payload["rows"] = _each_named(payload["rows"])
     return validate(payload, where=str(path))
 
 
