@@ -39,7 +39,7 @@ def ranks(tmp_path_factory, two_ranks):
         "learned baseline, lazy",
         "node perturbation",
         "SPSA",
-        "SPSA, normal, K=2",
+        "SPSA, normal, K=4",
         "finite difference",
     ],
 )

@@ -34,9 +34,8 @@ def test_the_problem_knows_its_own_gradient(width: int, layers: int) -> None:
 def test_a_unit_influences_its_group_only() -> None:
     problem = Units(8, 2)
     estimator = dither.ScoreFunction(problem)
-    estimator(problem.costs)
-    (influence,) = (known for known in estimator.locality._known.values())
-    assert [table.tolist() for table in influence] == [[[True, False]] * 4 + [[False, True]] * 4] * 2
+    report = estimator.credit_report(problem.costs)
+    assert [node.influence.tolist() for node in report.nodes.values()] == [[[True, False]] * 4 + [[False, True]] * 4] * 2
 
 
 def test_the_signal_of_a_unit_is_the_same_at_every_width() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,9 @@ def _net(number: int) -> tuple[nn.Module, bool]:
     """One or two stochastic layers of 3 to 9 binary units, or of 2 to 4 categorical ones; and whether they are binary."""
     generator = torch.Generator().manual_seed(number)
     binary, depth = number % 5 != 4, 1 + number % 2
-    units = [int(torch.randint(3 if binary else 2, (10 if binary else 5), (), generator=generator)) for _ in range(depth)]
+    cpu: Any = {"generator": generator, "device": "cpu"}
+    low, high = (3, 10) if binary else (2, 5)
+    units = [int(torch.randint(low, high, (), dtype=torch.int64, **cpu)) for _ in range(depth)]
     units = [min(u, 5) if depth > 1 else u for u in units]
     layers: list[nn.Module] = []
     width = 6
@@ -67,7 +70,9 @@ def _net(number: int) -> tuple[nn.Module, bool]:
     net = nn.Sequential(*layers, nn.Linear(width, 8), nn.Tanh(), nn.Linear(8, CLASSES))
     with torch.no_grad():
         for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * (1.5 / max(p.shape[-1], 1) ** 0.5 if p.dim() > 1 else 0.5))
+            p.copy_(
+                torch.randn(p.shape, dtype=torch.float32, **cpu) * (1.5 / max(p.shape[-1], 1) ** 0.5 if p.dim() > 1 else 0.5)
+            )
     return net, binary
 
 
@@ -100,7 +105,9 @@ def _rows(config: Config, number: int) -> list[Row]:
     net, binary = _net(number)
     name = list(COSTS)[number // 2 % len(COSTS)]
     generator = torch.Generator().manual_seed(1000 + number)
-    x, y = torch.randn(BATCH, 6, generator=generator), torch.randint(CLASSES, (BATCH,), generator=generator)
+    cpu: Any = {"generator": generator, "device": "cpu"}
+    x = torch.randn(BATCH, 6, dtype=torch.float32, **cpu)
+    y = torch.randint(CLASSES, (BATCH,), dtype=torch.int64, **cpu)
 
     def audit(draws: int, seed: int) -> list[Row]:
         estimators = {method: methods.build(method, net) for method in (BINARY if binary else CATEGORICAL)}

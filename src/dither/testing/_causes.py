@@ -190,7 +190,9 @@ def _split(pairs: dict[str, tuple[Tensor, Tensor]], by: str) -> Iterator[tuple[s
             yield from ((f"{node_of(name)}, example {n}", (mean[n], gradient[n])) for n in range(len(mean)))
         elif mean.numel():
             for flat in range(mean[0].numel()):
-                index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), mean.shape[1:]))
+                index = tuple(
+                    int(i) for i in torch.unravel_index(torch.tensor(flat, dtype=torch.int64, device="cpu"), mean.shape[1:])
+                )
                 yield f"{node_of(name)}, logit {list(index)}", (mean.flatten(1)[:, flat], gradient.flatten(1)[:, flat])
 
 

@@ -51,8 +51,8 @@ def common_over_ranks(units: tuple[int, ...], device: torch.device) -> tuple[int
     """What can be kept for the units of all ranks, whose sequences may differ in length."""
     if world() == 1 or not units:
         return units
-    sizes = torch.zeros(_DIMENSIONS, dtype=torch.int64)
-    sizes[_DIMENSIONS - len(units) :] = torch.tensor(units)
+    sizes = torch.zeros(_DIMENSIONS, dtype=torch.int64, device="cpu")
+    sizes[_DIMENSIONS - len(units) :] = torch.tensor(units, dtype=torch.int64, device="cpu")
     extremes = torch.cat((sizes, -sizes)).to(device)
     torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
     largest, smallest = extremes[:_DIMENSIONS].tolist(), (-extremes[_DIMENSIONS:]).tolist()

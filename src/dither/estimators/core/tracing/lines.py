@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-_LIBRARIES = str(Path(torch.__file__).parent), str(Path(__file__).resolve().parents[2])
+_LIBRARIES = str(Path(torch.__file__).parent), str(Path(__file__).resolve().parents[3])
 
 
 def line_of_user() -> str:
