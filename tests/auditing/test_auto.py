@@ -223,3 +223,10 @@ def test_a_bound_of_several_samples_is_not_unbiased_for_the_expected_cost() -> N
     assert dither.VIMCO(net).unbiased
     (row,) = dither.audit(net, lambda: net(X).squeeze(1), [dither.VIMCO], draws=2, warmup=0).overall().values()
     assert row["unbiased"] is False
+
+
+def test_candidates_may_be_a_list() -> None:
+    auto = Auto(network(), candidates=[StraightThrough, MuProp, StraightThrough])
+    assert list(auto.candidates) == ["StraightThrough", "MuProp", "StraightThrough'"]
+    with pytest.raises(ValueError, match="candidates is empty"):
+        Auto(network(), candidates={})

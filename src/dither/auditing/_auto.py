@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ class Auto(Estimator):
                 the one that descends farthest at equal time is used. The audit is repeated on the batch at hand whenever
                 all audits together, the first included, would take less than `share` of the time since the first call.
                 One without a gradient is never used while another has one, or is unbiased.
-    candidates  name -> anything that builds an estimator on a model; default CANDIDATES, without those that do not take
-                the model's nodes. A candidate learns only while it is in use.
+    candidates  name -> anything that builds an estimator on a model, or a list of these; default CANDIDATES, without
+                those that do not take the model's nodes. A candidate learns only while it is in use.
     share       of the time that audits may take. draws: gradients per candidate and audit.
     by          "time": measured milliseconds, so that the choice may differ between machines and runs; "evaluations":
                 of the closure, so that training is reproducible.
@@ -79,9 +79,7 @@ class Auto(Estimator):
             raise ValueError(f"share is {share}: the audits' share of the time must lie between 0 and 1, such as 0.05")
         if by not in ("time", "evaluations"):
             raise ValueError(f"by is {by!r}: it must be 'time' or 'evaluations'")
-        named = CANDIDATES if candidates is None else candidates
-        if not isinstance(named, Mapping):
-            named = _by_name(named)
+        named = _by_name(CANDIDATES if candidates is None else candidates)
         if not named:
             raise ValueError("candidates is empty: name at least one, Auto(model, candidates={'st': dither.StraightThrough})")
         self.candidates = Named(_built(self.model, named, unbiased_only))
@@ -175,8 +173,10 @@ class Auto(Estimator):
         return {**super().settings(), "candidates": repr(list(self.candidates)), "choice": repr(self.choice)}
 
 
-def _by_name(builds: Iterable[Build]) -> dict[str, Build]:
-    """Each by the name of its class, with a stroke where that is taken."""
+def _by_name(builds: Mapping[str, Build] | Iterable[Build]) -> dict[str, Build]:
+    """Each by its name, or by that of its class, with a stroke where it is taken."""
+    if isinstance(builds, Mapping):
+        return dict(cast("Mapping[str, Build]", builds))
     named: dict[str, Build] = {}
     for build in builds:
         name = getattr(build, "__name__", type(build).__name__)
