@@ -48,10 +48,14 @@ def _recording(init: Callable[..., None], former: tuple[str, ...]) -> Callable[.
     """The constructor, which then knows what it was given, and takes the former positional arguments."""
     signature = inspect.signature(init)
     by_position = [p for p in signature.parameters.values() if p.kind in POSITIONAL]
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
     variadic = any(p.kind is Parameter.VAR_POSITIONAL for p in signature.parameters.values())
 
     @wraps(init)
     def recording(self: Any, *args: Any, **kwargs: Any) -> None:
+        unknown = [] if takes_any else [name for name in kwargs if name not in signature.parameters]
+        if unknown:
+            raise TypeError(_unknown(type(self), signature, unknown[0]))
         late = () if variadic else args[len(by_position) - 1 :]
         names = former[: len(late)]
         if late and (len(late) > len(former) or not set(names).isdisjoint(kwargs)):
@@ -78,6 +82,11 @@ def _too_many(cls: type, signature: inspect.Signature, given: int, taken: int) -
         f"{cls.__name__} got {given} arguments by position and takes {taken or 'none'}: give the others by keyword, "
         f"{', '.join(f'{name}=...' for name in names) or 'of which there are none'}"
     )
+
+
+def _unknown(cls: type, signature: inspect.Signature, name: str) -> str:
+    known = [p.name for p in list(signature.parameters.values())[1:]]
+    return f"{cls.__name__} takes no {name!r}{did_you_mean(name, known).rstrip('?')}: it takes {', '.join(known) or 'nothing'}"
 
 
 def _ellipsis(by_position: list[Parameter]) -> list[str]:

@@ -71,6 +71,11 @@ class Estimator(Credited, ABC):
         self, model: nn.Module | Sequence[nn.Module], *, samples: int = 1, vectorize: Vectorize = "auto", repeated: bool = False
     ) -> None:
         super().__init__(model)
+        if isinstance(self.model, Estimator):
+            name = type(self).__name__
+            raise TypeError(
+                f"model is a {type(self.model).__name__}, an estimator itself: build {name} on its net, {name}(estimator.model)"
+            )
         if isinstance(samples, bool) or not isinstance(samples, int) or not 1 <= samples <= noise.MAX_SAMPLES:
             raise ValueError(
                 f"samples is {samples!r}: it must be an integer from 1 to {noise.MAX_SAMPLES}, how many runs sample"
