@@ -27,6 +27,7 @@ ESTIMATORS = {
     "SPSA": dither.SPSA,
     "SPSA, normal, K=4": lambda net: dither.SPSA(net, scale=0.1, samples=4, distribution="normal"),
     "finite difference": dither.FiniteDifference,
+    "rows": lambda net: dither.ScoreFunction(net, baseline="leave-one-out", samples=2),
 }
 
 
@@ -36,6 +37,15 @@ def _modules() -> nn.ModuleDict:
     with torch.random.fork_rng():
         torch.manual_seed(rank)
         return nn.ModuleDict({"1": nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1)), "3": nn.Linear(4, 1)}).double()
+
+
+def cost(net: nn.Module, x: torch.Tensor, y: torch.Tensor, rows: bool) -> torch.Tensor:
+    """Of each example, or of two rows of each."""
+    if not rows:
+        return F.cross_entropy(net(x), y, reduction="none")
+    index = torch.arange(len(x)).repeat_interleave(2)
+    with dither.rows(index, batch=len(x)):
+        return F.cross_entropy(net(x[index]), y[index], reduction="none").unflatten(0, (-1, 2)).sum(1)
 
 
 def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
@@ -54,7 +64,7 @@ def train(name: str, rank: int, world: int) -> dict[str, np.ndarray]:
     for step in range(STEPS):
         torch.manual_seed(dither.noise.step_seed(0, step))
         optimizer.zero_grad()
-        estimator(lambda step=step: F.cross_entropy(net(x[step, rows]), y[step, rows], reduction="none")).backward()
+        estimator(lambda step=step: cost(net, x[step, rows], y[step, rows], name == "rows")).backward()
         for i, p in enumerate([*net.parameters(), *estimator.parameters()]):
             results[f"{name}/{step}/gradient {i}"] = p.grad.numpy().copy()
         for key, tensor in estimator.state_dict().items():

@@ -41,6 +41,7 @@ def ranks(tmp_path_factory, two_ranks):
         "SPSA",
         "SPSA, normal, K=4",
         "finite difference",
+        "rows",
     ],
 )
 def test_two_processes_equal_one(ranks, name):
