@@ -22,7 +22,9 @@ def net(depth: int, seed: int):
     return testing.random_problem(seed, max_bits=4.0, depth=depth, kinds=("binary", "signed"), without=without)
 
 
-@pytest.mark.parametrize(("depth", "seed"), [(1, 3), (2, 1), (2, 3), (3, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("depth", "seed"), [(1, 3), (2, 1), *(pytest.param(*more, marks=pytest.mark.long) for more in ((2, 3), (3, 1), (3, 2)))]
+)
 def test_prediction_errs_less_than_both_parents(depth: int, seed: int) -> None:
     problem = net(depth, seed)
     torch.manual_seed(0)

@@ -215,3 +215,9 @@ def test_layers_in_an_activation_checkpoint_are_computed_again_as_they_were():
         expected = gradients(dither.ForwardOnly, (model, x, y), baseline="mean", keep=keep)
         model.checkpointed = True
         torch.testing.assert_close(gradients(dither.ForwardOnly, (model, x, y), baseline="mean", keep=keep), expected)
+
+
+@pytest.mark.parametrize("keep", ["bits", "logits"])
+def test_a_window_of_micro_batches_is_one_call(keep):
+    build = partial(dither.ForwardOnly, baseline="optimal", keep=keep)
+    assert dither.testing.check_positions(build, positions=["accumulation"]) == {"accumulation": "right"}

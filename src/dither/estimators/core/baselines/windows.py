@@ -154,9 +154,9 @@ def parameters_behind(site: Site) -> tuple[nn.Parameter, ...]:
     """A few of the parameters nearest to a node's logits; none where nothing of the graph is to be seen."""
     if torch.compiler.is_compiling():
         return ()
-    linear = getattr(site, "linear", None)  # of a packed site, which has no graph
-    if isinstance(linear, nn.Linear) and isinstance(linear.weight, nn.Parameter):
-        return (linear.weight,)
+    weight, _ = getattr(site, "weights", None) or (None, None)  # of a packed site, which has no graph
+    if isinstance(weight, nn.Parameter):
+        return (weight,)
     visited, parameters = [site.logits.grad_fn], []
     for function in visited:
         parameter = getattr(function, "variable", None)
