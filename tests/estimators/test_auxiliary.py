@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 
 import numpy as np
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 import dither
 from dither import estimators, testing
+from every_configuration import ROWS
 
-CLASSES = [c for c in vars(estimators).values() if isinstance(c, type) and issubclass(c, estimators.Estimator)]
-ROWS = {name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()}
-ROWS |= {"SPSA": partial(dither.SPSA, samples=2, scale=1e-3), "FiniteDifference": dither.FiniteDifference}
+ROWS = ROWS | {"SPSA": partial(dither.SPSA, samples=2, scale=1e-3), "FiniteDifference": dither.FiniteDifference}
 
 
 class Problem:

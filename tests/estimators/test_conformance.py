@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 
 import pytest
@@ -11,12 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dither import Exact, ScoreFunction, estimators, exact, testing
+from dither import Exact, ScoreFunction, exact, testing
+from every_configuration import ROWS
 
-CLASSES = [c for c in vars(estimators).values() if isinstance(c, type) and issubclass(c, estimators.Estimator)]
-ROWS = {
-    name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()
-}  # fmt: skip
 PROBLEMS = testing.default_problems()
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import inspect
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dither
-from dither import estimators
+from every_configuration import ROWS
 
-CLASSES = [c for c in vars(estimators).values() if isinstance(c, type) and issubclass(c, estimators.Estimator)]
-ROWS = {name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()}
 X = torch.tensor([[0.3, -1.2, 0.1], [0.8, 0.5, -0.7], [1.0, 0.0, 2.0]], dtype=torch.float64)
 
 

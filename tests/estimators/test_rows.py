@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
@@ -12,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import dither
-from dither import estimators, exact, noise, testing
+from dither import exact, noise, testing
+from every_configuration import ROWS
 
-CLASSES = [c for c in vars(estimators).values() if isinstance(c, type) and issubclass(c, estimators.Estimator)]
-ROWS = {name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()}
 INDICES = {"subset": [1], "permuted": [1, 0], "repeats": [0, 0, 1], "empty": [], "one of them twice": [1, 1]}
 REFUSE_REPEATS = ("LocalExpectation", "SumAndSample")
 DTYPE = torch.float64

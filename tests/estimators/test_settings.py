@@ -16,9 +16,8 @@ import dither
 from dither import Bernoulli, Categorical, Estimator, estimators, nodes
 from dither.auditing import AuditReport
 from dither.settings import Configured
+from every_configuration import CLASSES, ROWS
 
-CLASSES = [c for c in vars(estimators).values() if isinstance(c, type) and issubclass(c, Estimator)]
-ROWS = {name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()}
 NODES = [c for c in vars(nodes).values() if isinstance(c, type) and issubclass(c, nodes.Node) and c is not nodes.Node]
 
 

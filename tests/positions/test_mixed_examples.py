@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import warnings
 from collections.abc import Callable
@@ -15,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dither import Bernoulli, Categorical, DisARM, PerNode, ScoreFunction, estimators, exact
+from every_configuration import ROWS
 
-CLASSES = [c for c in vars(estimators).values() if isinstance(c, type) and issubclass(c, estimators.Estimator)]
-ROWS = {name: build for c in CLASSES if not inspect.isabstract(c) for name, build in c.configurations().items()}
 ROWS = {name: build for name, build in ROWS.items() if "-3" not in name and "PerNode" not in name}
 ROWS["PerNode"] = partial(PerNode, estimators={"node": ScoreFunction})
 MESSAGE = r"what is sampled for some examples changes the costs of others.*transpose\(0, 1\).*\.eval\(\)"
